@@ -1,0 +1,2 @@
+//! llmc
+fn main() {}

@@ -1,0 +1,1 @@
+//! Recipe text to a lossless tree, and back to canonical text.
