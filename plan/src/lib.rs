@@ -1,1 +1,7 @@
-//! plan
+//! The narrow waist of llmc: `Plan`, `ParamSpec`, ops, `Program`, lowering, the memory and time walk.
+//!
+//! Everything upstream ends in a [`plan::Plan`]; everything downstream starts from a `Program`
+//! lowered from it. Not here: search, text, tensors.
+
+pub mod model;
+pub mod plan;
