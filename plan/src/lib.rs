@@ -3,5 +3,7 @@
 //! Everything upstream ends in a [`plan::Plan`]; everything downstream starts from a `Program`
 //! lowered from it. Not here: search, text, tensors.
 
+pub mod batch;
+pub mod data;
 pub mod model;
 pub mod plan;
