@@ -1,0 +1,311 @@
+//! Accelerators: the figures the cost model reads, and a strict reader for the TOML files that hold them.
+//!
+//! A figure is `{ value = "3.35 TB/s", source = "…" }`: a quantity with its unit and where it comes from. A missing
+//! figure, a wrong unit or a negative value is an error that names line, field and what was expected.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// What executes the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// An NVIDIA GPU.
+    Cuda,
+    /// The host processor; "GPU" then means one process.
+    Cpu,
+}
+
+/// One accelerator with its machine and network. Bytes, bytes per second, FLOP per second, seconds, kilowatts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hardware {
+    /// Name as written in a recipe ("H100").
+    pub name: String,
+    /// Vendor's name.
+    pub title: String,
+    /// GPU or CPU.
+    pub kind: Kind,
+    /// Efficiency profile the cost model uses for it.
+    pub profile: String,
+    /// Devices in one machine.
+    pub gpus_per_node: u64,
+    /// Streaming multiprocessors (cores on a CPU).
+    pub multiprocessors: u64,
+    /// Device memory a process can see in total.
+    pub memory_bytes: u64,
+    /// Device memory bandwidth, vendor's peak.
+    pub memory_bandwidth: f64,
+    /// Dense peak of f32 without tensor cores.
+    pub peak_f32: f64,
+    /// Dense peak of TF32 products.
+    pub peak_tf32: f64,
+    /// Dense peak of bf16 products (also fp16).
+    pub peak_bf16: f64,
+    /// Dense peak of fp8 products, where the part has them.
+    pub peak_fp8: Option<f64>,
+    /// Link inside the machine, one direction per device.
+    pub link_bandwidth: f64,
+    /// "nvlink", "pcie" or "memory".
+    pub link_kind: String,
+    /// The switch can reduce (NVLS).
+    pub nvls: bool,
+    /// Network between machines, one direction per device.
+    pub network_bandwidth: f64,
+    /// Host memory per machine.
+    pub host_memory_bytes: u64,
+    /// Host link, one direction per device.
+    pub host_bandwidth: f64,
+    /// Board power.
+    pub power_kw: f64,
+    /// Assumed rent per device-hour in CNY, used and marked when the recipe gives no price.
+    pub rent_cny_hour: f64,
+    /// Source of each figure, by field.
+    pub sources: BTreeMap<String, String>,
+}
+
+/// A hardware file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HardwareError {
+    /// Line in the file, from 1.
+    pub line: usize,
+    /// Field in question; empty when the file is not TOML.
+    pub field: String,
+    /// What should have stood there.
+    pub expected: String,
+    /// What stands there.
+    pub found: String,
+}
+
+impl fmt::Display for HardwareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: ", self.line)?;
+        if !self.field.is_empty() {
+            write!(f, "`{}`: ", self.field)?;
+        }
+        write!(f, "expected {}, found {}", self.expected, self.found)
+    }
+}
+
+impl std::error::Error for HardwareError {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    title: String,
+    kind: Kind,
+    profile: String,
+    link_kind: Spanned<String>,
+    nvls: bool,
+    gpus_per_node: Spanned<i64>,
+    multiprocessors: Spanned<i64>,
+    figures: Spanned<BTreeMap<String, Figure>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Figure {
+    value: Spanned<String>,
+    source: Spanned<String>,
+}
+
+/// Dimension of a figure and the units it may be written in (factor to the base unit).
+struct Dimension {
+    name: &'static str,
+    units: &'static [(&'static str, f64)],
+}
+
+const BYTES: Dimension = Dimension {
+    name: "bytes such as \"80 GiB\"",
+    units: &[("GiB", 1073741824.0), ("GB", 1e9), ("MiB", 1048576.0), ("TiB", 1099511627776.0)],
+};
+const BANDWIDTH: Dimension =
+    Dimension { name: "a bandwidth such as \"3.35 TB/s\"", units: &[("TB/s", 1e12), ("GB/s", 1e9), ("Gbit/s", 1.25e8)] };
+const RATE: Dimension = Dimension {
+    name: "a FLOP rate such as \"989.4 TFLOP/s\"",
+    units: &[("TFLOP/s", 1e12), ("PFLOP/s", 1e15), ("GFLOP/s", 1e9)],
+};
+const POWER: Dimension = Dimension { name: "a power such as \"700 W\"", units: &[("W", 1e-3), ("kW", 1.0)] };
+const RENT: Dimension = Dimension { name: "a rent such as \"18 CNY/h\"", units: &[("CNY/h", 1.0)] };
+
+/// Reads one hardware file.
+///
+/// # Errors
+/// [`HardwareError`] for anything that is not a complete, positive, correctly dimensioned record.
+pub fn read(text: &str) -> Result<Hardware, HardwareError> {
+    let line_of = |offset: usize| 1 + text.bytes().take(offset).filter(|b| *b == b'\n').count();
+    let file: File = toml::from_str(text).map_err(|e| HardwareError {
+        line: e.span().map_or(1, |s| line_of(s.start)),
+        field: String::new(),
+        expected: "a hardware file (docs: `llmc explain hardware`)".into(),
+        found: e.message().to_string(),
+    })?;
+    let count = |field: &str, v: &Spanned<i64>| {
+        u64::try_from(*v.get_ref()).ok().filter(|n| (1..=1 << 20).contains(n)).ok_or_else(|| HardwareError {
+            line: line_of(v.span().start),
+            field: field.into(),
+            expected: "a count from 1 to 1048576".into(),
+            found: v.get_ref().to_string(),
+        })
+    };
+    let link = file.link_kind.get_ref().clone();
+    if !["nvlink", "pcie", "memory"].contains(&link.as_str()) {
+        return Err(HardwareError {
+            line: line_of(file.link_kind.span().start),
+            field: "link_kind".into(),
+            expected: "\"nvlink\", \"pcie\" or \"memory\"".into(),
+            found: format!("\"{link}\""),
+        });
+    }
+    let table_line = line_of(file.figures.span().start);
+    let gpus_per_node = count("gpus_per_node", &file.gpus_per_node)?;
+    let multiprocessors = count("multiprocessors", &file.multiprocessors)?;
+    let mut figures = file.figures.into_inner();
+    let mut sources = BTreeMap::new();
+    let mut optional = |field: &str, dimension: &Dimension| -> Result<Option<f64>, HardwareError> {
+        let Some(figure) = figures.remove(field) else { return Ok(None) };
+        if figure.source.get_ref().trim().is_empty() {
+            return Err(HardwareError {
+                line: line_of(figure.source.span().start),
+                field: format!("figures.{field}.source"),
+                expected: "where the figure comes from".into(),
+                found: "an empty string".into(),
+            });
+        }
+        let wrong = || HardwareError {
+            line: line_of(figure.value.span().start),
+            field: format!("figures.{field}"),
+            expected: format!(
+                "{}, positive, in {}",
+                dimension.name,
+                dimension.units.iter().map(|u| u.0).collect::<Vec<_>>().join(", ")
+            ),
+            found: format!("\"{}\"", figure.value.get_ref()),
+        };
+        let (number, unit) = figure.value.get_ref().trim().split_once(' ').ok_or_else(wrong)?;
+        let factor = dimension.units.iter().find(|u| u.0 == unit.trim()).ok_or_else(wrong)?.1;
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        if !(number > 0.0 && number < 1e9) {
+            return Err(wrong());
+        }
+        sources.insert(field.to_string(), figure.source.get_ref().clone());
+        Ok(Some(number * factor))
+    };
+    let mut need = |field: &str, dimension: &Dimension| {
+        optional(field, dimension)?.ok_or_else(|| HardwareError {
+            line: table_line,
+            field: format!("figures.{field}"),
+            expected: dimension.name.into(),
+            found: "nothing".into(),
+        })
+    };
+    let memory_bytes = need("memory", &BYTES)? as u64;
+    let memory_bandwidth = need("memory_bandwidth", &BANDWIDTH)?;
+    let peak_f32 = need("peak_f32", &RATE)?;
+    let peak_tf32 = need("peak_tf32", &RATE)?;
+    let peak_bf16 = need("peak_bf16", &RATE)?;
+    let link_bandwidth = need("link_bandwidth", &BANDWIDTH)?;
+    let network_bandwidth = need("network_bandwidth", &BANDWIDTH)?;
+    let host_memory_bytes = need("host_memory", &BYTES)? as u64;
+    let host_bandwidth = need("host_bandwidth", &BANDWIDTH)?;
+    let power_kw = need("power", &POWER)?;
+    let rent_cny_hour = need("rent", &RENT)?;
+    let peak_fp8 = optional("peak_fp8", &RATE)?;
+    if let Some((field, figure)) = figures.iter().next() {
+        return Err(HardwareError {
+            line: line_of(figure.value.span().start),
+            field: format!("figures.{field}"),
+            expected: "a figure the planner knows".into(),
+            found: format!("\"{}\"", figure.value.get_ref()),
+        });
+    }
+    Ok(Hardware {
+        name: file.name,
+        title: file.title,
+        kind: file.kind,
+        profile: file.profile,
+        gpus_per_node,
+        multiprocessors,
+        memory_bytes,
+        memory_bandwidth,
+        peak_f32,
+        peak_tf32,
+        peak_bf16,
+        peak_fp8,
+        link_bandwidth,
+        link_kind: link,
+        nvls: file.nvls,
+        network_bandwidth,
+        host_memory_bytes,
+        host_bandwidth,
+        power_kw,
+        rent_cny_hour,
+        sources,
+    })
+}
+
+/// Embedded files: accepted names (any case), then the text.
+const PRESETS: &[(&[&str], &str)] = &[
+    (&["H100", "H100-SXM"], include_str!("../data/hardware/h100.toml")),
+    (&["H100-PCIe"], include_str!("../data/hardware/h100-pcie.toml")),
+    (&["H800"], include_str!("../data/hardware/h800.toml")),
+    (&["H200"], include_str!("../data/hardware/h200.toml")),
+    (&["H20"], include_str!("../data/hardware/h20.toml")),
+    (&["A100", "A100-80G", "A100-80GB"], include_str!("../data/hardware/a100-80g.toml")),
+    (&["A100-40G", "A100-40GB"], include_str!("../data/hardware/a100-40g.toml")),
+    (&["A800"], include_str!("../data/hardware/a800.toml")),
+    (&["B200"], include_str!("../data/hardware/b200.toml")),
+    (&["L40S"], include_str!("../data/hardware/l40s.toml")),
+    (&["RTX4090", "RTX-4090", "4090"], include_str!("../data/hardware/rtx4090.toml")),
+    (&["V100", "V100-32G"], include_str!("../data/hardware/v100-32g.toml")),
+    (&["GB200"], include_str!("../data/hardware/gb200.toml")),
+    (&["H100-96G", "H100-HBM2e"], include_str!("../data/hardware/h100-96g.toml")),
+    (&["CPU"], include_str!("../data/hardware/cpu.toml")),
+];
+
+/// Names of all presets, the first of each being the canonical one.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().filter_map(|(names, _)| names.first().copied())
+}
+
+/// The preset of that name, in any case; `None` for an unknown one.
+pub fn preset(name: &str) -> Option<Hardware> {
+    let (_, text) = PRESETS.iter().find(|(names, _)| names.iter().any(|n| n.eq_ignore_ascii_case(name)))?;
+    read(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_reads_and_every_figure_has_a_source() {
+        for (names, text) in PRESETS {
+            let hardware = read(text).unwrap_or_else(|e| panic!("{names:?}: {e}"));
+            assert_eq!(hardware.name, names[0]);
+            assert!(hardware.sources.len() >= 11, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn errors_name_line_field_and_expectation() {
+        let text = include_str!("../data/hardware/h100.toml");
+        for (from, to, field, found) in [
+            ("3.35 TB/s", "3.35 TB", "figures.memory_bandwidth", "\"3.35 TB\""),
+            ("3.35 TB/s", "-3.35 TB/s", "figures.memory_bandwidth", "\"-3.35 TB/s\""),
+            ("3.35 TB/s", "nan TB/s", "figures.memory_bandwidth", "\"nan TB/s\""),
+            ("memory_bandwidth", "memory_bandwith", "figures.memory_bandwidth", "nothing"),
+            ("gpus_per_node = 8", "gpus_per_node = -8", "gpus_per_node", "-8"),
+            ("link_kind = \"nvlink\"", "link_kind = \"wire\"", "link_kind", "\"wire\""),
+        ] {
+            assert!(text.contains(from), "{from}");
+            let error = read(&text.replacen(from, to, 1)).unwrap_err();
+            assert_eq!((error.field.as_str(), error.found.as_str()), (field, found));
+            let line = text.lines().position(|l| l.contains(from)).unwrap() + 1;
+            assert!(error.line == line || found == "nothing", "{error}");
+        }
+    }
+}
