@@ -122,8 +122,10 @@ const BYTES: Dimension = Dimension {
     name: "bytes such as \"80 GiB\"",
     units: &[("GiB", 1073741824.0), ("GB", 1e9), ("MiB", 1048576.0), ("TiB", 1099511627776.0)],
 };
-const BANDWIDTH: Dimension =
-    Dimension { name: "a bandwidth such as \"3.35 TB/s\"", units: &[("TB/s", 1e12), ("GB/s", 1e9), ("Gbit/s", 1.25e8)] };
+const BANDWIDTH: Dimension = Dimension {
+    name: "a bandwidth such as \"3.35 TB/s\"",
+    units: &[("TB/s", 1e12), ("GB/s", 1e9), ("Gbit/s", 1.25e8)],
+};
 const RATE: Dimension = Dimension {
     name: "a FLOP rate such as \"989.4 TFLOP/s\"",
     units: &[("TFLOP/s", 1e12), ("PFLOP/s", 1e15), ("GFLOP/s", 1e9)],

@@ -1,8 +1,12 @@
 //! Counts of a decoder: parameters per layer and per end, FLOPs per token. The cost model reads a model only through
 //! these. Presets and the solver for odd sizes are the compiler's.
 
+use llmc_plan::model::Model;
+
+use crate::question::Variant;
+
 /// Shape of a dense decoder. The defaults of the second half are LLaMA's; the rest exists to score published runs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     /// Layers.
     pub layers: u64,
@@ -34,9 +38,33 @@ pub struct Shape {
     pub dropout: bool,
     /// Attention materialises its score matrix.
     pub unfused_attention: bool,
+    /// Pointwise operations are not fused.
+    pub eager: bool,
 }
 
 impl Shape {
+    /// The shape of `model` with the departures of `variant`.
+    pub fn new(model: &Model, variant: &Variant) -> Shape {
+        Shape {
+            layers: model.layers,
+            hidden: model.hidden,
+            heads: model.heads,
+            kv_heads: model.kv_heads,
+            head_dim: model.head_dim,
+            ffn: model.ffn,
+            vocab: model.vocab_padded,
+            context: model.context,
+            tied: model.tied,
+            gated: !variant.plain_ffn,
+            bias: variant.bias,
+            layer_norm: variant.layer_norm,
+            learned_positions: if variant.learned_positions { model.context } else { 0 },
+            dropout: model.dropout > 0.0,
+            unfused_attention: variant.unfused_attention,
+            eager: variant.eager,
+        }
+    }
+
     /// Weights of the matrix products of one layer (attention and feed-forward), biases and norms not counted.
     pub fn layer_matrix_params(&self) -> u64 {
         self.attention_params() + self.feed_forward_params()
@@ -79,7 +107,8 @@ impl Shape {
 
     /// Final norm and, when not tied, the head.
     pub fn head_params(&self) -> u64 {
-        self.hidden * if self.layer_norm { 2 } else { 1 } + if self.tied { 0 } else { self.vocab * self.hidden }
+        self.hidden * if self.layer_norm { 2 } else { 1 }
+            + if self.tied { 0 } else { self.vocab * self.hidden }
     }
 
     /// Every parameter once.
@@ -120,6 +149,7 @@ mod tests {
             learned_positions: 0,
             dropout: false,
             unfused_attention: false,
+            eager: false,
         }
     }
 
