@@ -1,1 +1,4 @@
-//! runtime
+//! `Program` and batches to trained weights: op executors over libtorch, interpreter, checkpoints.
+
+pub mod error;
+pub mod shim;

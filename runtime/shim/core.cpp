@@ -1,0 +1,179 @@
+// What tch does not offer and libtorch_cpu alone can give: a counting CPU allocator, device-allocator
+// statistics, GEMM with alpha and beta, the fused AdamW step. CUDA-only parts (streams, graphs, NCCL) are not
+// here: they live in a library of their own, because libtorch_cuda does not load on a machine without a driver's
+// companions.
+#include "core.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/baddbmm.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/GradMode.h>
+#include <dlfcn.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace {
+
+// ATen's own alignment on the CPU (c10/core/alignment.h: gAlignment = 64). A header of one such unit holds the size.
+constexpr size_t kAlignment = 64;
+
+std::atomic<uint64_t> g_live{0};
+std::atomic<uint64_t> g_peak{0};
+std::atomic<uint64_t> g_allocations{0};
+
+void count_up(uint64_t bytes) {
+  const uint64_t live = g_live.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+  uint64_t peak = g_peak.load(std::memory_order_relaxed);
+  while (peak < live && !g_peak.compare_exchange_weak(peak, live, std::memory_order_relaxed)) {
+  }
+  g_allocations.fetch_add(1, std::memory_order_relaxed);
+}
+
+void release(void* data) {
+  if (data == nullptr) return;
+  char* base = static_cast<char*>(data) - kAlignment;
+  uint64_t bytes = 0;
+  std::memcpy(&bytes, base, sizeof(bytes));
+  g_live.fetch_sub(bytes, std::memory_order_relaxed);
+  std::free(base);
+}
+
+struct CountingAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    const c10::Device cpu(c10::DeviceType::CPU);
+    if (bytes == 0) return {nullptr, nullptr, &release, cpu};
+    TORCH_CHECK(bytes <= SIZE_MAX - kAlignment, "CPU allocation of ", bytes, " bytes overflows");
+    void* base = nullptr;
+    if (posix_memalign(&base, kAlignment, bytes + kAlignment) != 0 || base == nullptr) {
+      TORCH_CHECK_WITH(OutOfMemoryError, false, "CPU memory exhausted: ", bytes, " bytes requested, ",
+                       g_live.load(), " bytes live");
+    }
+    const uint64_t size = bytes;
+    std::memcpy(base, &size, sizeof(size));
+    count_up(size);
+    void* data = static_cast<char*>(base) + kAlignment;
+    return {data, data, &release, cpu};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* dest, const void* src, std::size_t count) const override {
+    default_copy_data(dest, src, count);
+  }
+};
+
+char* text(const char* message) {
+  char* copy = strdup(message);
+  return copy != nullptr ? copy : strdup("");
+}
+
+// Runs `body` without autograd; an exception becomes its text. c10::Error without its backtrace.
+template <typename F>
+char* guarded(F&& body) noexcept {
+  try {
+    c10::AutoGradMode no_grad(false);
+    body();
+    return nullptr;
+  } catch (const c10::Error& e) {
+    return text(e.what_without_backtrace());
+  } catch (const std::exception& e) {
+    return text(e.what());
+  } catch (...) {
+    return text("unknown C++ exception");
+  }
+}
+
+at::Tensor& tensor(void* p) { return *static_cast<at::Tensor*>(p); }
+const at::Tensor& tensor(const void* p) { return *static_cast<const at::Tensor*>(p); }
+
+std::vector<at::Tensor> list(void* const* p, size_t count) {
+  std::vector<at::Tensor> out;
+  out.reserve(count);
+  for (size_t i = 0; i < count; ++i) out.push_back(tensor(p[i]));
+  return out;
+}
+
+std::optional<at::Tensor> optional(const void* p) {
+  return p == nullptr ? std::nullopt : std::optional<at::Tensor>(tensor(p));
+}
+
+uint64_t counter(int64_t value) { return value < 0 ? 0 : static_cast<uint64_t>(value); }
+
+c10::DeviceAllocator* cuda_allocator() { return c10::getDeviceAllocator(c10::DeviceType::CUDA); }
+
+}  // namespace
+
+extern "C" {
+
+void llmc_free_error(char* error) { std::free(error); }
+
+char* llmc_cpu_allocator_install() {
+  return guarded([] {
+    // Never destroyed: tensors with static lifetime may outlive every destructor of this file.
+    static CountingAllocator* allocator = new CountingAllocator();
+    // 255 is the highest priority (c10/core/Allocator.h: "only higher or equal priority can overwrite").
+    c10::SetAllocator(c10::DeviceType::CPU, allocator, 255);
+  });
+}
+
+LlmcAllocatorStats llmc_cpu_allocator_stats() { return {g_live.load(), g_peak.load(), g_allocations.load()}; }
+
+void llmc_cpu_allocator_reset_peak() { g_peak.store(g_live.load()); }
+
+char* llmc_load_library(const char* path) {
+  return guarded([path] {
+    // RTLD_GLOBAL: its static initialisers register CUDA kernels and hooks with libtorch_cpu.
+    if (dlopen(path, RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+      const char* reason = dlerror();
+      TORCH_CHECK(false, "cannot open ", path, ": ", reason != nullptr ? reason : "unknown reason");
+    }
+  });
+}
+
+char* llmc_device_stats(int8_t device_index, LlmcDeviceStats* out) {
+  return guarded([=] {
+    const auto stats = cuda_allocator()->getDeviceStats(device_index);
+    const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    out->live_bytes = counter(stats.requested_bytes[all].current);
+    out->peak_bytes = counter(stats.requested_bytes[all].peak);
+    out->allocated_bytes = counter(stats.allocated_bytes[all].current);
+    out->peak_allocated_bytes = counter(stats.allocated_bytes[all].peak);
+    out->reserved_bytes = counter(stats.reserved_bytes[all].current);
+    out->peak_reserved_bytes = counter(stats.reserved_bytes[all].peak);
+    out->allocations = counter(stats.allocation[all].allocated);
+  });
+}
+
+char* llmc_device_reset_peak(int8_t device_index) {
+  return guarded([=] { cuda_allocator()->resetPeakStats(device_index); });
+}
+
+char* llmc_gemm(void* out, const void* a, const void* b, double beta, double alpha) {
+  return guarded([=] {
+    at::Tensor& result = tensor(out);
+    if (result.dim() == 3) {
+      at::baddbmm_out(result, result, tensor(a), tensor(b), beta, alpha);
+    } else {
+      at::addmm_out(result, result, tensor(a), tensor(b), beta, alpha);
+    }
+  });
+}
+
+char* llmc_fused_adamw(void* const* params, void* const* grads, void* const* exp_avgs, void* const* exp_avg_sqs,
+                       void* const* steps, size_t count, const void* lr, double beta1, double beta2,
+                       double weight_decay, double eps, const void* grad_scale, const void* found_inf) {
+  return guarded([=] {
+    auto p = list(params, count), g = list(grads, count), m = list(exp_avgs, count), v = list(exp_avg_sqs, count);
+    auto s = list(steps, count);
+    at::_fused_adamw_(p, g, m, v, {}, s, tensor(lr), beta1, beta2, weight_decay, eps, /*amsgrad=*/false,
+                      /*maximize=*/false, optional(grad_scale), optional(found_inf));
+  });
+}
+}

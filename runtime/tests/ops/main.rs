@@ -1,0 +1,6 @@
+//! Every op against libtorch's autograd, in f64 and f32, and its temporaries against the formula beside it.
+//!
+//! The allocator's counters are one per process, so every test holds [`bench`]'s lock while it runs.
+
+mod shim;
+mod support;
