@@ -1,9 +1,12 @@
 //! The narrow waist of llmc: `Plan`, `ParamSpec`, ops, `Program`, lowering, the memory and time walk.
 //!
-//! Everything upstream ends in a [`plan::Plan`]; everything downstream starts from a `Program`
-//! lowered from it. Not here: search, text, tensors.
+//! Everything upstream ends in a [`plan::Plan`]; everything downstream starts from a
+//! [`program::Program`] lowered from it. Not here: search, text, tensors.
 
 pub mod batch;
 pub mod data;
 pub mod model;
+pub mod op;
+pub mod param;
 pub mod plan;
+pub mod program;

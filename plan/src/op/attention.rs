@@ -1,0 +1,137 @@
+//! Causal grouped-query attention on packed qkv, flash style: probabilities are never kept, only the
+//! log-sum-exp (Dao 2023, arXiv 2307.08691). Documents inside a sequence do not see each other when the plan
+//! masks them: cumulative lengths carry the boundaries.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Spec, TensorType, arity, shape};
+
+/// Inputs: qkv `[n, (heads + 2·kv_heads)·head_dim]`, cumulative lengths `[d+1]`.
+/// Outputs: out `[n, heads·head_dim]`, log-sum-exp `[heads, n]` f32.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttentionForward {
+    /// Query heads on this rank.
+    pub heads: u64,
+    /// Key and value heads on this rank.
+    pub kv_heads: u64,
+    /// Width of one head.
+    pub head_dim: u64,
+    /// Sequences in the micro-batch.
+    pub sequences: u64,
+    /// Tokens a sequence.
+    pub context: u64,
+    /// Attention stays inside a document.
+    pub document_mask: bool,
+}
+
+impl AttentionForward {
+    /// FLOPs of the forward pass: 2 products of 2·s²·d a head, half of them masked away.
+    fn forward_flops(&self) -> f64 {
+        let pairs = 0.5 * self.sequences as f64 * self.context as f64 * self.context as f64;
+        4.0 * pairs * (self.heads * self.head_dim) as f64
+    }
+}
+
+impl Spec for AttentionForward {
+    fn kind(&self) -> Kind {
+        Kind::Attention
+    }
+
+    fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
+        arity(inputs, outputs, (2, 2))?;
+        let n = self.sequences * self.context;
+        shape("qkv", &inputs[0], &[n, (self.heads + 2 * self.kv_heads) * self.head_dim])?;
+        shape("out", &outputs[0], &[n, self.heads * self.head_dim])?;
+        shape("lse", &outputs[1], &[self.heads, n])
+    }
+
+    fn flops(&self, _inputs: &[TensorType], _outputs: &[TensorType]) -> f64 {
+        self.forward_flops()
+    }
+}
+
+/// Inputs: dout `[n, heads·head_dim]`, qkv, out, log-sum-exp, cumulative lengths (as in the forward).
+/// Output: dqkv, shape of qkv. Five products where the forward has two (arXiv 2307.08691): 2.5 × its FLOPs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttentionBackward {
+    /// The forward it belongs to.
+    pub forward: AttentionForward,
+}
+
+impl Spec for AttentionBackward {
+    fn kind(&self) -> Kind {
+        Kind::Attention
+    }
+
+    fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
+        arity(inputs, outputs, (5, 1))?;
+        shape("out", &inputs[2], &inputs[0].shape)?;
+        shape("dqkv", &outputs[0], &inputs[1].shape)
+    }
+
+    fn flops(&self, _inputs: &[TensorType], _outputs: &[TensorType]) -> f64 {
+        2.5 * self.forward.forward_flops()
+    }
+}
+
+/// Attention of this rank's queries to one block of keys and values (ring context parallelism,
+/// arXiv 2310.01889). Forward inputs: q `[n, heads·head_dim]`, kv `[m, 2·kv_heads·head_dim]`; outputs: partial
+/// out `[n, heads·head_dim]`, log-sum-exp `[heads, n]` f32. Backward inputs: q, kv, dout, merged out, merged
+/// log-sum-exp; outputs: dq `[n, …]`, dkv `[m, …]`, both accumulated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttentionPartial {
+    /// Query heads on this rank.
+    pub heads: u64,
+    /// Key and value heads on this rank.
+    pub kv_heads: u64,
+    /// Width of one head.
+    pub head_dim: u64,
+    /// Sequences in the micro-batch.
+    pub sequences: u64,
+    /// First position of the query block inside its sequence.
+    pub query_offset: u64,
+    /// First position of the key block inside its sequence.
+    pub key_offset: u64,
+    /// The backward pass of the block.
+    pub backward: bool,
+}
+
+impl Spec for AttentionPartial {
+    fn kind(&self) -> Kind {
+        Kind::Attention
+    }
+
+    fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
+        arity(inputs, outputs, if self.backward { (5, 2) } else { (2, 2) })?;
+        shape("q", &inputs[0], &[inputs[0].extent(0), self.heads * self.head_dim])?;
+        shape("kv", &inputs[1], &[inputs[1].extent(0), 2 * self.kv_heads * self.head_dim])
+    }
+
+    fn flops(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> f64 {
+        let (n, m) = (inputs[0].extent(0) as f64, inputs[1].extent(0) as f64);
+        let pairs = n * m / self.sequences.max(1) as f64;
+        let visible = if self.query_offset == self.key_offset { 0.5 } else { 1.0 };
+        let products = if self.backward { 10.0 } else { 4.0 };
+        products * visible * pairs * (self.heads * self.head_dim) as f64
+    }
+}
+
+/// Joins two partial results by their log-sum-exps, in place on the running one.
+/// Inputs: partial out, its log-sum-exp. Outputs: running out, running log-sum-exp.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttentionMerge {
+    /// Query heads on this rank.
+    pub heads: u64,
+}
+
+impl Spec for AttentionMerge {
+    fn kind(&self) -> Kind {
+        Kind::Memory
+    }
+
+    fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
+        arity(inputs, outputs, (2, 2))?;
+        shape("running out", &outputs[0], &inputs[0].shape)?;
+        shape("running lse", &outputs[1], &inputs[1].shape)
+    }
+}

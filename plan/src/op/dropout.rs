@@ -1,0 +1,29 @@
+//! Dropout without a stored mask: Philox keyed by (seed, site, layer, step, global element index).
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Spec, TensorType, arity};
+
+/// Output: x, scaled by 1/(1−p) or zeroed in place. The backward pass is the same op on the gradient.
+/// No inputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dropout {
+    /// Probability of zero.
+    pub p: f64,
+    /// Name of the place, part of the key.
+    pub site: String,
+}
+
+impl Spec for Dropout {
+    fn kind(&self) -> Kind {
+        Kind::Memory
+    }
+
+    fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
+        arity(inputs, outputs, (0, 1))
+    }
+
+    fn bytes(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        2 * outputs[0].bytes()
+    }
+}

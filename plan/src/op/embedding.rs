@@ -1,0 +1,43 @@
+//! Token embedding.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Spec, TensorType, arity, shape};
+
+/// Inputs: weight `[v, h]`, ids `[n]`. Output: x `[n, h]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EmbeddingForward {}
+
+impl Spec for EmbeddingForward {
+    fn kind(&self) -> Kind {
+        Kind::Memory
+    }
+
+    fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
+        arity(inputs, outputs, (2, 1))?;
+        shape("output", &outputs[0], &[inputs[1].elements(), inputs[0].extent(1)])
+    }
+
+    fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        inputs[1].bytes() + 2 * outputs[0].bytes() // only the rows asked for are read
+    }
+}
+
+/// Inputs: dx `[n, h]`, ids `[n]`. Output: gradient `[v, h]`, accumulated, summed in token order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EmbeddingBackward {}
+
+impl Spec for EmbeddingBackward {
+    fn kind(&self) -> Kind {
+        Kind::Memory
+    }
+
+    fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
+        arity(inputs, outputs, (2, 1))?;
+        shape("dx", &inputs[0], &[inputs[1].elements(), outputs[0].extent(1)])
+    }
+
+    fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        inputs[0].bytes() + 2 * inputs[0].elements() * outputs[0].dtype.bytes()
+    }
+}

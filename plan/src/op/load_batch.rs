@@ -1,0 +1,30 @@
+//! Takes the next micro-batch from the host loader.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Spec, TensorType, arity, shape};
+
+/// Outputs: ids `[n]` i64, targets `[n]` i64, positions `[n]` i64, cumulative lengths `[d+1]` i32 padded with
+/// the last value, loss weights `[n]` f32; n = sequences·context. No inputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadBatch {
+    /// Sequences in the micro-batch.
+    pub sequences: u64,
+    /// Tokens a sequence.
+    pub context: u64,
+}
+
+impl Spec for LoadBatch {
+    fn kind(&self) -> Kind {
+        Kind::Host
+    }
+
+    fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
+        arity(inputs, outputs, (0, 5))?;
+        let n = self.sequences * self.context;
+        for (name, index) in [("ids", 0), ("targets", 1), ("positions", 2), ("weights", 4)] {
+            shape(name, &outputs[index], &[n])?;
+        }
+        Ok(())
+    }
+}

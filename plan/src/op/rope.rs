@@ -1,0 +1,37 @@
+//! Rotary positions on packed queries and keys, rotate-half convention of Hugging Face's LLaMA.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Spec, TensorType, arity, shape};
+
+/// Inputs: cosine and sine tables `[context, head_dim/2]`, positions `[n]`.
+/// Output: qkv `[n, (heads + 2·kv_heads)·head_dim]`, rotated in place (queries and keys only).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RopeRotate {
+    /// Query heads on this rank.
+    pub heads: u64,
+    /// Key and value heads on this rank.
+    pub kv_heads: u64,
+    /// Width of one head.
+    pub head_dim: u64,
+    /// Rotate back: the gradient of the rotation.
+    pub inverse: bool,
+}
+
+impl Spec for RopeRotate {
+    fn kind(&self) -> Kind {
+        Kind::Memory
+    }
+
+    fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
+        arity(inputs, outputs, (3, 1))?;
+        let width = (self.heads + 2 * self.kv_heads) * self.head_dim;
+        shape("qkv", &outputs[0], &[inputs[2].elements(), width])
+    }
+
+    fn bytes(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        let rotated = self.heads + self.kv_heads;
+        let all = self.heads + 2 * self.kv_heads;
+        2 * outputs[0].bytes() * rotated / all.max(1)
+    }
+}

@@ -1,0 +1,69 @@
+//! What a parameter is: one description serves memory, initialisation, optimizer, checkpoint and import.
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::DType;
+use crate::program::{Axis, BufferId};
+
+/// How a parameter starts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Init {
+    /// Every element 1 (norms).
+    Ones,
+    /// Normal with mean 0, Philox keyed by (seed, Hugging Face name, element index).
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+}
+
+/// One Hugging Face tensor inside a packed parameter: a block of rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Name in a Hugging Face LLaMA checkpoint.
+    pub hf_name: String,
+    /// Rows it takes, in order (elements for vectors), before any sharding.
+    pub rows: u64,
+}
+
+/// The buffers that hold one parameter and what belongs to it; every one is indexed by `layer`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParamBuffers {
+    /// Compute-format weights.
+    pub weight: BufferId,
+    /// Gradient accumulator; none when frozen.
+    pub gradient: Option<BufferId>,
+    /// f32 master; none when the weight is f32 itself.
+    pub master: Option<BufferId>,
+    /// Optimizer states, in the order of `Optimize::state_shapes`.
+    pub states: Vec<BufferId>,
+}
+
+/// A parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ParamSpec {
+    /// Own name, for example `layers.3.qkv`.
+    pub name: String,
+    /// The Hugging Face tensors it packs, row blocks in order.
+    pub parts: Vec<Part>,
+    /// Shape before sharding.
+    pub global_shape: Vec<u64>,
+    /// Mesh axis → tensor axis it is split along, in the order the splits apply. Shards are row or column
+    /// blocks, never flat ranges across tensors.
+    pub shard: Vec<(Axis, u64)>,
+    /// How it starts.
+    pub init: Init,
+    /// Whether weight decay applies (matrices yes, norms no).
+    pub decay: bool,
+    /// Factor on the learning rate.
+    pub lr_multiplier: f64,
+    /// Not trained.
+    pub frozen: bool,
+    /// Formats of the optimizer states.
+    pub state_dtypes: Vec<DType>,
+    /// Where it lives.
+    pub buffers: ParamBuffers,
+    /// Layer index into those buffers; none for embedding, last norm and head.
+    pub layer: Option<u64>,
+}
