@@ -72,9 +72,9 @@ $(LIBTORCH_DIR)/torch/lib/libtorch_cpu.so:
 	  || { echo "libtorch comes as a Python wheel: install python3-pip, then run this again" >&2; exit 2; }
 	@echo "unpacking libtorch 2.11.0 into $(LIBTORCH_DIR) (1.2 GB, once)"
 	@mkdir -p $(CACHE) && rm -rf $(LIBTORCH_DIR).part
-	python3 -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile --no-deps \
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-cache-dir --no-compile --no-deps \
 	  --only-binary=:all: --implementation cp --python-version 3.12 --platform manylinux_2_28_$(shell uname -m) \
-	  --platform manylinux2014_$(shell uname -m) --platform manylinux_2_17_$(shell uname -m) \
+	  --platform manylinux_2_25_$(shell uname -m) --platform manylinux2014_$(shell uname -m) --platform manylinux_2_17_$(shell uname -m) \
 	  --target $(LIBTORCH_DIR).part torch==2.11.0 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cupti==13.0.*'
 	rm -rf $(LIBTORCH_DIR) && mv $(LIBTORCH_DIR).part $(LIBTORCH_DIR)
 
