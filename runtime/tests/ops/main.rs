@@ -2,5 +2,9 @@
 //!
 //! The allocator's counters are one per process, so every test holds [`bench`]'s lock while it runs.
 
+#![allow(clippy::expect_used, clippy::panic)] // a test helper fails its test
+
+mod check;
+mod dense;
 mod shim;
 mod support;
