@@ -6,7 +6,8 @@ use pest::iterators::Pair;
 
 use crate::Keyword;
 use crate::tree::{
-    Arg, Block, Call, Clause, Cluster, Cmp, Compare, Leaf, LeafKind, Opt, Quantity, Span, Spanned, Tree, Value,
+    Arg, Block, Call, Clause, Cluster, Cmp, Compare, Leaf, LeafKind, Opt, Quantity, Span, Spanned, Tree,
+    Value,
 };
 
 /// The generated parser. Its rules are named to users by `symbol.rs` only.
@@ -36,7 +37,9 @@ pub fn parse(text: &str) -> Tree {
             let trimmed = text.trim();
             let start = text.len() - text.trim_start().len();
             stray.push(Span { start, end: start + trimmed.len() });
-            builder.leaves.push(Leaf { kind: LeafKind::Junk, span: Span { start, end: start + trimmed.len() } });
+            builder
+                .leaves
+                .push(Leaf { kind: LeafKind::Junk, span: Span { start, end: start + trimmed.len() } });
         }
     }
     mark_misplaced(&mut clauses, text);
@@ -157,7 +160,9 @@ impl Builder {
         for part in pair.into_inner() {
             let text = part.as_str();
             match part.as_rule() {
-                Rule::currency => quantity.currency = text.chars().next().map(|c| if c == '￥' { '¥' } else { c }),
+                Rule::currency => {
+                    quantity.currency = text.chars().next().map(|c| if c == '￥' { '¥' } else { c })
+                }
                 Rule::num => quantity.number = text.replace('_', ""),
                 Rule::suffix => quantity.suffix = text.chars().next(),
                 Rule::ratio => {
@@ -243,7 +248,8 @@ fn mark_misplaced(clauses: &mut [Clause], text: &str) {
             open = block.unclosed.then(|| (at, clause.keyword.clone()));
             continue;
         }
-        let closes = |span: &Span| text.get(span.start..span.end).is_some_and(|piece| piece.contains(['>', '＞']));
+        let closes =
+            |span: &Span| text.get(span.start..span.end).is_some_and(|piece| piece.contains(['>', '＞']));
         if clause.junk.iter().any(closes)
             && let Some((from, keyword)) = open.take()
         {

@@ -11,14 +11,23 @@ fn check(text: &str) -> Tree {
     let junk = tree.junk();
     for leaf in tree.leaves() {
         let inside = junk.iter().any(|piece| piece.contains(leaf.span));
-        assert_eq!(leaf.kind == LeafKind::Junk, inside && !leaf.kind.is_trivia(), "{:?}", tree.slice(leaf.span));
+        assert_eq!(
+            leaf.kind == LeafKind::Junk,
+            inside && !leaf.kind.is_trivia(),
+            "{:?}",
+            tree.slice(leaf.span)
+        );
     }
     tree
 }
 
 fn whole(text: &str) -> Tree {
     let tree = check(text);
-    assert!(tree.junk().is_empty(), "junk: {:?}", tree.junk().iter().map(|s| tree.slice(*s)).collect::<Vec<_>>());
+    assert!(
+        tree.junk().is_empty(),
+        "junk: {:?}",
+        tree.junk().iter().map(|s| tree.slice(*s)).collect::<Vec<_>>()
+    );
     assert!(tree.clauses().iter().all(|clause| clause.is_whole()));
     tree
 }
@@ -78,7 +87,10 @@ fn values() {
         ("76 GiB 76GiB 3.35 GiB/s", &["- 76 - GiB", "- 76 - GiB", "- 3.35 - GiB/s"]),
         ("30 min 0.7 kW 2000 steps", &["- 30 - min", "- 0.7 - kW", "- 2000 - steps"]),
         ("3e-4 -1 1e12", &["- 3e-4 - -", "- -1 - -", "- 1e12 - -"]),
-        ("8kk 1t 1e 8.5.3 ¥x 64x4090", &["bad 8kk", "bad 1t", "bad 1e", "bad 8.5.3", "bad ¥x", "bad 64x4090"]),
+        (
+            "8kk 1t 1e 8.5.3 ¥x 64x4090",
+            &["bad 8kk", "bad 1t", "bad 1e", "bad 8.5.3", "bad ¥x", "bad 64x4090"],
+        ),
         ("7b 1.3b 350m 7B", &["size 7b", "size 1.3b", "size 350m", "- 7 B -"]),
         ("64xH100 8x8xH100 8×8×H100", &["cluster 64 H100", "cluster 8 8 H100", "cluster 8 8 H100"]),
         ("8xA100-80GB H100", &["cluster 8 A100-80GB", "word H100"]),
