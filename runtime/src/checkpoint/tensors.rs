@@ -1,0 +1,113 @@
+//! One safetensors file: written whole and synced, read a tensor at a time.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::Metadata;
+use safetensors::{Dtype, View};
+
+use crate::failure::{Failure, Outcome};
+
+/// Longest header that is read; the format's own limit.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Writes and syncs `path`, with the permissions of `like` (the crate writes through a private temporary file).
+pub(super) fn write<V: View>(path: &Path, tensors: Vec<(String, V)>, like: &Path) -> Outcome<()> {
+    // `format: pt` is what Hugging Face's loader asks of a file.
+    let info = [("format".to_owned(), "pt".to_owned())].into();
+    safetensors::serialize_to_file(tensors, Some(info), path)
+        .map_err(|e| Failure::environment(format!("cannot write {}: {e}", path.display())))?;
+    let settle = || {
+        fs::set_permissions(path, fs::metadata(like)?.permissions())?;
+        File::open(path)?.sync_all()
+    };
+    settle().map_err(|e| Failure::io("write", path, &e))
+}
+
+/// An open safetensors file.
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    file: File,
+    /// Where the data begins.
+    start: u64,
+    header: Metadata,
+}
+
+impl TensorFile {
+    /// Opens a file and reads its header; the data must have the length that the header says.
+    ///
+    /// # Errors
+    /// Exit code 2 and one sentence naming the file.
+    pub fn open(path: &Path) -> Outcome<TensorFile> {
+        let damaged = |what: String| Failure::environment(format!("{} is damaged: {what}", path.display()));
+        let failed = |e: std::io::Error| Failure::io("read", path, &e);
+        let mut file = File::open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let mut word = [0; 8];
+        file.read_exact(&mut word).map_err(failed)?;
+        let header_length = u64::from_le_bytes(word);
+        if header_length > MAX_HEADER || header_length > length.saturating_sub(8) {
+            return Err(damaged(format!("a header of {header_length} bytes in a file of {length}")));
+        }
+        let mut header = vec![0; header_length as usize];
+        file.read_exact(&mut header).map_err(failed)?;
+        let header: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
+        let start = 8 + header_length;
+        let want = start.saturating_add(header.data_len() as u64);
+        if length != want {
+            return Err(damaged(format!("{length} bytes where its header needs {want}")));
+        }
+        Ok(TensorFile { path: path.to_path_buf(), file, start, header })
+    }
+
+    /// Names of all tensors.
+    pub fn names(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    /// Number format and shape of a tensor.
+    ///
+    /// # Errors
+    /// Exit code 2 when the file has none of that name.
+    pub fn describe(&self, name: &str) -> Outcome<(Dtype, Vec<usize>)> {
+        let info = self
+            .header
+            .info(name)
+            .ok_or_else(|| Failure::environment(format!("{} holds no tensor {name}", self.path.display())))?;
+        Ok((info.dtype, info.shape.clone()))
+    }
+
+    /// The bytes of a tensor, which must have this format and shape.
+    ///
+    /// # Errors
+    /// Exit code 2 with both shapes or formats when it has another.
+    pub fn read(&mut self, name: &str, dtype: Dtype, shape: &[usize]) -> Outcome<Vec<u8>> {
+        let found = self.describe(name)?;
+        if found != (dtype, shape.to_vec()) {
+            return Err(Failure::environment(format!(
+                "{}: {name} is {} {:?}, the program has {dtype} {shape:?}",
+                self.path.display(),
+                found.0,
+                found.1
+            )));
+        }
+        self.bytes(name)
+    }
+
+    /// The bytes of a tensor, whatever its format.
+    ///
+    /// # Errors
+    /// Exit code 2 when there is none of that name or the file cannot be read.
+    pub fn bytes(&mut self, name: &str) -> Outcome<Vec<u8>> {
+        self.describe(name)?;
+        let (begin, end) = self.header.info(name).map_or((0, 0), |info| info.data_offsets);
+        let mut bytes = vec![0; end.saturating_sub(begin)];
+        self.file
+            .seek(SeekFrom::Start(self.start + begin as u64))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(|e| Failure::io("read", &self.path, &e))?;
+        Ok(bytes)
+    }
+}

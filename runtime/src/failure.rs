@@ -1,0 +1,52 @@
+//! How the worker ends when it does not end well: one sentence and an exit code (design, section 4).
+//!
+//! Not here: what goes wrong inside an op ([`crate::error`]); it becomes a failure at the worker's edge.
+
+use std::path::Path;
+
+/// One sentence for the user and the process exit code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// 1 the plan or program is wrong · 2 usage, environment, files · 70 a bug of ours.
+    pub code: u8,
+    /// What happened, with the figures, and what to do.
+    pub message: String,
+}
+
+/// `Result` of the worker.
+pub type Outcome<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// The plan, the program or the training itself is at fault.
+    pub fn refused(message: impl Into<String>) -> Failure {
+        Failure { code: 1, message: message.into() }
+    }
+
+    /// Usage, environment, a file.
+    pub fn environment(message: impl Into<String>) -> Failure {
+        Failure { code: 2, message: message.into() }
+    }
+
+    /// A file operation that the system refused.
+    pub fn io(action: &str, path: &Path, error: &std::io::Error) -> Failure {
+        Failure::environment(format!("cannot {action} {}: {error}", path.display()))
+    }
+
+    /// Something that cannot happen did.
+    pub fn bug(message: impl Into<String>) -> Failure {
+        Failure { code: 70, message: message.into() }
+    }
+}
+
+impl From<crate::error::Error> for Failure {
+    fn from(error: crate::error::Error) -> Failure {
+        Failure::bug(error.to_string())
+    }
+}
+
+impl From<tch::TchError> for Failure {
+    fn from(error: tch::TchError) -> Failure {
+        crate::error::Error::from(error).into()
+    }
+}
