@@ -1,1 +1,30 @@
-//! corpus
+//! From folders of text to the batch a training step reads.
+//!
+//! Two halves meet in a folder of files. [`build`] reads sources, trains or imports a tokenizer,
+//! splits documents into train and validation, and writes token shards and a manifest. [`Stream`]
+//! maps the shards and answers "which tokens are sample number n?" as a pure function of the
+//! specification, the seed and n, so that any rank can ask for any part of any step at any time.
+//!
+//! Not here: the types both sides agree on (`plan::batch`, `plan::data`), copying a batch to a
+//! device, and anything that knows of tensors.
+
+pub mod build;
+mod encode;
+pub mod error;
+pub mod folder;
+pub mod indexed;
+pub mod inputs;
+mod mapped;
+pub mod mix;
+pub mod output;
+mod pack;
+pub mod permute;
+pub mod read;
+pub mod spec;
+pub mod stats;
+pub mod stream;
+pub mod tokenizer;
+
+pub use build::{BuildReport, build};
+pub use error::{Error, Result};
+pub use stream::{Cursor, Stream, open};

@@ -1,0 +1,180 @@
+//! `llmc-data build`: sources to tokenizer, shards and manifest.
+//!
+//! Everything is written to `.partial/` inside the target and moved in at the end, the manifest
+//! last: a folder with a manifest is whole. Documents are encoded on all cores but written in the
+//! order of the sorted file names, so neither threads nor the file system show in the result.
+
+use crate::encode::{Built, SourceJob, sample, split_info};
+use crate::error::{Error, Result};
+use crate::folder::{MANIFEST, Partial, RECEIPT, lock, read_manifest};
+use crate::inputs::{Input, Receipt, ReceiptEntry, expand};
+use crate::output::HashingFile;
+use crate::tokenizer::{Encoder, hex, train};
+use llmc_plan::data::{DATA_FORMAT_VERSION, DataSpec, FileInfo, Manifest, SplitInfo, TokenizerInfo};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Name of the tokenizer in the target folder.
+const TOKENIZER: &str = "tokenizer.json";
+/// Raised when the same text would give other shards than before.
+const BUILD_REVISION: u32 = 1;
+
+/// Told how a build goes on.
+pub trait Observer {
+    /// A phase of `total` input bytes begins.
+    fn phase(&self, name: &str, total: u64);
+    /// `bytes` more input bytes are done.
+    fn advance(&self, bytes: u64);
+}
+
+/// Tells nobody.
+impl Observer for () {
+    fn phase(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+}
+
+/// What a build did.
+#[derive(Debug)]
+pub struct BuildReport {
+    /// What the folder holds now.
+    pub manifest: Manifest,
+    /// Nothing had changed, nothing was done.
+    pub up_to_date: bool,
+    /// For the user; each a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// Builds `dir` from `spec`, or finds that it is up to date.
+///
+/// # Errors
+/// A contradiction in the specification, an input that cannot be read, a write that fails; `dir` is
+/// then as it was.
+pub fn build(spec: &DataSpec, dir: &Path, observer: &dyn Observer) -> Result<BuildReport> {
+    crate::spec::check(spec)?;
+    let inputs = expand(spec)?;
+    let imported = match &spec.tokenizer.import {
+        Some(path) => Some(Encoder::import(&crate::spec::root(spec).join(path), &spec.tokenizer)?),
+        None => None,
+    };
+    let fingerprint = fingerprint(spec, imported.as_ref())?;
+    if let Some(manifest) = up_to_date(dir, &fingerprint, &inputs) {
+        return Ok(BuildReport { manifest, up_to_date: true, warnings: Vec::new() });
+    }
+    fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    let _lock = lock(dir)?;
+    let partial = Partial::create(dir)?;
+    let mut warnings = Vec::new();
+    let encoder = match imported {
+        Some(encoder) => encoder,
+        None => train(&spec.tokenizer, &sample(spec, &inputs, observer)?)?,
+    };
+    if encoder.vocab() < spec.tokenizer.vocab && spec.tokenizer.import.is_none() {
+        warnings.push(format!(
+            "the text gives a vocabulary of only {} of the {} entries asked for: lower vocab or add text",
+            encoder.vocab(),
+            spec.tokenizer.vocab
+        ));
+    }
+    let mut files = BTreeMap::new();
+    let mut tokenizer_file = HashingFile::create(&partial.path().join(TOKENIZER))?;
+    tokenizer_file.write(encoder.json())?;
+    files.insert(TOKENIZER.to_owned(), tokenizer_file.finish()?);
+
+    observer.phase("encode", inputs.iter().flatten().map(|input| input.bytes).sum());
+    let mut built = Vec::new();
+    for (source, inputs) in spec.sources.iter().zip(&inputs) {
+        let mut job = SourceJob::new(spec, &source.name, &encoder, partial.path())?;
+        for input in inputs {
+            job.read(input)?;
+            observer.advance(input.bytes);
+        }
+        built.push(job.finish(&mut files, &mut warnings)?);
+    }
+    let manifest = assemble(&encoder, &built, files);
+    let receipt = receipt(fingerprint, &inputs, &built);
+    partial.commit(dir, &manifest, receipt)?;
+    Ok(BuildReport { manifest, up_to_date: false, warnings })
+}
+
+/// Hash of all that shapes the shards. Context, packing, mixture and seed do not: they may change
+/// without a new build.
+fn fingerprint(spec: &DataSpec, imported: Option<&Encoder>) -> Result<String> {
+    let sources: Vec<_> = spec.sources.iter().map(|s| (&s.name, &s.globs)).collect();
+    let parts = (
+        (BUILD_REVISION, DATA_FORMAT_VERSION),
+        (&spec.tokenizer, imported.map(Encoder::sha256)),
+        sources,
+        &spec.validation,
+        spec.on_error,
+    );
+    let json = serde_json::to_vec(&parts).map_err(|e| Error::spec(e.to_string()))?;
+    Ok(hex(&Sha256::digest(json)))
+}
+
+fn up_to_date(dir: &Path, fingerprint: &str, inputs: &[Vec<Input>]) -> Option<Manifest> {
+    let receipt: Receipt = serde_json::from_slice(&fs::read(dir.join(RECEIPT)).ok()?).ok()?;
+    let manifest = fs::read(dir.join(MANIFEST)).ok()?;
+    let intact = receipt.spec == fingerprint
+        && receipt.manifest == hex(&Sha256::digest(&manifest))
+        && receipt.covers(inputs);
+    let manifest = intact.then(|| read_manifest(dir).ok())??;
+    let whole = |(name, info): (&String, &FileInfo)| {
+        fs::metadata(dir.join(name)).is_ok_and(|meta| meta.len() == info.bytes)
+    };
+    manifest.files.iter().all(whole).then_some(manifest)
+}
+
+fn assemble(encoder: &Encoder, built: &[Built], files: BTreeMap<String, FileInfo>) -> Manifest {
+    let total = |split: fn(&Built) -> (&SplitInfo, &Vec<u64>)| {
+        let mut counts = vec![0; encoder.vocab() as usize];
+        let mut sum = SplitInfo::default();
+        for (info, source_counts) in built.iter().map(split) {
+            sum.documents += info.documents;
+            sum.tokens += info.tokens;
+            sum.bytes += info.bytes;
+            for (count, more) in counts.iter_mut().zip(source_counts) {
+                *count += more;
+            }
+        }
+        split_info(Vec::new(), sum.documents, sum.tokens, sum.bytes, &counts)
+    };
+    Manifest {
+        format_version: DATA_FORMAT_VERSION.to_owned(),
+        tokenizer: TokenizerInfo {
+            file: TOKENIZER.to_owned(),
+            sha256: encoder.sha256(),
+            vocab: encoder.vocab(),
+            end_of_document: encoder.end_of_document(),
+        },
+        sources: built.iter().map(|b| b.info.clone()).collect(),
+        train: total(|b| (&b.info.train, &b.train_counts)),
+        validation: total(|b| (&b.info.validation, &b.validation_counts)),
+        files,
+    }
+}
+
+fn receipt(spec: String, inputs: &[Vec<Input>], built: &[Built]) -> Receipt {
+    let entry = |(input, hash): (&Input, &String)| ReceiptEntry {
+        name: input.name.clone(),
+        bytes: input.bytes,
+        modified: input.modified.to_string(),
+        hash: hash.clone(),
+        validation: input.validation,
+    };
+    let inputs = inputs.iter().zip(built);
+    let inputs =
+        inputs.map(|(inputs, built)| inputs.iter().zip(&built.hashes).map(entry).collect()).collect();
+    Receipt { spec, manifest: String::new(), inputs }
+}
+
+/// Trains a tokenizer on the sources of `spec` without building shards.
+///
+/// # Errors
+/// As [`build`].
+pub fn train_tokenizer(spec: &DataSpec, observer: &dyn Observer) -> Result<Encoder> {
+    crate::spec::check(spec)?;
+    let inputs = expand(spec)?;
+    train(&spec.tokenizer, &sample(spec, &inputs, observer)?)
+}

@@ -1,0 +1,145 @@
+//! The target folder of a build: lock, partial files, the move into place, the manifest.
+//!
+//! Everything is written to `.partial/` inside the target and moved in at the end, the manifest
+//! last: a folder with a manifest is whole.
+
+use crate::error::{Error, Result};
+use crate::inputs::Receipt;
+use crate::output::HashingFile;
+use crate::tokenizer::hex;
+use llmc_plan::data::{DATA_FORMAT_VERSION, Manifest};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Name of the manifest.
+pub const MANIFEST: &str = "manifest.json";
+/// What was read, for the next build.
+pub const RECEIPT: &str = "inputs.json";
+const PARTIAL: &str = ".partial";
+const LOCK: &str = ".lock";
+
+/// Held while files move into place.
+static COMMIT: Mutex<()> = Mutex::new(());
+
+/// Reads a folder's manifest.
+///
+/// # Errors
+/// None there, malformed, or of another major version.
+pub fn read_manifest(dir: &Path) -> Result<Manifest> {
+    let path = dir.join(MANIFEST);
+    let json = fs::read(&path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::spec(format!("{} holds no built corpus: run `llmc data build` first", dir.display()))
+        }
+        _ => Error::Io { action: "read", file: path.clone(), source },
+    })?;
+    let manifest: Manifest = serde_json::from_slice(&json)
+        .map_err(|e| Error::corrupt(&path, None, "a corpus manifest", e.to_string()))?;
+    if !llmc_plan::data::readable_version(&manifest.format_version) {
+        let found = format!("version {}", manifest.format_version);
+        return Err(Error::corrupt(&path, None, format!("format version {DATA_FORMAT_VERSION}"), found));
+    }
+    Ok(manifest)
+}
+
+/// One build at a time in a folder; the system releases the lock with the process.
+///
+/// # Errors
+/// Another build holds it.
+pub fn lock(dir: &Path) -> Result<fs::File> {
+    let path = dir.join(LOCK);
+    let file = fs::File::create(&path).map_err(Error::io("create", &path))?;
+    file.try_lock().map_err(|e| match e {
+        fs::TryLockError::WouldBlock => Error::spec(format!(
+            "another build is writing {}: wait for it, or choose another folder",
+            dir.display()
+        )),
+        fs::TryLockError::Error(source) => Error::Io { action: "lock", file: path, source },
+    })?;
+    Ok(file)
+}
+
+/// The folder a build writes to; removed when dropped.
+pub struct Partial(PathBuf);
+
+impl Partial {
+    /// Creates it, empty.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn create(dir: &Path) -> Result<Self> {
+        let path = dir.join(PARTIAL);
+        // Left by a build that was killed.
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+        }
+        fs::create_dir(&path).map_err(Error::io("create", &path))?;
+        Ok(Self(path))
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Moves everything into `dir`. The old manifest goes first and the new one comes last, so a
+    /// folder never has a manifest that speaks of other files.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn commit(self, dir: &Path, manifest: &Manifest, mut receipt: Receipt) -> Result<()> {
+        let json = serde_json::to_vec_pretty(manifest).map_err(|e| Error::spec(e.to_string()))?;
+        receipt.manifest = hex(&Sha256::digest(&json));
+        let receipt = serde_json::to_vec(&receipt).map_err(|e| Error::spec(e.to_string()))?;
+        for (name, bytes) in [(RECEIPT, &receipt), (MANIFEST, &json)] {
+            let mut file = HashingFile::create(&self.0.join(name))?;
+            file.write(bytes)?;
+            file.finish()?;
+        }
+        let _guard = COMMIT.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = read_manifest(dir).map(|m| m.files).unwrap_or_default();
+        for name in [MANIFEST, RECEIPT] {
+            remove_if_there(&dir.join(name))?;
+        }
+        for name in old.keys().filter(|name| !manifest.files.contains_key(*name) && is_plain(name)) {
+            remove_if_there(&dir.join(name))?;
+        }
+        let names = manifest.files.keys().map(String::as_str);
+        for name in names.chain([RECEIPT, MANIFEST]) {
+            let to = dir.join(name);
+            fs::rename(self.0.join(name), &to).map_err(Error::io("write", &to))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Nothing more can be done here, and the next build tries again.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// For a signal handler that is about to end the process: waits for a commit under way, then removes
+/// what an unfinished build has written.
+pub fn abandon(dir: &Path) -> impl Drop + use<> {
+    let guard = COMMIT.lock().unwrap_or_else(PoisonError::into_inner);
+    let _ = fs::remove_dir_all(dir.join(PARTIAL));
+    guard
+}
+
+/// A name read from an old manifest must not lead out of the folder.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\\']) && name != ".." && name != "."
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Io { action: "remove", file: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}

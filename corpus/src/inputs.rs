@@ -1,0 +1,187 @@
+//! Which files a specification names, and whether they changed since the last build.
+
+use crate::error::{Error, Result};
+use llmc_plan::data::DataSpec;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+use xxhash_rust::xxh3::Xxh3;
+
+/// A file of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Where to open it.
+    pub path: PathBuf,
+    /// Name relative to the root, `/` between parts: the sort key, the same on every machine.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Modification time, nanoseconds since 1970; 0 where the system has none.
+    pub modified: u128,
+    /// All its documents are validation text.
+    pub validation: bool,
+}
+
+/// The files of every source, in reading order.
+///
+/// # Errors
+/// A malformed pattern, a pattern or source that matches no file, a folder that cannot be listed.
+pub fn expand(spec: &DataSpec) -> Result<Vec<Vec<Input>>> {
+    let root = crate::spec::root(spec);
+    let mut held_out = Found::new();
+    for pattern in &spec.validation.globs {
+        held_out.append(&mut matches("validation", &root, pattern)?);
+    }
+    let mut found = Vec::new();
+    for source in &spec.sources {
+        let mut files = Found::new();
+        for pattern in &source.globs {
+            files.append(&mut matches(&source.name, &root, pattern)?);
+        }
+        if files.values().all(|&(_, bytes, _)| bytes == 0) {
+            return Err(Error::spec(format!(
+                "source `{}`: all {} files matched by {:?} under {} are empty: point its globs at text",
+                source.name,
+                files.len(),
+                source.globs,
+                root.display()
+            )));
+        }
+        found.push(files);
+    }
+    // Validation files that belong to no source are read with the first one.
+    let own: BTreeSet<String> = found.iter().flat_map(|files| files.keys().cloned()).collect();
+    if let Some(first) = found.first_mut() {
+        let stray = held_out.iter().filter(|(name, _)| !own.contains(*name));
+        first.extend(stray.map(|(name, file)| (name.clone(), file.clone())));
+    }
+    let input = |(name, (path, bytes, modified)): (String, (PathBuf, u64, u128))| {
+        let validation = held_out.contains_key(&name);
+        Input { path, name, bytes, modified, validation }
+    };
+    Ok(found.into_iter().map(|files| files.into_iter().map(input).collect()).collect())
+}
+
+type Found = BTreeMap<String, (PathBuf, u64, u128)>;
+
+fn matches(source: &str, root: &Path, pattern: &str) -> Result<Found> {
+    let full = glob_root(root, pattern);
+    let options = glob::MatchOptions {
+        case_sensitive: true,
+        require_literal_separator: true,
+        require_literal_leading_dot: true,
+    };
+    let paths = glob::glob_with(&full, options).map_err(|e| {
+        Error::spec(format!("`{source}`: pattern {pattern:?} is malformed at {}: {}", e.pos, e.msg))
+    })?;
+    let mut found = BTreeMap::new();
+    for entry in paths {
+        let path = entry.map_err(|e| {
+            let file = e.path().to_owned();
+            Error::Io { action: "list", file, source: e.into() }
+        })?;
+        let meta = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
+        if !meta.is_file() {
+            continue;
+        }
+        let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+        let relative = path.strip_prefix(root).unwrap_or(&path);
+        let name: Vec<_> = relative.components().map(|c| c.as_os_str().to_string_lossy()).collect();
+        found.insert(name.join("/"), (path.clone(), meta.len(), modified.map_or(0, |d| d.as_nanos())));
+    }
+    if found.is_empty() {
+        return Err(Error::spec(format!(
+            "`{source}`: no file matches {pattern:?} under {}: check the pattern (`**` crosses folders, `*` does \
+             not) and the root",
+            root.display()
+        )));
+    }
+    Ok(found)
+}
+
+/// The pattern under the root, whose own characters must not act as wildcards.
+fn glob_root(root: &Path, pattern: &str) -> String {
+    if Path::new(pattern).is_absolute() {
+        return pattern.to_owned();
+    }
+    let root = glob::Pattern::escape(&root.to_string_lossy());
+    format!("{}/{pattern}", root.trim_end_matches('/'))
+}
+
+/// What the last build read; lies beside the manifest but is no part of the corpus, because times
+/// and absolute paths differ between machines.
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+pub struct Receipt {
+    /// Hash of the parts of the specification that shape the shards.
+    pub spec: String,
+    /// SHA-256 of the manifest this receipt belongs to.
+    pub manifest: String,
+    /// Per source, in reading order.
+    pub inputs: Vec<Vec<ReceiptEntry>>,
+}
+
+/// One input as it was.
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+pub struct ReceiptEntry {
+    /// See [`Input::name`].
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Modification time as text, since JSON numbers stop at 64 bits.
+    pub modified: String,
+    /// xxh3-128 of the content.
+    pub hash: String,
+    /// See [`Input::validation`].
+    pub validation: bool,
+}
+
+impl Receipt {
+    /// True if `inputs` are what this receipt saw: same names and lengths, and the same time or,
+    /// where only the time differs (a fresh checkout), the same content.
+    pub fn covers(&self, inputs: &[Vec<Input>]) -> bool {
+        self.inputs.len() == inputs.len()
+            && self.inputs.iter().zip(inputs).all(|(old, new)| {
+                old.len() == new.len()
+                    && old.iter().zip(new).all(|(old, new)| {
+                        (&old.name, old.bytes, old.validation) == (&new.name, new.bytes, new.validation)
+                            && (old.modified == new.modified.to_string()
+                                || hash_file(&new.path).is_ok_and(|hash| hash == old.hash))
+                    })
+            })
+    }
+}
+
+/// xxh3-128 of a file, hexadecimal.
+fn hash_file(path: &Path) -> std::io::Result<String> {
+    let mut reader = HashingReader::new(std::fs::File::open(path)?);
+    std::io::copy(&mut reader, &mut std::io::sink())?;
+    Ok(reader.digest())
+}
+
+/// Hashes what passes through.
+pub struct HashingReader<R> {
+    inner: R,
+    hash: Xxh3,
+}
+
+impl<R> HashingReader<R> {
+    /// Wraps a reader.
+    pub fn new(inner: R) -> Self {
+        Self { inner, hash: Xxh3::new() }
+    }
+
+    /// xxh3-128 of the bytes read so far, hexadecimal.
+    pub fn digest(&self) -> String {
+        format!("{:032x}", self.hash.digest128())
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.hash.update(buffer.get(..n).unwrap_or_default());
+        Ok(n)
+    }
+}

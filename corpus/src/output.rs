@@ -1,0 +1,226 @@
+//! Token shards on disk: `.bin`, raw tokens end to end, and `.idx`, where each document lies.
+//!
+//! The layout is Megatron's, little-endian (`megatron/core/datasets/indexed_dataset.py`, class
+//! `_IndexWriter`), so that its reader opens these files and ours opens its own.
+
+use crate::error::{Error, Result};
+use crate::tokenizer::hex;
+use llmc_plan::data::FileInfo;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// First bytes of an `.idx`.
+pub const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
+/// Its only version.
+pub const VERSION: u64 = 1;
+/// Magic, version, dtype code, sequence count, document count.
+pub const HEADER_BYTES: u64 = 34;
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// Integer type of stored tokens, by Megatron's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Dtype {
+    /// Byte.
+    U8 = 1,
+    /// Signed, never negative here.
+    I32 = 4,
+    /// Signed, never negative here.
+    I64 = 5,
+    /// Two bytes.
+    U16 = 8,
+}
+
+impl Dtype {
+    /// The narrowest that Megatron chooses for a vocabulary (`DType.optimal_dtype`).
+    pub fn for_vocab(vocab: u32) -> Self {
+        if vocab < 65_500 { Dtype::U16 } else { Dtype::I32 }
+    }
+
+    /// The type of a code, if tokens can have it.
+    pub fn of_code(code: u8) -> Option<Self> {
+        [Dtype::U8, Dtype::I32, Dtype::I64, Dtype::U16].into_iter().find(|&d| d as u8 == code)
+    }
+
+    /// Bytes a token.
+    pub fn width(self) -> u64 {
+        match self {
+            Dtype::U8 => 1,
+            Dtype::U16 => 2,
+            Dtype::I32 => 4,
+            Dtype::I64 => 8,
+        }
+    }
+}
+
+/// A file that is hashed as it is written.
+pub struct HashingFile {
+    path: PathBuf,
+    file: BufWriter<File>,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl HashingFile {
+    /// Creates `path`, replacing it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).map_err(Error::io("create", path))?;
+        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
+        Ok(Self { path: path.to_owned(), file, hash: Sha256::new(), bytes: 0 })
+    }
+
+    /// Appends.
+    ///
+    /// # Errors
+    /// The system's: a full disk, for instance.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(Error::io("write", &self.path))
+    }
+
+    /// Flushes to the device, so that a later rename cannot publish an empty file after a power cut.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn finish(mut self) -> Result<FileInfo> {
+        self.file.flush().map_err(Error::io("write", &self.path))?;
+        self.file.get_ref().sync_all().map_err(Error::io("write", &self.path))?;
+        Ok(FileInfo { bytes: self.bytes, sha256: hex(&self.hash.finalize()) })
+    }
+}
+
+/// Writes one shard. Memory does not grow with it: document lengths wait in a file of their own,
+/// because the `.idx` states their number first.
+pub struct ShardWriter {
+    prefix: PathBuf,
+    dtype: Dtype,
+    bin: HashingFile,
+    lengths_path: PathBuf,
+    lengths: BufWriter<File>,
+    buffer: Vec<u8>,
+    /// Documents so far.
+    pub documents: u64,
+    /// Tokens so far.
+    pub tokens: u64,
+}
+
+impl ShardWriter {
+    /// Creates `PREFIX.bin`; `PREFIX.idx` follows in [`ShardWriter::finish`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn create(prefix: &Path, dtype: Dtype) -> Result<Self> {
+        let lengths_path = with_suffix(prefix, ".lengths");
+        let lengths = File::create(&lengths_path).map_err(Error::io("create", &lengths_path))?;
+        Ok(Self {
+            prefix: prefix.to_owned(),
+            dtype,
+            bin: HashingFile::create(&with_suffix(prefix, ".bin"))?,
+            lengths_path,
+            lengths: BufWriter::with_capacity(BUFFER_BYTES, lengths),
+            buffer: Vec::new(),
+            documents: 0,
+            tokens: 0,
+        })
+    }
+
+    /// Appends a document of at least one token.
+    ///
+    /// # Errors
+    /// The system's, or a document of more than 2³¹ − 1 tokens or with an id its dtype cannot hold.
+    pub fn push(&mut self, ids: &[u32]) -> Result<()> {
+        let too_large = |what: String| Error::spec(format!("{what} does not fit a Megatron shard"));
+        let length =
+            i32::try_from(ids.len()).map_err(|_| too_large(format!("a document of {} tokens", ids.len())))?;
+        self.buffer.clear();
+        let largest = ids.iter().copied().max().unwrap_or(0);
+        match self.dtype {
+            Dtype::U16 if largest <= u32::from(u16::MAX) => {
+                self.buffer.extend(ids.iter().flat_map(|&id| (id as u16).to_le_bytes()));
+            }
+            Dtype::I32 if i32::try_from(largest).is_ok() => {
+                self.buffer.extend(ids.iter().flat_map(|&id| id.to_le_bytes()));
+            }
+            dtype => return Err(too_large(format!("token id {largest} as {dtype:?}"))),
+        }
+        self.bin.write(&self.buffer)?;
+        let write = self.lengths.write_all(&length.to_le_bytes());
+        write.map_err(Error::io("write", &self.lengths_path))?;
+        self.documents += 1;
+        self.tokens += ids.len() as u64;
+        Ok(())
+    }
+
+    /// Writes the index and returns the facts about `.bin` and `.idx`. A shard without documents
+    /// leaves no files and returns none: Megatron cannot map an empty file.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn finish(mut self) -> Result<Option<(FileInfo, FileInfo)>> {
+        self.lengths.flush().map_err(Error::io("write", &self.lengths_path))?;
+        drop(self.lengths);
+        let bin = self.bin.finish()?;
+        let info = if self.documents == 0 {
+            let path = with_suffix(&self.prefix, ".bin");
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            None
+        } else {
+            Some((bin, write_index(&self.prefix, &self.lengths_path, self.dtype, self.documents)?))
+        };
+        std::fs::remove_file(&self.lengths_path).map_err(Error::io("remove", &self.lengths_path))?;
+        Ok(info)
+    }
+}
+
+/// One sequence a document, so pointers and document indices follow from the lengths.
+fn write_index(prefix: &Path, lengths_path: &Path, dtype: Dtype, documents: u64) -> Result<FileInfo> {
+    let mut index = HashingFile::create(&with_suffix(prefix, ".idx"))?;
+    index.write(MAGIC)?;
+    index.write(&VERSION.to_le_bytes())?;
+    index.write(&[dtype as u8])?;
+    index.write(&documents.to_le_bytes())?;
+    index.write(&(documents + 1).to_le_bytes())?;
+    for_each_chunk(lengths_path, |chunk| index.write(chunk))?;
+    let mut pointer = 0u64;
+    for_each_chunk(lengths_path, |chunk| {
+        let (lengths, _) = chunk.as_chunks::<4>();
+        let mut pointers = Vec::with_capacity(8 * lengths.len());
+        for length in lengths {
+            pointers.extend(pointer.to_le_bytes());
+            pointer += u64::from(u32::from_le_bytes(*length)) * dtype.width();
+        }
+        index.write(&pointers)
+    })?;
+    for first in (0..=documents).step_by(BUFFER_BYTES / 8) {
+        let last = documents.min(first + (BUFFER_BYTES / 8) as u64 - 1);
+        let indices: Vec<u8> = (first..=last).flat_map(u64::to_le_bytes).collect();
+        index.write(&indices)?;
+    }
+    index.finish()
+}
+
+/// Reads a file in pieces whose length is a multiple of four.
+fn for_each_chunk(path: &Path, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let mut file = BufReader::new(File::open(path).map_err(Error::io("read", path))?);
+    loop {
+        let mut chunk = Vec::with_capacity(BUFFER_BYTES);
+        file.by_ref().take(BUFFER_BYTES as u64).read_to_end(&mut chunk).map_err(Error::io("read", path))?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        each(&chunk)?;
+    }
+}
+
+/// `a/b` and `.bin` to `a/b.bin`, keeping dots inside the name.
+pub fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
+    let mut name = prefix.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

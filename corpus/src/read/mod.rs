@@ -1,0 +1,147 @@
+//! Files to documents. A reader streams: it holds one document and its buffers, whatever the size
+//! of the file.
+//!
+//! A format is one file here and one line in [`Format::of`]; a compression is one line in [`open`].
+
+mod jsonl;
+mod text;
+
+use crate::error::{BadContent, Error, Result};
+use crate::inputs::{HashingReader, Input};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// A longer document is refused: it would have to be held in memory, with its tokens, in full.
+pub const MAX_DOCUMENT_BYTES: u64 = 128 << 20;
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Receives what a reader finds.
+pub trait Sink {
+    /// A document, in file order. [`ControlFlow::Break`] ends the file early.
+    ///
+    /// # Errors
+    /// The caller's own, which end the file too.
+    fn document(&mut self, text: &str) -> Result<ControlFlow<()>>;
+
+    /// A document of `bytes` bytes that cannot be read. `Ok` leaves it out and goes on.
+    ///
+    /// # Errors
+    /// The same content as an error, to stop.
+    fn unreadable(&mut self, bad: BadContent, bytes: u64) -> Result<()>;
+}
+
+/// Reads every document of a file into `sink` and returns the hash of the raw file; the hash is of
+/// the whole file only if the sink never broke off.
+///
+/// # Errors
+/// The file cannot be opened, its format is not read by this build, or the sink's errors.
+pub fn read(input: &Input, sink: &mut dyn Sink) -> Result<String> {
+    let (format, compression) = Format::of(input)?;
+    let file = File::open(&input.path).map_err(Error::io("read", &input.path))?;
+    let mut raw = HashingReader::new(file);
+    {
+        let mut reader = open(&mut raw, compression).map_err(Error::io("read", &input.path))?;
+        match format {
+            Format::Text => text::read(input, &mut *reader, sink)?,
+            Format::Jsonl => jsonl::read(input, &mut *reader, sink)?,
+        };
+    }
+    Ok(raw.digest())
+}
+
+#[derive(Clone, Copy)]
+enum Format {
+    Text,
+    Jsonl,
+}
+
+#[derive(Clone, Copy)]
+enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Format {
+    fn of(input: &Input) -> Result<(Self, Compression)> {
+        let name = input.name.to_ascii_lowercase();
+        let (stem, compression) = match name.rsplit_once('.') {
+            Some((stem, "gz")) => (stem, Compression::Gzip),
+            Some((stem, "zst" | "zstd")) => (stem, Compression::Zstd),
+            _ => (name.as_str(), Compression::None),
+        };
+        let format = match Path::new(stem).extension().and_then(|e| e.to_str()) {
+            Some("jsonl" | "ndjson") => Format::Jsonl,
+            Some(other @ ("parquet" | "tar" | "tgz" | "bin" | "idx" | "npy" | "zip" | "xz" | "bz2")) => {
+                return Err(BadContent {
+                    file: input.path.clone(),
+                    offset: None,
+                    line: None,
+                    found: format!("a .{other} file"),
+                    expected: "text or .jsonl, plain or as .gz or .zst".into(),
+                    hint: "convert it, or narrow the glob to other files".into(),
+                }
+                .into());
+            }
+            _ => Format::Text,
+        };
+        Ok((format, compression))
+    }
+}
+
+fn open<'a, R: Read + 'a>(raw: R, compression: Compression) -> std::io::Result<Box<dyn BufRead + 'a>> {
+    let raw = BufReader::with_capacity(BUFFER_BYTES, raw);
+    Ok(match compression {
+        Compression::None => Box::new(raw),
+        // Members may be concatenated, as `cat a.gz b.gz` and bgzip do.
+        Compression::Gzip => {
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, flate2::bufread::MultiGzDecoder::new(raw)))
+        }
+        Compression::Zstd => {
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, zstd::Decoder::with_buffer(raw)?))
+        }
+    })
+}
+
+/// The message for a read that failed in the middle of a file.
+fn broken(input: &Input, offset: u64, error: &std::io::Error) -> BadContent {
+    BadContent {
+        file: input.path.clone(),
+        offset: Some(offset),
+        line: None,
+        found: error.to_string(),
+        expected: "more data".into(),
+        hint:
+            "the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out"
+                .into(),
+    }
+}
+
+/// The message for bytes that are not UTF-8.
+fn not_utf8(input: &Input, offset: u64, line: Option<u64>, byte: Option<u8>) -> BadContent {
+    BadContent {
+        file: input.path.clone(),
+        offset: Some(offset),
+        line,
+        found: byte.map_or("the end in the middle of a character".into(), |b| format!("the byte 0x{b:02X}")),
+        expected: "UTF-8 text".into(),
+        hint: "convert the file to UTF-8, or set on_error to skip to leave the document out".into(),
+    }
+}
+
+/// The message for a document above [`MAX_DOCUMENT_BYTES`].
+fn too_long(input: &Input, offset: u64, line: Option<u64>) -> BadContent {
+    BadContent {
+        file: input.path.clone(),
+        offset: Some(offset),
+        line,
+        found: "a longer one".into(),
+        expected: format!("a document of at most {MAX_DOCUMENT_BYTES} bytes"),
+        hint: "split it, or set on_error to skip to leave it out".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,335 @@
+//! The sample stream of a run: which tokens any rank reads at any step.
+//!
+//! Everything is a function of (specification, seed, global sample number). There is no state to
+//! carry but the number of the next sample, and neither the number of ranks nor the micro-batch size
+//! changes which samples a step holds or what is in them.
+
+use crate::error::{Error, Result};
+use crate::folder::{MANIFEST, read_manifest};
+use crate::indexed::Indexed;
+use crate::mix::{Mixture, shares};
+use crate::pack::{Rule, Samples, empty, finish};
+use crate::permute::{mix, permute};
+use crate::tokenizer::hex;
+use llmc_plan::batch::{Batch, BatchShape};
+use llmc_plan::data::{DataSpec, Manifest, Packing, SourceInfo, SplitInfo};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Validation order does not depend on the seed, so losses of runs can be compared.
+const VALIDATION_KEY: u64 = 0;
+
+/// Where a run stands in its data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Number of the first sample not yet used.
+    pub next_sample: u64,
+    /// [`Stream::data_hash`] of the stream that was read.
+    pub data_hash: String,
+}
+
+/// An opened corpus. Cheap to share between threads: all methods take `&self`.
+pub struct Stream {
+    manifest: Manifest,
+    shape: BatchShape,
+    global_sequences: u64,
+    /// Sample number of step 0, which may lie before the first sample after a change of batch size.
+    first: i128,
+    mixture: Mixture,
+    sources: Vec<Source>,
+    validation: Samples,
+    data_hash: String,
+}
+
+struct Source {
+    name: String,
+    samples: Samples,
+    key: u64,
+    max_epochs: Option<f64>,
+}
+
+/// Opens the corpus built in `dir`. `shape` is one micro-batch of one data-parallel rank, and
+/// `global_sequences` all sequences of an optimizer step.
+///
+/// # Errors
+/// No corpus there, a shard that contradicts the manifest, a specification with other sources, a
+/// shape that does not fit the specification or the global batch, or a mixture that cannot be met.
+pub fn open(dir: &Path, spec: &DataSpec, shape: BatchShape, global_sequences: u64) -> Result<Stream> {
+    crate::spec::check(spec)?;
+    check_shape(spec, shape, global_sequences)?;
+    let manifest = read_manifest(dir)?;
+    let rule = Rule {
+        context: spec.context,
+        document_mask: spec.document_mask,
+        documents: shape.documents_per_sequence(),
+        padding: manifest.tokenizer.end_of_document,
+    };
+    let mut sources = Vec::new();
+    let mut validation = Vec::new();
+    for (index, source) in spec.sources.iter().enumerate() {
+        let info = built_source(dir, &manifest, &source.name)?;
+        let train = shards(dir, &manifest, &info.train, index)?;
+        validation.extend(shards(dir, &manifest, &info.validation, index)?);
+        sources.push(Source {
+            name: source.name.clone(),
+            samples: Samples::new(train, rule),
+            // By name: a new source leaves the order inside the others as it was.
+            key: mix(spec.seed ^ xxh3_64(source.name.as_bytes())),
+            max_epochs: source.max_epochs,
+        });
+    }
+    if let Some(empty) = sources.iter().find(|source| source.samples.len() == 0) {
+        return Err(Error::spec(format!(
+            "source `{}` has no training tokens in {}",
+            empty.name,
+            dir.display()
+        )));
+    }
+    let tokens: Vec<u64> = spec
+        .sources
+        .iter()
+        .filter_map(|source| manifest.sources.iter().find(|built| built.name == source.name))
+        .map(|built| built.train.tokens)
+        .collect();
+    let mixture = Mixture::new(&shares(spec, &tokens)?);
+    let data_hash = data_hash(spec, &manifest, rule.documents)?;
+    let validation = Samples::new(validation, rule);
+    Ok(Stream { manifest, shape, global_sequences, first: 0, mixture, sources, validation, data_hash })
+}
+
+fn check_shape(spec: &DataSpec, shape: BatchShape, global_sequences: u64) -> Result<()> {
+    let refuse = |message: String| Err(Error::spec(message));
+    if spec.packing != Packing::Concat {
+        return refuse(format!("packing {:?} is not read by this build: write concat", spec.packing));
+    }
+    if shape.context != spec.context {
+        return refuse(format!(
+            "the batch has context {}, the specification {}",
+            shape.context, spec.context
+        ));
+    }
+    if shape.sequences == 0 || global_sequences == 0 {
+        return refuse("a batch of no sequences".into());
+    }
+    if shape.tokens() > u64::from(u32::MAX) / 2 {
+        return refuse(format!("a micro-batch of {} tokens exceeds 2^31 − 1", shape.tokens()));
+    }
+    if shape.max_documents < shape.sequences || !shape.max_documents.is_multiple_of(shape.sequences) {
+        return refuse(format!(
+            "max_documents is {}: give a multiple of the {} sequences of the micro-batch",
+            shape.max_documents, shape.sequences
+        ));
+    }
+    if !global_sequences.is_multiple_of(u64::from(shape.sequences)) {
+        return refuse(format!(
+            "the global batch of {global_sequences} sequences is no multiple of the micro-batch of {}",
+            shape.sequences
+        ));
+    }
+    Ok(())
+}
+
+fn built_source<'a>(dir: &Path, manifest: &'a Manifest, name: &str) -> Result<&'a SourceInfo> {
+    manifest.sources.iter().find(|built| built.name == name).ok_or_else(|| {
+        let built: Vec<_> = manifest.sources.iter().map(|s| s.name.as_str()).collect();
+        Error::spec(format!(
+            "{} holds the sources {} and not `{name}`: run `llmc data build` again",
+            dir.display(),
+            built.join(", ")
+        ))
+    })
+}
+
+fn shards(dir: &Path, manifest: &Manifest, split: &SplitInfo, source: usize) -> Result<Vec<(u32, Indexed)>> {
+    let mut tokens = 0;
+    let mut opened = Vec::new();
+    for shard in &split.shards {
+        let path = dir.join(shard);
+        if !manifest.files.contains_key(&format!("{shard}.bin")) || shard.contains(['/', '\\']) {
+            return Err(Error::corrupt(
+                &path,
+                None,
+                "a shard beside the manifest and listed in it",
+                "neither",
+            ));
+        }
+        let indexed = Indexed::open(&path, manifest.tokenizer.vocab)?;
+        tokens += indexed.tokens();
+        opened.push((source as u32, indexed));
+    }
+    if tokens != split.tokens {
+        let expected = format!("{} tokens in the shards {:?}", split.tokens, split.shards);
+        return Err(Error::corrupt(&dir.join(MANIFEST), None, expected, tokens.to_string()));
+    }
+    Ok(opened)
+}
+
+/// Everything that decides which tokens sample n holds.
+fn data_hash(spec: &DataSpec, manifest: &Manifest, documents: u32) -> Result<String> {
+    let sources: Vec<_> =
+        spec.sources.iter().map(|s| (&s.name, s.weight, s.min_share, s.max_share)).collect();
+    let documents = spec.document_mask.then_some(documents);
+    let parts = (manifest, sources, &spec.mix, spec.packing, documents, spec.context, spec.seed);
+    let json = serde_json::to_vec(&parts).map_err(|e| Error::spec(e.to_string()))?;
+    Ok(hex(&Sha256::digest(json)))
+}
+
+impl Stream {
+    /// The micro-batch that data-parallel rank `rank` of `ranks` reads at a step. Micro-batches run
+    /// from 0 to accumulation − 1, with accumulation = global sequences / (ranks · sequences).
+    ///
+    /// # Errors
+    /// Coordinates outside the global batch, a source that runs out, a damaged shard.
+    pub fn batch(&self, step: u64, micro_batch: u64, rank: u64, ranks: u64) -> Result<Batch> {
+        let sequences = u64::from(self.shape.sequences);
+        let parts = self.global_sequences / sequences;
+        let part = micro_batch.checked_mul(ranks).and_then(|p| p.checked_add(rank));
+        let part = part.filter(|&part| rank < ranks && parts.is_multiple_of(ranks) && part < parts);
+        let Some(part) = part else {
+            return Err(Error::spec(format!(
+                "micro-batch {micro_batch} of rank {rank} of {ranks} lies outside the global batch of {} \
+                 sequences, {sequences} at a time",
+                self.global_sequences
+            )));
+        };
+        let first = self.step_start(step)?;
+        let mut batch = empty(self.shape);
+        for sample in first + part * sequences..first + (part + 1) * sequences {
+            let (source, index) = self.locate(sample)?;
+            source.samples.append(index, &mut batch)?;
+        }
+        finish(&mut batch, self.shape);
+        Ok(batch)
+    }
+
+    /// Σ w over the whole global batch of a step: what every rank divides its loss sum by.
+    ///
+    /// # Errors
+    /// A source that runs out, a damaged index.
+    pub fn step_weight(&self, step: u64) -> Result<f64> {
+        let first = self.step_start(step)?;
+        let mut weight = 0;
+        for sample in first..first + self.global_sequences {
+            let (source, index) = self.locate(sample)?;
+            weight += source.samples.weight(index)?;
+        }
+        Ok(weight as f64)
+    }
+
+    /// Samples until a source has been read as often as its limit allows; `None` without limits.
+    pub fn available_samples(&self) -> Option<u64> {
+        let limits = self
+            .sources
+            .iter()
+            .enumerate()
+            .filter_map(|(index, source)| Some(self.mixture.sample(index, source.limit()?)));
+        limits.min()
+    }
+
+    /// Name, share of the samples, and samples of one epoch of each source.
+    pub fn sources(&self) -> Vec<(&str, f64, u64)> {
+        let shares = self.mixture.realised();
+        self.sources.iter().zip(shares).map(|(s, share)| (s.name.as_str(), share, s.samples.len())).collect()
+    }
+
+    /// Batches of the validation split, the last one padded with sequences of no weight.
+    pub fn validation_batches(&self) -> u64 {
+        self.validation.len().div_ceil(u64::from(self.shape.sequences))
+    }
+
+    /// A validation batch. The order is shuffled once and for all, so a prefix is a fair sample of
+    /// all sources and the same for every seed.
+    ///
+    /// # Errors
+    /// A damaged shard.
+    pub fn validation_batch(&self, index: u64) -> Result<Batch> {
+        let samples = self.validation.len();
+        let sequences = u64::from(self.shape.sequences);
+        let mut batch = empty(self.shape);
+        for number in (0..sequences).map(|row| index.saturating_mul(sequences).saturating_add(row)) {
+            let sample = if number < samples { permute(VALIDATION_KEY, samples, number) } else { samples };
+            self.validation.append(sample, &mut batch)?;
+        }
+        finish(&mut batch, self.shape);
+        Ok(batch)
+    }
+
+    /// All validation batches.
+    pub fn validation(&self) -> impl Iterator<Item = Result<Batch>> + '_ {
+        (0..self.validation_batches()).map(|index| self.validation_batch(index))
+    }
+
+    /// Where the run stands before a step.
+    ///
+    /// # Errors
+    /// A step beyond 2⁶⁴ samples.
+    pub fn cursor(&self, step: u64) -> Result<Cursor> {
+        Ok(Cursor { next_sample: self.step_start(step)?, data_hash: self.data_hash.clone() })
+    }
+
+    /// Continues at a cursor: `step` will read from its sample on, also if the global batch has
+    /// another size than the run had before.
+    ///
+    /// # Errors
+    /// The cursor is of other data, mixture, context or seed.
+    pub fn resume(&mut self, step: u64, cursor: &Cursor) -> Result<()> {
+        if cursor.data_hash != self.data_hash {
+            return Err(Error::Cursor(format!(
+                "the checkpoint was trained on other data (hash {}) than this corpus and recipe give ({}): restore \
+                 sources, tokenizer, mix, context and seed, or start a new run",
+                short(&cursor.data_hash),
+                short(&self.data_hash)
+            )));
+        }
+        self.first = i128::from(cursor.next_sample) - i128::from(step) * i128::from(self.global_sequences);
+        Ok(())
+    }
+
+    /// Hash of everything that decides which tokens a sample holds.
+    pub fn data_hash(&self) -> &str {
+        &self.data_hash
+    }
+
+    /// What the corpus says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    fn step_start(&self, step: u64) -> Result<u64> {
+        let start = self.first + i128::from(step) * i128::from(self.global_sequences);
+        // Leaves room for one more global batch, so that sums below cannot overflow.
+        let last = u64::MAX - self.global_sequences;
+        u64::try_from(start).ok().filter(|&start| start <= last).ok_or_else(|| {
+            Error::spec(format!("step {step} starts at sample {start}, outside of 0 to {last}"))
+        })
+    }
+
+    fn locate(&self, sample: u64) -> Result<(&Source, u64)> {
+        let (index, count) = self.mixture.source(sample);
+        let source = self.sources.get(index).ok_or_else(|| Error::spec("a corpus without sources"))?;
+        if source.limit().is_some_and(|limit| count >= limit) {
+            return Err(Error::Exhausted {
+                name: source.name.clone(),
+                epochs: source.max_epochs.unwrap_or(0.0),
+                available: self.available_samples().unwrap_or(0),
+                sample,
+            });
+        }
+        let samples = source.samples.len();
+        let epoch_key = mix(source.key ^ (count / samples));
+        Ok((source, permute(epoch_key, samples, count % samples)))
+    }
+}
+
+impl Source {
+    /// Samples this source may give.
+    fn limit(&self) -> Option<u64> {
+        self.max_epochs.map(|epochs| (epochs * self.samples.len() as f64) as u64)
+    }
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}

@@ -1,0 +1,182 @@
+//! Byte-level BPE: training, import, and encoding with ids equal to Hugging Face `tokenizers`.
+
+use crate::error::{BadContent, Error, Result};
+use llmc_plan::data::TokenizerSpec;
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    SplitDelimiterBehavior, Tokenizer, TokenizerBuilder,
+};
+
+/// Word pattern of Llama 3 (`tokenizer_config` of meta-llama/Meta-Llama-3-8B, itself cl100k's):
+/// contractions, words with one leading mark, numbers, punctuation, line ends, spaces.
+const WORDS: [&str; 2] = [
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|",
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+];
+/// Every digit alone, as LLaMA does (Touvron et al. 2023, arXiv 2302.13971, section 2.1).
+const DIGITS_ALONE: &str = r"\p{N}";
+/// Groups of up to three, as Llama 3 and cl100k do.
+const DIGITS_GROUPED: &str = r"\p{N}{1,3}";
+/// A pair seen once saves nothing in any other text.
+const MIN_FREQUENCY: u64 = 2;
+
+/// A tokenizer ready to encode, with the bytes of its `tokenizer.json`.
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    json: Vec<u8>,
+    vocab: u32,
+    end_of_document: u32,
+}
+
+/// Trains on `texts`. The result depends on the texts and the specification alone.
+///
+/// # Errors
+/// The library's own, which a checked specification should not meet.
+pub fn train(spec: &TokenizerSpec, texts: &[String]) -> Result<Encoder> {
+    let special: Vec<AddedToken> = spec.special_tokens.iter().map(|t| AddedToken::from(t, true)).collect();
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(spec.vocab as usize)
+        .min_frequency(MIN_FREQUENCY)
+        .special_tokens(special)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .show_progress(false)
+        .build();
+    let json = untrained(spec)
+        .and_then(|mut tokenizer| {
+            tokenizer.train(&mut trainer, texts.iter())?;
+            tokenizer.to_string(false)
+        })
+        .map_err(|e| Error::spec(format!("the tokenizer cannot be trained: {e}")))?;
+    Encoder::from_json(Path::new("tokenizer.json"), json.into_bytes(), spec)
+}
+
+type Untrained = tokenizers::TokenizerImpl<
+    BPE,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
+
+fn untrained(spec: &TokenizerSpec) -> tokenizers::Result<Untrained> {
+    let digits = if spec.digits_split { DIGITS_ALONE } else { DIGITS_GROUPED };
+    let pattern = SplitPattern::Regex(WORDS.join(digits));
+    let words = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?;
+    let bytes = ByteLevel::new(false, true, false);
+    TokenizerBuilder::new()
+        .with_model(BPE::default())
+        .with_normalizer(None)
+        .with_pre_tokenizer(Some(Sequence::new(vec![words.into(), bytes.into()]).into()))
+        .with_post_processor(None)
+        .with_decoder(Some(bytes.into()))
+        .build()
+}
+
+impl Encoder {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// Unreadable or malformed file, a vocabulary other than the specification's, or no
+    /// end-of-document token of that name.
+    pub fn import(path: &Path, spec: &TokenizerSpec) -> Result<Self> {
+        let json = std::fs::read(path).map_err(Error::io("read", path))?;
+        let encoder = Self::from_json(path, json, spec)?;
+        if spec.vocab != 0 && encoder.vocab > spec.vocab {
+            return Err(Error::spec(format!(
+                "tokenizer.import has {} entries and vocab is {}: make the model's vocab at least as large",
+                encoder.vocab, spec.vocab
+            )));
+        }
+        Ok(encoder)
+    }
+
+    fn from_json(path: &Path, json: Vec<u8>, spec: &TokenizerSpec) -> Result<Self> {
+        let bad = |found: String, expected: &str, hint: &str| -> Error {
+            let (file, expected, hint) = (path.to_owned(), expected.into(), hint.into());
+            BadContent { file, offset: None, line: None, found, expected, hint }.into()
+        };
+        let mut tokenizer = Tokenizer::from_bytes(&json).map_err(|e| {
+            bad(e.to_string(), "a Hugging Face tokenizer.json", "export it again with save_pretrained")
+        })?;
+        // Text that spells a special token is text: a document cannot end another one.
+        tokenizer.set_encode_special_tokens(true);
+        // The file may ask to cut or pad documents for inference.
+        let _ = tokenizer.with_truncation(None).map_err(|e| Error::spec(e.to_string()))?;
+        tokenizer.with_padding(None);
+        let end = spec.special_tokens.first().map_or("", String::as_str);
+        let end_of_document = tokenizer.token_to_id(end).ok_or_else(|| {
+            bad(
+                format!("no entry {end:?}"),
+                "the end-of-document token",
+                "name the one it has as the first of tokenizer.special_tokens, for instance </s>",
+            )
+        })?;
+        // Ids of some published tokenizers have gaps, so the count alone is not the bound.
+        let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        let vocab = largest.saturating_add(1);
+        Ok(Self { tokenizer, json, vocab, end_of_document })
+    }
+
+    /// The bytes of `tokenizer.json`.
+    pub fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// SHA-256 of [`Encoder::json`], hexadecimal.
+    pub fn sha256(&self) -> String {
+        hex(&Sha256::digest(&self.json))
+    }
+
+    /// Every id is below this.
+    pub fn vocab(&self) -> u32 {
+        self.vocab
+    }
+
+    /// The id that ends every document.
+    pub fn end_of_document(&self) -> u32 {
+        self.end_of_document
+    }
+
+    /// The ids of one document, its end included.
+    ///
+    /// # Errors
+    /// The library's own; a byte-level tokenizer encodes any text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|e| Error::spec(format!("the tokenizer refuses a document: {e}")))?;
+        let mut ids = encoding.get_ids().to_vec();
+        ids.push(self.end_of_document);
+        Ok(ids)
+    }
+
+    /// Text of ids, special tokens included.
+    ///
+    /// # Errors
+    /// The library's own.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids, false).map_err(|e| Error::spec(format!("ids cannot be decoded: {e}")))
+    }
+
+    /// The text of one entry.
+    pub fn entry(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
