@@ -5,6 +5,7 @@ pub mod error;
 pub mod events;
 pub mod failure;
 pub mod metrics;
+pub mod ops;
 pub mod progress;
 pub mod schedule;
 pub mod shim;
