@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod data;
+pub mod lower;
 pub mod model;
 pub mod op;
 pub mod param;

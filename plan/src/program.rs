@@ -193,7 +193,7 @@ impl Buffer {
 }
 
 /// An operand: an instance of a buffer chosen by the call, or a block of its rows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ref {
     /// Which buffer.
     pub buffer: BufferId,
@@ -375,11 +375,17 @@ impl Program {
     }
 
     /// Every (call, place, instruction) of a list, in issue order.
-    pub fn instrs<'a>(&'a self, calls: &'a [Call]) -> impl Iterator<Item = (Call, u64, &'a Segment, &'a Instr)> {
+    pub fn instrs<'a>(
+        &'a self,
+        calls: &'a [Call],
+    ) -> impl Iterator<Item = (Call, u64, &'a Segment, &'a Instr)> {
         calls.iter().flat_map(move |call| {
             let segment = self.segment(call.segment);
             let instrs = segment.map(|s| s.instrs.as_slice()).unwrap_or(&[]);
-            instrs.iter().enumerate().filter_map(move |(i, instr)| segment.map(|s| (*call, i as u64, s, instr)))
+            instrs
+                .iter()
+                .enumerate()
+                .filter_map(move |(i, instr)| segment.map(|s| (*call, i as u64, s, instr)))
         })
     }
 

@@ -109,7 +109,7 @@ impl Spec for Recv {
 /// Refuses a whole that is not a row multiple of its shard.
 fn whole_of(name: &str, whole: &TensorType, shard: &TensorType) -> Result<(), String> {
     let rows = shard.extent(0).max(1);
-    if whole.extent(0) % rows != 0 {
+    if !whole.extent(0).is_multiple_of(rows) {
         return Err(format!("{name} has {} rows, not a multiple of the shard's {rows}", whole.extent(0)));
     }
     let mut want = shard.shape.clone();

@@ -1,0 +1,134 @@
+//! Writes programs: buffers by name, segments instruction by instruction, every operand checked.
+
+use super::LowerError;
+use super::shape::Shape;
+use crate::op::{Backend, Op};
+use crate::plan::DType;
+use crate::program::{
+    Buffer, BufferId, Call, Class, Index, Instr, Mesh, Program, Ref, Segment, SegmentId, Space, StreamId,
+};
+
+/// A program under construction.
+pub struct Builder {
+    /// What is built so far.
+    pub program: Program,
+    first_layer: u64,
+    layers: u64,
+    slots: u64,
+}
+
+impl Builder {
+    /// An empty program with one stream.
+    pub fn new(shape: &Shape, backend: Backend) -> Builder {
+        let program = Program {
+            format_version: crate::plan::FORMAT_VERSION.to_string(),
+            backend,
+            params: Vec::new(),
+            buffers: Vec::new(),
+            mesh: Mesh { axes: shape.axes.clone(), coordinates: shape.coordinates.clone() },
+            streams: vec!["compute".to_string()],
+            events: Vec::new(),
+            segments: Vec::new(),
+            init: Vec::new(),
+            step: Vec::new(),
+            eval: Vec::new(),
+            save: Vec::new(),
+            arena_bytes: 0,
+        };
+        Builder { program, first_layer: shape.first_layer, layers: shape.layers, slots: shape.slots }
+    }
+
+    /// Declares a device buffer whose instances the index tells apart; layers and slots are this rank's.
+    pub fn buffer(&mut self, name: &str, shape: &[u64], dtype: DType, class: Class, index: Index) -> Ref {
+        let by_layer = matches!(index, Index::Layer | Index::LayerSlot);
+        let by_slot = matches!(index, Index::Slot | Index::LayerSlot);
+        self.program.buffers.push(Buffer {
+            name: name.to_string(),
+            space: Space::Device,
+            shape: shape.to_vec(),
+            dtype,
+            class,
+            index,
+            first_layer: if by_layer { self.first_layer } else { 0 },
+            layers: if by_layer { self.layers } else { 1 },
+            slots: if by_slot { self.slots } else { 1 },
+            offsets: Vec::new(),
+        });
+        Ref::of(BufferId(self.program.buffers.len() as u32 - 1))
+    }
+
+    /// The buffer just declared or any other, to adjust.
+    pub fn edit(&mut self, reference: Ref) -> Option<&mut Buffer> {
+        self.program.buffers.get_mut(reference.buffer.0 as usize)
+    }
+
+    /// Adds a segment: checks every instruction against its operands and computes its workspace.
+    pub fn add(&mut self, draft: Draft) -> Result<SegmentId, LowerError> {
+        let Draft { name, mut instrs, .. } = draft;
+        for (index, instr) in instrs.iter_mut().enumerate() {
+            let bug = |reason: String| LowerError::Bug { place: format!("{name}/{index}"), reason };
+            let types =
+                |refs: &[Ref]| refs.iter().map(|r| self.program.tensor(r)).collect::<Option<Vec<_>>>();
+            let (Some(inputs), Some(outputs)) = (types(&instr.inputs), types(&instr.outputs)) else {
+                return Err(bug("an operand is outside its buffer".to_string()));
+            };
+            let spec = instr.op.spec();
+            spec.check(&inputs, &outputs).map_err(|e| bug(format!("{}: {e}", instr.op.key())))?;
+            instr.workspace = spec.workspace(self.program.backend, &inputs, &outputs);
+        }
+        self.program.segments.push(Segment { name, instrs });
+        Ok(SegmentId(self.program.segments.len() as u32 - 1))
+    }
+}
+
+/// A segment under construction.
+pub struct Draft {
+    name: String,
+    instrs: Vec<Instr>,
+    stream: StreamId,
+    recompute: bool,
+}
+
+impl Draft {
+    /// An empty segment on the compute stream.
+    pub fn new(name: impl Into<String>) -> Draft {
+        Draft { name: name.into(), instrs: Vec::new(), stream: StreamId(0), recompute: false }
+    }
+
+    /// Marks what follows as repeated forward work, or not.
+    pub fn recompute(&mut self, on: bool) {
+        self.recompute = on;
+    }
+
+    /// Appends an instruction.
+    pub fn op(
+        &mut self,
+        op: impl Into<Op>,
+        inputs: impl IntoIterator<Item = Ref>,
+        outputs: impl IntoIterator<Item = Ref>,
+    ) {
+        self.instrs.push(Instr {
+            op: op.into(),
+            inputs: inputs.into_iter().collect(),
+            outputs: outputs.into_iter().collect(),
+            workspace: 0,
+            stream: self.stream,
+            waits: Vec::new(),
+            signals: Vec::new(),
+            frees: Vec::new(),
+            recompute: self.recompute,
+        });
+    }
+
+    /// Frees instances after the last instruction so far.
+    pub fn free(&mut self, refs: impl IntoIterator<Item = Ref>) {
+        if let Some(last) = self.instrs.last_mut() {
+            last.frees.extend(refs.into_iter().map(|r| Ref { rows: None, ..r }));
+        }
+    }
+}
+
+/// A call for a layer and micro-batch in slot 0.
+pub fn call(segment: SegmentId, layer: u64, micro_batch: u64) -> Call {
+    Call { segment, layer, micro_batch, slot: 0 }
+}
