@@ -117,14 +117,15 @@ fn build_command(input: &Input, out: &Path) -> Result<()> {
     }
     let (train, validation) = (&report.manifest.train, &report.manifest.validation);
     eprintln!(
-        "{}: {} tokens in {} documents to train on, {} in {} to validate; {:.2} bytes a token, unigram entropy \
-         {:.3} nats{}",
+        "{}: {} tokens in {} documents to train on, {} in {} to validate; {:.2} bytes a token; unigram entropy \
+         {:.3} and {:.3} nats a token{}",
         out.display(),
         train.tokens,
         train.documents,
         validation.tokens,
         validation.documents,
         train.bytes_per_token,
+        train.unigram_entropy,
         validation.unigram_entropy,
         if report.up_to_date { " (up to date)" } else { "" }
     );

@@ -26,7 +26,8 @@ pub fn load(path: &Path) -> Result<DataSpec> {
         other => other,
     })?;
     let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    spec.root = base.join(&spec.root).to_string_lossy().into_owned();
+    let root = if spec.root == "." { base.to_owned() } else { base.join(&spec.root) };
+    spec.root = root.to_string_lossy().into_owned();
     Ok(spec)
 }
 

@@ -102,7 +102,11 @@ impl Encoder {
             BadContent { file, offset: None, line: None, found, expected, hint }.into()
         };
         let mut tokenizer = Tokenizer::from_bytes(&json).map_err(|e| {
-            bad(e.to_string(), "a Hugging Face tokenizer.json", "export it again with save_pretrained")
+            bad(
+                format!("text its reader refuses ({e})"),
+                "a Hugging Face tokenizer.json",
+                "export it again with save_pretrained",
+            )
         })?;
         // Text that spells a special token is text: a document cannot end another one.
         tokenizer.set_encode_special_tokens(true);

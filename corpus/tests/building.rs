@@ -1,0 +1,233 @@
+//! `llmc-data build` on the text of the Python standard library.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use common::{contents, llmc_data, spec, stderr, stdlib};
+use llmc_corpus::build::build;
+use llmc_corpus::output::{Dtype, with_suffix};
+use llmc_corpus::tokenizer::Encoder;
+use llmc_corpus::{indexed::Indexed, open};
+use llmc_plan::batch::BatchShape;
+use std::io::Write;
+use std::path::Path;
+
+/// About 1.5 MB in two sources.
+fn write_spec(dir: &Path, root: &Path, globs: &str) -> String {
+    let path = dir.join("data.json");
+    let json = format!(
+        r#"{{"root": {root:?}, "tokenizer": {{"vocab": 640, "sample_bytes": 400000}}, "context": 64,
+            "sources": [{globs}], "validation": {{"fraction": 0.1}}}}"#
+    );
+    std::fs::write(&path, json).unwrap();
+    path.to_string_lossy().into_owned()
+}
+
+const GLOBS: &str = r#"{"name": "net", "globs": ["asyncio/*.py", "http/*.py"]},
+                       {"name": "text", "globs": ["json/*.py", "email/*.py", "arg*.py"]}"#;
+
+fn run(spec: &str, out: &Path, threads: &str) -> std::process::Output {
+    llmc_data(&["build", "--spec", spec, "--out", &out.to_string_lossy()], &[("RAYON_NUM_THREADS", threads)])
+}
+
+#[test]
+fn threads_do_not_show_and_unchanged_inputs_are_not_read_again() {
+    let Some(root) = stdlib() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let spec = write_spec(dir.path(), &root, GLOBS);
+    let (one, four) = (dir.path().join("one"), dir.path().join("four"));
+    for (out, threads) in [(&one, "1"), (&four, "4")] {
+        let output = run(&spec, out, threads);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(output.stdout.is_empty());
+    }
+    let first = contents(&one);
+    assert!(first == contents(&four), "the number of threads changes the result");
+    let expected =
+        ["manifest.json", "net.train.bin", "net.train.idx", "net.validation.bin", "net.validation.idx"];
+    assert_eq!(first.keys().take(5).collect::<Vec<_>>(), expected);
+
+    let modified = || std::fs::metadata(one.join("net.train.bin")).unwrap().modified().unwrap();
+    let before = modified();
+    let again = run(&spec, &one, "1");
+    assert!(stderr(&again).contains("(up to date)"), "{}", stderr(&again));
+    assert_eq!(modified(), before);
+
+    // A file of the corpus that went missing is noticed.
+    std::fs::remove_file(one.join("text.train.idx")).unwrap();
+    assert!(!stderr(&run(&spec, &one, "1")).contains("up to date"));
+    assert!(contents(&one) == first);
+}
+
+#[test]
+fn tokens_decode_to_the_documents_and_the_counts_are_true() {
+    let Some(root) = stdlib() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = write_spec(dir.path(), &root, GLOBS);
+    let spec = llmc_corpus::spec::load(Path::new(&path)).unwrap();
+    let out = dir.path().join("out");
+    let report = build(&spec, &out, &()).unwrap();
+    let manifest = &report.manifest;
+    let encoder = Encoder::import(&out.join("tokenizer.json"), &spec.tokenizer).unwrap();
+    assert_eq!((encoder.vocab(), encoder.sha256()), (640, manifest.tokenizer.sha256.clone()));
+
+    let mut documents: Vec<String> = Vec::new();
+    for source in &manifest.sources {
+        for split in [&source.train, &source.validation] {
+            let shard = Indexed::open(&out.join(&split.shards[0]), 640).unwrap();
+            assert_eq!((shard.documents(), shard.tokens()), (split.documents, split.tokens));
+            let mut bytes = 0;
+            for document in 0..shard.documents() {
+                let from = shard.document_start(document).unwrap();
+                let mut ids = vec![0; (shard.document_start(document + 1).unwrap() - from) as usize];
+                shard.read(from, &mut ids).unwrap();
+                assert_eq!(ids.pop(), Some(manifest.tokenizer.end_of_document));
+                let text = encoder.decode(&ids).unwrap();
+                bytes += text.len() as u64;
+                documents.push(text);
+            }
+            assert_eq!(bytes, split.bytes);
+        }
+    }
+    let folders = ["asyncio", "http", "json", "email"];
+    let mut files: Vec<String> = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .chain([root.join("argparse.py")])
+        .filter(|path| path.extension().is_some_and(|e| e == "py"))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .filter(|text| !text.is_empty())
+        .collect();
+    documents.sort_unstable();
+    files.sort_unstable();
+    assert!(documents == files, "{} documents of {} files", documents.len(), files.len());
+
+    let (train, validation) = (&manifest.train, &manifest.validation);
+    assert_eq!(train.bytes + validation.bytes, files.iter().map(|f| f.len() as u64).sum::<u64>());
+    assert!(validation.documents > 0 && validation.documents * 3 < train.documents);
+    // Below ln(640) = 6.46 and far above that of a few tokens; within what Python text has.
+    assert!((4.5..6.0).contains(&validation.unigram_entropy), "{}", validation.unigram_entropy);
+
+    let shape = BatchShape { sequences: 2, context: 64, max_documents: 2 };
+    let stream = open(&out, &spec, shape, 4).unwrap();
+    assert!(stream.batch(1_000_000_000, 0, 0, 1).is_ok());
+}
+
+#[test]
+fn compressed_jsonl_and_text_files_give_the_same_shards() {
+    let Some(root) = stdlib() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let texts: Vec<String> = ["argparse.py", "ast.py", "bdb.py", "calendar.py", "cmd.py", "copy.py"]
+        .iter()
+        .map(|name| std::fs::read_to_string(root.join(name)).unwrap())
+        .collect();
+    let lines: Vec<Vec<u8>> = texts
+        .iter()
+        .map(|text| (serde_json::json!({"url": "x", "text": text}).to_string() + "\n").into_bytes())
+        .collect();
+    let (head, tail) = (lines[..3].concat(), lines[3..].concat());
+    let gzip = |bytes: &[u8]| {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        writer.write_all(bytes).unwrap();
+        writer.finish().unwrap()
+    };
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+    let mut results = Vec::new();
+    for (name, content) in [
+        ("a.jsonl", [head.clone(), tail.clone()].concat()),
+        // Two members, two frames: both formats may be concatenated.
+        ("a.jsonl.gz", [gzip(&head), gzip(&tail)].concat()),
+        ("a.jsonl.zst", [zstd(&head), zstd(&tail)].concat()),
+    ] {
+        let folder = dir.path().join(name.replace('.', "-"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(name), content).unwrap();
+        let spec = write_spec(&folder, &folder, &format!(r#"{{"name": "s", "globs": ["{name}"]}}"#));
+        let output = run(&spec, &folder.join("out"), "2");
+        assert!(output.status.success(), "{}", stderr(&output));
+        results.push(contents(&folder.join("out")));
+    }
+    let texts_folder = dir.path().join("texts");
+    std::fs::create_dir(&texts_folder).unwrap();
+    for (index, text) in texts.iter().enumerate() {
+        std::fs::write(texts_folder.join(format!("{index}.txt")), text).unwrap();
+    }
+    let spec = write_spec(&texts_folder, &texts_folder, r#"{"name": "s", "globs": ["*.txt"]}"#);
+    assert!(run(&spec, &texts_folder.join("out"), "2").status.success());
+    results.push(contents(&texts_folder.join("out")));
+    assert!(results.windows(2).all(|pair| pair[0]["s.train.bin"] == pair[1]["s.train.bin"]));
+    assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn exact_copies_stay_on_one_side_of_the_split() {
+    let dir = tempfile::tempdir().unwrap();
+    for copy in 0..3 {
+        let lines: String = (0..200).map(|n| format!("{{\"text\": \"document number {n}\"}}\n")).collect();
+        std::fs::write(dir.path().join(format!("{copy}.jsonl")), lines).unwrap();
+    }
+    let out = dir.path().join("out");
+    let mut spec = spec(
+        r#"{"tokenizer": {"vocab": 300}, "context": 8, "validation": {"fraction": 0.25},
+            "sources": [{"name": "a", "globs": ["[01].jsonl"]}, {"name": "b", "globs": ["2.jsonl"]}]}"#,
+    );
+    spec.root = dir.path().to_string_lossy().into_owned();
+    let manifest = build(&spec, &out, &()).unwrap().manifest;
+    let (a, b) = (&manifest.sources[0], &manifest.sources[1]);
+    assert_eq!(a.train.documents + a.validation.documents, 400);
+    assert_eq!(a.train.documents, 2 * b.train.documents);
+    assert_eq!(a.validation.documents, 2 * b.validation.documents);
+    // 200 draws of probability ¼: mean 50, standard deviation 6.
+    assert!((30..=70).contains(&b.validation.documents), "{}", b.validation.documents);
+}
+
+#[test]
+fn a_large_vocabulary_is_stored_in_four_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer =
+        llmc_corpus::output::ShardWriter::create(&dir.path().join("x"), Dtype::for_vocab(65_500)).unwrap();
+    writer.push(&[65_499, 7]).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(
+        std::fs::read(with_suffix(&dir.path().join("x"), ".bin")).unwrap(),
+        [0xDB, 0xFF, 0, 0, 7, 0, 0, 0]
+    );
+    // The layout of `indexed_dataset.py`, byte by byte: magic, version, code 4, one sequence, two
+    // entries, length 2, pointer 0, entries 0 and 1.
+    let mut expected = b"MMIDIDX\0\0".to_vec();
+    expected.extend(1u64.to_le_bytes());
+    expected.push(4);
+    expected.extend([1u64, 2].into_iter().flat_map(u64::to_le_bytes));
+    expected.extend(2i32.to_le_bytes());
+    expected.extend([0u64, 0, 1].into_iter().flat_map(u64::to_le_bytes));
+    assert_eq!(std::fs::read(with_suffix(&dir.path().join("x"), ".idx")).unwrap(), expected);
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_build_leaves_nothing() {
+    let Some(root) = stdlib() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let spec =
+        write_spec(dir.path(), &root, r#"{"name": "all", "globs": ["*.py", "email/*.py", "idlelib/*.py"]}"#);
+    let out = dir.path().join("out");
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_llmc-data"))
+        .args(["build", "--spec", &spec, "--out", &out.to_string_lossy()])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Until it has begun to write.
+    for _ in 0..2000 {
+        if out.join(".partial").join("tokenizer.json").exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let status = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    let left: Vec<_> = contents(&out).into_keys().collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -1,0 +1,261 @@
+//! The stream as a function of (specification, seed, sample number).
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use common::{Documents, spec, write_corpus};
+use llmc_corpus::{Stream, open};
+use llmc_plan::batch::{Batch, BatchShape, NO_SOURCE};
+use proptest::prelude::*;
+
+const END: u32 = 0;
+
+/// Documents of unique ids, so that a token tells where it came from. Ends with `END`.
+fn unique(lengths: &[usize], next: &mut u32) -> Documents {
+    lengths
+        .iter()
+        .map(|&length| {
+            let mut ids: Vec<u32> = (*next..*next + length as u32).collect();
+            *next += length as u32;
+            ids.push(END);
+            ids
+        })
+        .collect()
+}
+
+fn stream(
+    dir: &std::path::Path,
+    sources: &str,
+    mask: bool,
+    context: u32,
+    sequences: u32,
+    global: u64,
+) -> Stream {
+    let spec = spec(&format!(
+        r#"{{"tokenizer": {{"vocab": 300}}, "context": {context}, "seed": 7, "document_mask": {mask},
+            "sources": [{sources}]}}"#
+    ));
+    let shape = BatchShape { sequences, context, max_documents: 8 * sequences };
+    open(dir, &spec, shape, global).unwrap()
+}
+
+const ONE: &str = r#"{"name": "a", "globs": ["a"]}"#;
+const TWO: &str = r#"{"name": "a", "globs": ["a"]}, {"name": "b", "globs": ["b"], "weight": 0.25}"#;
+
+fn sequences_of(
+    stream: &Stream,
+    steps: std::ops::Range<u64>,
+    global: u64,
+    sequences: u64,
+    ranks: u64,
+) -> Vec<Vec<u32>> {
+    let mut rows = Vec::new();
+    for step in steps {
+        for micro_batch in 0..global / sequences / ranks {
+            for rank in 0..ranks {
+                let batch = stream.batch(step, micro_batch, rank, ranks).unwrap();
+                rows.extend(
+                    batch.ids.chunks((batch.ids.len() as u64 / sequences) as usize).map(<[u32]>::to_vec),
+                );
+            }
+        }
+    }
+    rows
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn an_epoch_holds_every_token_once(
+        lengths in prop::collection::vec(0usize..40, 1..30), context in 1u32..24, mask: bool
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut next = 1;
+        let documents = unique(&lengths, &mut next);
+        let tokens: usize = documents.iter().map(Vec::len).sum();
+        write_corpus(dir.path(), next, &[("a", documents, vec![])]);
+        let stream = stream(dir.path(), ONE, mask, context, 1, 1);
+        let (_, _, samples) = stream.sources()[0];
+        prop_assert_eq!(samples, (tokens as u64).div_ceil(u64::from(context)));
+        for epoch in 0..2 {
+            let mut seen = vec![0; next as usize];
+            for step in epoch * samples..(epoch + 1) * samples {
+                let batch = stream.batch(step, 0, 0, 1).unwrap();
+                for id in &batch.ids {
+                    seen[*id as usize] += 1;
+                }
+                check(&batch, mask, context as usize)?;
+                prop_assert_eq!(batch.weight(), stream.step_weight(step).unwrap());
+            }
+            prop_assert!(seen[1..].iter().all(|&count| count == 1));
+            let padding = samples as usize * context as usize - tokens;
+            prop_assert_eq!(seen[END as usize], lengths.len() + padding);
+        }
+    }
+
+    #[test]
+    fn the_layout_does_not_change_the_samples(
+        lengths in prop::collection::vec(1usize..60, 4..20), mask: bool, steps in 1u64..6
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut next = 1;
+        let (a, b) = (unique(&lengths, &mut next), unique(&lengths[..3], &mut next));
+        write_corpus(dir.path(), next, &[("a", a, vec![]), ("b", b, vec![])]);
+        let reference = sequences_of(&stream(dir.path(), TWO, mask, 8, 12, 12), 0..steps, 12, 12, 1);
+        for (sequences, ranks) in [(1, 1), (1, 12), (2, 3), (3, 4), (6, 2)] {
+            let other = stream(dir.path(), TWO, mask, 8, sequences as u32, 12);
+            prop_assert_eq!(&sequences_of(&other, 0..steps, 12, sequences, ranks), &reference);
+        }
+        // Resumed at any step, also with another global batch, the rest is the same.
+        let mut resumed = stream(dir.path(), TWO, mask, 8, 2, 4);
+        let cursor = stream(dir.path(), TWO, mask, 8, 12, 12).cursor(1).unwrap();
+        prop_assert_eq!(cursor.next_sample, 12);
+        resumed.resume(1, &cursor).unwrap();
+        prop_assert_eq!(&sequences_of(&resumed, 1..1 + 3 * (steps - 1), 4, 2, 2), &reference[12..].to_vec());
+    }
+}
+
+/// What must hold in any batch of unique ids.
+fn check(batch: &Batch, mask: bool, context: usize) -> Result<(), TestCaseError> {
+    let tokens = batch.ids.len();
+    prop_assert_eq!(batch.cu_seqlens[0], 0);
+    prop_assert_eq!(*batch.cu_seqlens.last().unwrap() as usize, tokens);
+    prop_assert!(batch.cu_seqlens.is_sorted());
+    for row in 0..tokens / context {
+        prop_assert!(batch.cu_seqlens.contains(&((row * context) as u32)));
+    }
+    for (at, &position) in batch.positions.iter().enumerate() {
+        let segment = batch.cu_seqlens.iter().rev().find(|&&start| start as usize <= at).unwrap();
+        prop_assert_eq!(position, at as u32 - segment);
+    }
+    for at in 0..tokens {
+        let (id, target) = (batch.ids[at], batch.targets[at]);
+        if batch.weights[at] == 1.0 && id != END && target != END {
+            prop_assert_eq!(target, id + 1);
+        }
+        if mask && id == END {
+            prop_assert_eq!(batch.weights[at], 0.0, "the end of a document has no target under a mask");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_document_mask_written_out() {
+    let dir = tempfile::tempdir().unwrap();
+    // 11 tokens: [1 2 E] [3 E] [4 5 6 7 8 E]
+    write_corpus(dir.path(), 9, &[("a", vec![vec![1, 2, 0], vec![3, 0], vec![4, 5, 6, 7, 8, 0]], vec![])]);
+    let spec = spec(
+        r#"{"tokenizer": {"vocab": 300}, "context": 8, "document_mask": true, "sources": [{"name": "a", "globs": ["a"]}]}"#,
+    );
+    let shape = BatchShape { sequences: 2, context: 8, max_documents: 6 };
+    let stream = open(dir.path(), &spec, shape, 2).unwrap();
+    let batch = stream.batch(0, 0, 0, 1).unwrap();
+    // The order of the two samples depends on the seed; put the full one first to compare.
+    let first = if batch.ids[0] == 1 { 0 } else { 8 };
+    assert_eq!(batch.ids[first..first + 8], [1, 2, 0, 3, 0, 4, 5, 6]);
+    assert_eq!(batch.targets[first..first + 8], [2, 0, 3, 0, 4, 5, 6, 7]);
+    assert_eq!(batch.weights[first..first + 8], [1., 1., 0., 1., 0., 1., 1., 1.]);
+    assert_eq!(batch.positions[first..first + 8], [0, 1, 2, 0, 1, 0, 1, 2]);
+    let last = 8 - first;
+    assert_eq!(batch.ids[last..last + 8], [7, 8, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(batch.weights[last..last + 8], [1., 1., 0., 0., 0., 0., 0., 0.]);
+    assert_eq!(batch.positions[last..last + 8], [0, 1, 2, 0, 1, 2, 3, 4]);
+    let expected = if first == 0 { [0, 3, 5, 8, 11, 16, 16] } else { [0, 3, 8, 11, 13, 16, 16] };
+    assert_eq!(batch.cu_seqlens, expected);
+    assert_eq!(stream.step_weight(0).unwrap(), 8.0);
+    assert_eq!(batch.merged_documents, 0);
+}
+
+#[test]
+fn documents_beyond_the_allowance_share_a_segment_and_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    write_corpus(dir.path(), 9, &[("a", vec![vec![1, 0]; 8], vec![])]);
+    let spec = spec(
+        r#"{"tokenizer": {"vocab": 300}, "context": 16, "document_mask": true, "sources": [{"name": "a", "globs": ["a"]}]}"#,
+    );
+    let shape = BatchShape { sequences: 1, context: 16, max_documents: 3 };
+    let batch = open(dir.path(), &spec, shape, 1).unwrap().batch(0, 0, 0, 1).unwrap();
+    assert_eq!(batch.cu_seqlens, [0, 2, 4, 16]);
+    assert_eq!(batch.merged_documents, 5);
+    assert_eq!(batch.weight(), 8.0);
+}
+
+#[test]
+fn validation_is_complete_and_the_same_for_every_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut next = 1;
+    let (train, a, b) = (unique(&[50], &mut next), unique(&[9, 30], &mut next), unique(&[17], &mut next));
+    let first_held_out = a[0][0];
+    write_corpus(dir.path(), next, &[("a", train.clone(), a), ("b", train, b)]);
+    let read = |seed: u64| -> Vec<Batch> {
+        let mut spec =
+            spec(&format!(r#"{{"tokenizer": {{"vocab": 300}}, "context": 8, "sources": [{TWO}]}}"#));
+        spec.seed = seed;
+        let shape = BatchShape { sequences: 4, context: 8, max_documents: 4 };
+        open(dir.path(), &spec, shape, 4).unwrap().validation().map(Result::unwrap).collect()
+    };
+    let batches = read(1);
+    assert_eq!(batches, read(2));
+    let mut ids: Vec<u32> =
+        batches.iter().flat_map(|b| b.ids.iter().copied()).filter(|&id| id != END).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (first_held_out..next).collect::<Vec<_>>());
+    // 41 + 18 tokens are 6 + 3 samples: three batches of four, three rows of padding.
+    let padding = batches.iter().flat_map(|b| &b.sources).filter(|&&s| s == NO_SOURCE).count();
+    assert_eq!((batches.len(), padding), (3, 3));
+    // One target is missing at the end of each of the two shards.
+    assert_eq!(batches.iter().map(Batch::weight).sum::<f64>(), 41.0 + 18.0 - 2.0);
+}
+
+#[test]
+fn a_source_that_runs_out_is_an_error_at_a_sample_known_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut next = 1;
+    let (a, b) = (unique(&[159], &mut next), unique(&[31], &mut next));
+    write_corpus(dir.path(), next, &[("a", a, vec![]), ("b", b, vec![])]);
+    let limited = r#"{"name": "a", "globs": ["a"], "weight": 3}, {"name": "b", "globs": ["b"], "weight": 1, "max_epochs": 2.5}"#;
+    let stream = stream(dir.path(), limited, false, 8, 1, 1);
+    // Two and a half times 4 samples of b, every fourth sample: about sample 40.
+    let available = stream.available_samples().unwrap();
+    assert!((39..=43).contains(&available), "{available}");
+    assert!(stream.batch(available - 1, 0, 0, 1).is_ok());
+    let error = stream.batch(available, 0, 0, 1).unwrap_err().to_string();
+    assert!(error.contains("source `b` is read 2.5 times"), "{error}");
+    assert!(stream.step_weight(available).is_err());
+}
+
+#[test]
+fn a_cursor_of_other_data_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    write_corpus(dir.path(), 9, &[("a", vec![vec![1, 2, 3, 0]], vec![])]);
+    let cursor = stream(dir.path(), ONE, false, 2, 1, 1).cursor(5).unwrap();
+    assert!(stream(dir.path(), ONE, false, 2, 1, 1).resume(5, &cursor).is_ok());
+    let error = stream(dir.path(), ONE, true, 2, 1, 1).resume(5, &cursor).unwrap_err().to_string();
+    assert!(error.contains("other data"), "{error}");
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    write_corpus(dir.path(), 9, &[("a", vec![vec![1, 2, 3, 0]], vec![])]);
+    let spec = spec(&format!(r#"{{"tokenizer": {{"vocab": 300}}, "context": 2, "sources": [{ONE}]}}"#));
+    let shape = BatchShape { sequences: 2, context: 2, max_documents: 2 };
+    for (shape, global) in [
+        (BatchShape { context: 4, ..shape }, 2),
+        (BatchShape { sequences: 0, ..shape }, 2),
+        (BatchShape { max_documents: 3, ..shape }, 2),
+        (BatchShape { max_documents: 0, ..shape }, 2),
+        (shape, 3),
+        (shape, 0),
+    ] {
+        assert!(open(dir.path(), &spec, shape, global).is_err(), "{shape:?} {global}");
+    }
+    let stream = open(dir.path(), &spec, shape, 4).unwrap();
+    assert!(stream.batch(0, 1, 1, 2).is_err());
+    assert!(stream.batch(0, 0, 0, 0).is_err());
+    assert!(stream.batch(0, 0, 2, 2).is_err());
+    assert!(stream.batch(u64::MAX, 0, 0, 1).is_err());
+    assert!(stream.batch(0, u64::MAX, 0, 1).is_err());
+}
