@@ -23,9 +23,11 @@ fn main() -> ExitCode {
 /// The libtorch folder, or the one sentence that says what to do.
 fn libtorch() -> Result<PathBuf, String> {
     let Some(root) = std::env::var_os("LIBTORCH").map(PathBuf::from) else {
-        return Err("LIBTORCH is not set: run `make libtorch`, which installs libtorch 2.11.0 into the user \
+        return Err(
+            "LIBTORCH is not set: run `make libtorch`, which installs libtorch 2.11.0 into the user \
                     cache and prints the value to export."
-            .into());
+                .into(),
+        );
     };
     if root.join("include/ATen/ops/_fused_adamw.h").is_file() {
         Ok(root)

@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape};
+use crate::plan::DType;
 
 /// Inputs: qkv `[n, (heads + 2·kv_heads)·head_dim]`, cumulative lengths `[d+1]`.
 /// Outputs: out `[n, heads·head_dim]`, log-sum-exp `[heads, n]` f32.
@@ -48,6 +49,11 @@ impl Spec for AttentionForward {
     fn flops(&self, _inputs: &[TensorType], _outputs: &[TensorType]) -> f64 {
         self.forward_flops()
     }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        let heads = (self.heads, self.kv_heads, self.head_dim);
+        workspace(backend, heads, self.context, inputs[0].dtype, false)
+    }
 }
 
 /// Inputs: dout `[n, heads·head_dim]`, qkv, out, log-sum-exp, cumulative lengths (as in the forward).
@@ -71,6 +77,11 @@ impl Spec for AttentionBackward {
 
     fn flops(&self, _inputs: &[TensorType], _outputs: &[TensorType]) -> f64 {
         2.5 * self.forward.forward_flops()
+    }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        let heads = (self.forward.heads, self.forward.kv_heads, self.forward.head_dim);
+        workspace(backend, heads, self.forward.context, inputs[1].dtype, true)
     }
 }
 
@@ -114,6 +125,11 @@ impl Spec for AttentionPartial {
         let products = if self.backward { 10.0 } else { 4.0 };
         products * visible * pairs * (self.heads * self.head_dim) as f64
     }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        let keys = inputs[1].extent(0) / self.sequences.max(1);
+        workspace(backend, (self.heads, self.kv_heads, self.head_dim), keys, inputs[0].dtype, self.backward)
+    }
 }
 
 /// Joins two partial results by their log-sum-exps, in place on the running one.
@@ -134,4 +150,22 @@ impl Spec for AttentionMerge {
         shape("running out", &outputs[0], &inputs[0].shape)?;
         shape("running lse", &outputs[1], &inputs[1].shape)
     }
+    fn workspace(&self, _backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        3 * inputs[1].bytes() // the joint log-sum-exp and a factor for either side
+    }
+}
+
+/// Bytes of the blocked loop over at most `keys` keys, heads = (query heads, key–value heads, width).
+fn workspace(backend: Backend, heads: (u64, u64, u64), keys: u64, dtype: DType, backward: bool) -> u64 {
+    let (queries, kv_heads, dim) = heads;
+    let (group, bytes) = (queries / kv_heads.max(1), math_bytes(dtype));
+    let (rows, chunk) = chunk::attention(backend, keys, group, kv_heads, bytes);
+    let lanes = group * chunk * rows;
+    let copies = if backward { 2 } else { 1 };
+    let scores = copies * lanes * keys;
+    let result = if backward { lanes.max(chunk * keys) } else { lanes } * dim;
+    let statistics_and_mask = 2 * lanes + rows * rows;
+    // Narrow formats: keys and values of a span, backward their gradients too, and the block's queries in f32.
+    let converted = if is_math(dtype) { 0 } else { copies * (2 * keys * chunk + lanes) * dim };
+    (scores + result + statistics_and_mask + converted) * bytes
 }

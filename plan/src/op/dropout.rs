@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes};
 
 /// Output: x, scaled by 1/(1−p) or zeroed in place. The backward pass is the same op on the gradient.
 /// No inputs.
@@ -25,5 +25,12 @@ impl Spec for Dropout {
 
     fn bytes(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         2 * outputs[0].bytes()
+    }
+
+    fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        let (x, bytes) = (&outputs[0], math_bytes(outputs[0].dtype));
+        // The factors in f32; beside them the factors in f64 for f64, or x in f32 for narrow formats.
+        let beside = if is_math(x.dtype) && bytes == 4 { 0 } else { bytes };
+        chunk::flat(backend, x.elements(), bytes) * (4 + beside)
     }
 }

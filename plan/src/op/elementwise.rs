@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
 
 /// Inputs: a, b of one shape. Output: a + b; may be a or b itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,11 @@ impl Spec for Accumulate {
 
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         inputs[0].bytes() + 2 * outputs[0].bytes()
+    }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        let (n, bytes) = (inputs[0].elements(), outputs[0].dtype.bytes());
+        if inputs[0].dtype == outputs[0].dtype { 0 } else { chunk::flat(backend, n, bytes) * bytes }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
 
 /// Inputs: weight `[v, h]`, ids `[n]`. Output: x `[n, h]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,5 +39,10 @@ impl Spec for EmbeddingBackward {
 
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         inputs[0].bytes() + 2 * inputs[0].elements() * outputs[0].dtype.bytes()
+    }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        let (n, row) = (inputs[0].extent(0), inputs[0].extent(1) * outputs[0].dtype.bytes());
+        if inputs[0].dtype == outputs[0].dtype { 0 } else { chunk::rows(backend, n, row) * row }
     }
 }

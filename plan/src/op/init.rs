@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
 
 /// Output: one parameter. The values come from the parameter's `ParamSpec` (Philox keyed by seed, name and
 /// global element index), so they are the same under every layout. No inputs.
@@ -16,6 +16,11 @@ impl Spec for Initialise {
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (0, 1))
+    }
+
+    fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        // A block of f32 values on their way from the host.
+        4 * chunk::flat(backend, outputs[0].elements(), 4)
     }
 }
 

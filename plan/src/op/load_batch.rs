@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, shape};
 
 /// Outputs: ids `[n]` i64, targets `[n]` i64, positions `[n]` i64, cumulative lengths `[d+1]` i32 padded with
 /// the last value, loss weights `[n]` f32; n = sequences·context. No inputs.
@@ -26,5 +26,10 @@ impl Spec for LoadBatch {
             shape(name, &outputs[index], &[n])?;
         }
         Ok(())
+    }
+
+    fn workspace(&self, _backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        // One array of 64-bit ids or lengths on its way from the host.
+        8 * outputs.iter().map(TensorType::elements).max().unwrap_or(0)
     }
 }

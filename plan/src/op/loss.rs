@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape};
 
 /// Inputs: targets `[n]`, weights `[n]`, inverse weight `[1]` f32 (1/Σ w of the step).
 /// Outputs: logits `[n, v]`, replaced in place by their gradient (softmax − onehot)·w·inverse weight;
@@ -29,6 +29,10 @@ impl Spec for CrossEntropyTrain {
     fn bytes(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         2 * outputs[0].bytes()
     }
+
+    fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        workspace(backend, &outputs[0], self.vocab, !is_math(outputs[0].dtype))
+    }
 }
 
 /// Inputs: logits `[n, v]`, targets `[n]`, weights `[n]`. Output: loss sum `[1]` f32, Σ w·nll added.
@@ -48,4 +52,15 @@ impl Spec for CrossEntropyEval {
         shape("targets", &inputs[1], &[inputs[0].extent(0)])?;
         shape("loss sum", &outputs[0], &[1])
     }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        workspace(backend, &inputs[0], self.vocab, true)
+    }
+}
+
+/// Three numbers and two f64 a row of a block, and a copy of the block's logits unless they are used up in place.
+fn workspace(backend: Backend, logits: &TensorType, vocab: u64, copy: bool) -> u64 {
+    let bytes = math_bytes(logits.dtype);
+    let rows = chunk::loss(backend, logits.extent(0), vocab, bytes);
+    rows * (3 * bytes + 16 + if copy { vocab * bytes } else { 0 })
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::DType;
 
 mod attention;
+pub mod chunk;
 mod collective;
 mod copy;
 mod dropout;
@@ -199,6 +200,16 @@ ops! {
     Copy = "copy",
     Quantise = "quantise",
     Snapshot = "snapshot",
+}
+
+/// Bytes of an element while it is computed on: f64 stays, every narrower float becomes f32.
+fn math_bytes(dtype: DType) -> u64 {
+    if dtype == DType::F64 { 8 } else { 4 }
+}
+
+/// Whether elements are computed on where they lie, without a converted copy.
+fn is_math(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F64)
 }
 
 /// Refuses a wrong operand count with both figures.

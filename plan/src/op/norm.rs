@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape};
 
 /// Inputs: x `[n, h]`, weight `[h]`. Outputs: y `[n, h]`, rstd `[n]` f32.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,11 @@ impl Spec for NormForward {
         shape("weight", &inputs[1], &[inputs[0].extent(1)])?;
         shape("y", &outputs[0], &inputs[0].shape)?;
         shape("rstd", &outputs[1], &[inputs[0].extent(0)])
+    }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        // Narrow formats: x and y of a block, and the weight, in f32.
+        if is_math(inputs[0].dtype) { 0 } else { block(backend, &inputs[0], 2, 0) + 4 * inputs[1].elements() }
     }
 }
 
@@ -42,6 +47,15 @@ impl Spec for NormBackwardInput {
         shape("x", &inputs[1], &inputs[0].shape)?;
         shape("dx", &outputs[0], &inputs[0].shape)
     }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        // g and a product; narrow formats also x and the weight in f32. One mean a row.
+        if is_math(inputs[0].dtype) {
+            block(backend, &inputs[0], 2, 1)
+        } else {
+            block(backend, &inputs[0], 3, 1) + 4 * inputs[2].elements()
+        }
+    }
 }
 
 /// Inputs: dy `[n, h]`, x `[n, h]`, rstd `[n]`. Output: weight gradient `[h]`, accumulated: Σₙ dy·x·rstd.
@@ -58,4 +72,14 @@ impl Spec for NormBackwardWeight {
         shape("x", &inputs[1], &inputs[0].shape)?;
         shape("gradient", &outputs[0], &[inputs[0].extent(1)])
     }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        block(backend, &inputs[0], if is_math(inputs[0].dtype) { 1 } else { 2 }, 0)
+    }
+}
+
+/// Bytes of `wide` rows of `x` and `scalars` numbers for each row of a block.
+fn block(backend: Backend, x: &TensorType, wide: u64, scalars: u64) -> u64 {
+    let (n, h, bytes) = (x.extent(0), x.extent(1), math_bytes(x.dtype));
+    chunk::norm(backend, n, h, bytes) * (wide * h + scalars) * bytes
 }

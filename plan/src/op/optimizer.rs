@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
 use crate::plan::OptimizerKind;
 
 /// Inputs: gradient, learning rate `[1]`, gradient scale `[1]`, skip flag `[1]`, step number `[1]` (from 1).
@@ -57,5 +57,20 @@ impl Spec for Optimize {
 
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         inputs[0].bytes() + 2 * outputs.iter().map(TensorType::bytes).sum::<u64>()
+    }
+
+    fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        let parameter = &outputs[0];
+        let flat = chunk::flat(backend, parameter.elements(), 4);
+        match (self.kind, parameter.shape.as_slice()) {
+            (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, _) => 0, // the fused kernel
+            (OptimizerKind::Lion, _) => 8 * flat,                       // gradient and update of a block
+            (OptimizerKind::Adafactor, [rows, columns]) => {
+                // Gradient and squares of a block, a block's and all column sums, row means.
+                let block = (flat / columns.max(&1)).clamp(1, (*rows).max(1));
+                8 * block * columns + 8 * columns + 4 * rows
+            }
+            (OptimizerKind::Adafactor, _) => 12 * parameter.elements(),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
 
 /// Input: x. Outputs: x in 8 bits, scale `[1]` f32 (the largest magnitude ÷ the format's largest value).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,5 +17,9 @@ impl Spec for Quantise {
         arity(inputs, outputs, (1, 2))?;
         shape("quantised", &outputs[0], &inputs[0].shape)?;
         shape("scale", &outputs[1], &[1])
+    }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        4 * chunk::flat(backend, inputs[0].elements(), 4)
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
 
 /// Input: gradient. Output: squared norm `[1]` f32, added to (elements summed in f64 inside).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,6 +16,10 @@ impl Spec for SquaredNorm {
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (1, 1))?;
         shape("squared norm", &outputs[0], &[1])
+    }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        8 * chunk::flat(backend, inputs[0].elements(), 8)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape};
 
 /// Inputs: cosine and sine tables `[context, head_dim/2]`, positions `[n]`.
 /// Output: qkv `[n, (heads + 2·kv_heads)·head_dim]`, rotated in place (queries and keys only).
@@ -33,5 +33,14 @@ impl Spec for RopeRotate {
         let rotated = self.heads + self.kv_heads;
         let all = self.heads + 2 * self.kv_heads;
         2 * outputs[0].bytes() * rotated / all.max(1)
+    }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        let (rotated, half) = (self.heads + self.kv_heads, self.head_dim / 2);
+        let (width, bytes) = (rotated * self.head_dim, math_bytes(outputs[0].dtype));
+        let rows = chunk::rope(backend, inputs[2].elements(), width, bytes);
+        // cos, sin, −sin and one product; narrow formats also the rotated heads in f32.
+        let copy = if is_math(outputs[0].dtype) { 0 } else { width };
+        rows * (3 * half + rotated * half + copy) * bytes
     }
 }

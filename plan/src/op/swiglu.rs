@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape};
 
 /// Input: gate_up `[n, 2f]`. Output: product `[n, f]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,6 +16,11 @@ impl Spec for SwigluForward {
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (1, 1))?;
         shape("product", &outputs[0], &[inputs[0].extent(0), inputs[0].extent(1) / 2])
+    }
+
+    fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        // Narrow formats: gate and up of a block in f32.
+        if is_math(outputs[0].dtype) { 0 } else { 2 * block(backend, &outputs[0]) }
     }
 }
 
@@ -36,4 +41,15 @@ impl Spec for SwigluBackward {
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         inputs[0].bytes() + 2 * outputs[0].bytes()
     }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        // silu(gate) and dy·up; narrow formats also gate and dy in f32.
+        if is_math(inputs[0].dtype) { 2 * block(backend, &inputs[0]) } else { 4 * block(backend, &inputs[0]) }
+    }
+}
+
+/// Bytes of a block of rows of width f.
+fn block(backend: Backend, product: &TensorType) -> u64 {
+    let (n, f, bytes) = (product.extent(0), product.extent(1), math_bytes(product.dtype));
+    chunk::swiglu(backend, n, f, bytes) * f * bytes
 }

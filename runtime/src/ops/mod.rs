@@ -1,26 +1,36 @@
 //! Op executors: plain functions over tensors, forward and backward written out by hand.
 //!
 //! Callers hold a no-grad guard. Results land in the given output tensors (views into an arena), never in new
-//! ones. What an op allocates on the way lives until it returns at most, and the `*_temporaries` function beside
-//! it gives the peak in bytes on the CPU, leaving out scalars (under 4 KiB together). Row loops keep working sets
-//! near [`CHUNK_BYTES`], which also keeps them in cache. Reductions have a fixed order: equal inputs, shapes
-//! and thread count give equal bits.
+//! ones. What an op allocates on the way is gone when it returns, and its peak is the `workspace` that the op's
+//! file in `llmc_plan::op` declares, give or take 4 KiB of scalars; loops are cut by `llmc_plan::op::chunk` on
+//! both sides. Reductions have a fixed order: equal inputs, shapes and thread count give equal bits.
 //!
-//! `math` dtype below: what an op computes in, f32 for f32 and bf16 operands, f64 for f64.
+//! "Math" dtype below: what an op computes in, f32 for f32 and bf16 operands, f64 for f64.
 //!
 //! Not here: which op runs when, what buffer it uses (the `Program`), CUDA kernels.
 
-use tch::{Kind, Tensor};
+use llmc_plan::op::Backend;
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 
-pub mod linear;
-pub mod norm;
-pub mod residual;
-pub mod swiglu;
+mod attention;
+mod dropout;
+mod elementwise;
+mod embedding;
+mod execute;
+mod gemm;
+mod init;
+mod loss;
+mod norm;
+mod optimizer;
+pub mod philox;
+mod quantise;
+mod reduce;
+pub mod rope;
+mod swiglu;
 
-/// Working set that a row loop aims at: half of a server core's L2 cache.
-pub const CHUNK_BYTES: i64 = 1 << 20;
+pub use execute::{Context, Host, execute};
 
 /// The dtype an op computes in for operands of `kind`: f64 for f64, else f32.
 pub fn math_kind(kind: Kind) -> Kind {
@@ -28,27 +38,37 @@ pub fn math_kind(kind: Kind) -> Kind {
 }
 
 /// Bytes of one element of the math dtype.
-pub fn math_bytes(kind: Kind) -> i64 {
-    size_of_kind(math_kind(kind))
-}
-
-/// Bytes of one element.
-pub fn size_of_kind(kind: Kind) -> i64 {
-    i64::try_from(kind.elt_size_in_bytes()).unwrap_or(i64::MAX)
+fn math_bytes(kind: Kind) -> u64 {
+    if kind == Kind::Double { 8 } else { 4 }
 }
 
 /// Whether operands of `kind` are computed on directly, without a converted copy.
-pub fn is_math(kind: Kind) -> bool {
+fn is_math(kind: Kind) -> bool {
     kind == math_kind(kind)
 }
 
-/// Rows a chunk holds when a row takes `row_bytes` of working set: at least 1, at most `rows`.
-pub fn chunk_rows(rows: i64, row_bytes: i64) -> i64 {
-    (CHUNK_BYTES / row_bytes.max(1)).clamp(1, rows.max(1))
+/// The back end whose block sizes apply to `t`.
+fn backend(t: &Tensor) -> Backend {
+    if matches!(t.device(), Device::Cuda(_)) { Backend::Cuda } else { Backend::Cpu }
 }
 
-/// `(start, length)` of consecutive chunks of `step` over `total`.
-pub fn chunks(total: i64, step: i64) -> impl Iterator<Item = (i64, i64)> {
+/// A tensor extent as the plan counts it; libtorch extents are never negative.
+fn unsigned(extent: i64) -> u64 {
+    u64::try_from(extent).unwrap_or(0)
+}
+
+/// A block size as libtorch counts it.
+fn signed(extent: u64) -> i64 {
+    i64::try_from(extent).unwrap_or(i64::MAX)
+}
+
+/// Elements of a tensor.
+fn elements(t: &Tensor) -> i64 {
+    t.size().iter().product()
+}
+
+/// `(start, length)` of consecutive blocks of `step` over `total`.
+fn blocks(total: i64, step: i64) -> impl Iterator<Item = (i64, i64)> {
     let step = step.max(1);
     std::iter::successors(Some(0), move |at| Some(at + step))
         .take_while(move |at| *at < total)
@@ -56,28 +76,28 @@ pub fn chunks(total: i64, step: i64) -> impl Iterator<Item = (i64, i64)> {
 }
 
 /// Uninitialised scratch beside `like`.
-pub(crate) fn scratch(like: &Tensor, shape: &[i64], kind: Kind) -> Result<Tensor> {
+fn scratch(like: &Tensor, shape: &[i64], kind: Kind) -> Result<Tensor> {
     Ok(Tensor::f_empty(shape, (kind, like.device()))?)
 }
 
-/// The scalar or shape that an op needs, or an error that names the op.
-pub(crate) fn operand(ok: bool, op: &'static str, problem: impl FnOnce() -> String) -> Result<()> {
+/// An error that names the op unless `ok`.
+fn require(ok: bool, op: &'static str, problem: impl FnOnce() -> String) -> Result<()> {
     if ok { Ok(()) } else { Err(Error::Operand { op, problem: problem() }) }
 }
 
 /// `[rows, columns]` of a matrix.
-pub(crate) fn matrix(t: &Tensor, op: &'static str) -> Result<(i64, i64)> {
+fn matrix(t: &Tensor, op: &'static str) -> Result<(i64, i64)> {
     t.size2().map_err(|_| Error::Operand { op, problem: format!("expected a matrix, found {:?}", t.size()) })
 }
 
 /// Checks a shape.
-pub(crate) fn expect_shape(t: &Tensor, shape: &[i64], op: &'static str, name: &str) -> Result<()> {
+fn expect_shape(t: &Tensor, shape: &[i64], op: &'static str, name: &str) -> Result<()> {
     let found = t.size();
-    operand(found == shape, op, || format!("{name} must be {shape:?}, found {found:?}"))
+    require(found == shape, op, || format!("{name} must be {shape:?}, is {found:?}"))
 }
 
 /// Copies `src` into the leading rows of `buffer` in the buffer's dtype and returns that view.
-pub(crate) fn load(buffer: &Tensor, src: &Tensor) -> Result<Tensor> {
+fn load(buffer: &Tensor, src: &Tensor) -> Result<Tensor> {
     let rows = src.size().first().copied().unwrap_or(0);
     let mut view = buffer.f_narrow(0, 0, rows)?;
     view.f_copy_(src)?;
@@ -85,6 +105,6 @@ pub(crate) fn load(buffer: &Tensor, src: &Tensor) -> Result<Tensor> {
 }
 
 /// `t` itself when it has the math dtype, else a converted copy (small tensors only: weights of a norm).
-pub(crate) fn in_math(t: &Tensor) -> Result<Tensor> {
+fn in_math(t: &Tensor) -> Result<Tensor> {
     if is_math(t.kind()) { Ok(t.shallow_clone()) } else { Ok(t.f_to_kind(math_kind(t.kind()))?) }
 }

@@ -1,30 +1,32 @@
 //! RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467): `out = x · rstd · w`, `rstd = 1/√(mean(x²) + ε)`.
 
+use llmc_plan::op::chunk;
 use tch::{Kind, Tensor};
 
-use super::{chunk_rows, chunks, expect_shape, in_math, is_math, load, math_bytes, math_kind, matrix, scratch};
+use super::{backend, blocks, expect_shape, in_math, is_math, load, math_bytes, math_kind, matrix, scratch};
+use super::{signed, unsigned};
 use crate::error::Result;
 
-const FORWARD: &str = "rms_norm.forward";
-const BACKWARD_INPUT: &str = "rms_norm.backward_input";
-const BACKWARD_WEIGHT: &str = "rms_norm.backward_weight";
+const FORWARD: &str = "norm.forward";
+const BACKWARD_INPUT: &str = "norm.backward_input";
+const BACKWARD_WEIGHT: &str = "norm.backward_weight";
 
-/// Bytes a row of the loop works on: three math-dtype rows in every variant.
-fn rows_per_chunk(n: i64, h: i64, kind: Kind) -> i64 {
-    chunk_rows(n, 3 * h * math_bytes(kind))
+/// Rows of a block of the loops over `x` `[n, h]`.
+fn block_rows(x: &Tensor, n: i64, h: i64) -> i64 {
+    signed(chunk::norm(backend(x), unsigned(n), unsigned(h), math_bytes(x.kind())))
 }
 
 /// Normalises `x` `[n, h]` with `weight` `[h]` into `out` `[n, h]`; keeps `rstd` `[n]` (math dtype) for backward.
-pub fn forward(x: &Tensor, weight: &Tensor, eps: f64, out: &Tensor, rstd: &Tensor) -> Result<()> {
+pub(super) fn forward(x: &Tensor, weight: &Tensor, eps: f64, out: &Tensor, rstd: &Tensor) -> Result<()> {
     let (n, h) = matrix(x, FORWARD)?;
     expect_shape(weight, &[h], FORWARD, "weight")?;
     expect_shape(out, &[n, h], FORWARD, "out")?;
     expect_shape(rstd, &[n], FORWARD, "rstd")?;
-    let step = rows_per_chunk(n, h, x.kind());
+    let step = block_rows(x, n, h);
     let direct = is_math(x.kind());
     let weight = in_math(weight)?;
     let work = if direct { None } else { Some(scratch(x, &[2, step, h], math_kind(x.kind()))?) };
-    for (start, rows) in chunks(n, step) {
+    for (start, rows) in blocks(n, step) {
         let (xc, oc) = (x.f_narrow(0, start, rows)?, out.f_narrow(0, start, rows)?);
         let mut r = rstd.f_narrow(0, start, rows)?.f_view([rows, 1])?;
         let (xm, mut om) = match &work {
@@ -43,14 +45,9 @@ pub fn forward(x: &Tensor, weight: &Tensor, eps: f64, out: &Tensor, rstd: &Tenso
     Ok(())
 }
 
-/// Peak temporary bytes of [`forward`] on the CPU: none in f32 and f64; in bf16 two f32 chunks and the weight.
-pub fn forward_temporaries(n: i64, h: i64, kind: Kind) -> i64 {
-    if is_math(kind) { 0 } else { (2 * rows_per_chunk(n, h, kind) * h + h) * math_bytes(kind) }
-}
-
 /// Gradient with respect to the input, with `a = dy·w` and `k = mean(a·x)·rstd²`: `dx = rstd·a − x·k·rstd`.
 /// Written to `dx` `[n, h]`, or added to it when `accumulate` (the residual branch that joins here).
-pub fn backward_input(
+pub(super) fn backward_input(
     dy: &Tensor,
     x: &Tensor,
     weight: &Tensor,
@@ -64,11 +61,11 @@ pub fn backward_input(
     expect_shape(rstd, &[n], BACKWARD_INPUT, "rstd")?;
     expect_shape(dx, &[n, h], BACKWARD_INPUT, "dx")?;
     let kind = x.kind();
-    let step = rows_per_chunk(n, h, kind);
+    let step = block_rows(x, n, h);
     let weight = in_math(weight)?;
     let work = scratch(x, &[backward_buffers(kind), step, h], math_kind(kind))?;
     let k = scratch(x, &[step, 1], math_kind(kind))?;
-    for (start, rows) in chunks(n, step) {
+    for (start, rows) in blocks(n, step) {
         let r = rstd.f_narrow(0, start, rows)?.f_view([rows, 1])?;
         let xc = x.f_narrow(0, start, rows)?;
         let dyc = dy.f_narrow(0, start, rows)?;
@@ -109,25 +106,18 @@ fn backward_buffers(kind: Kind) -> i64 {
     if is_math(kind) { 2 } else { 3 }
 }
 
-/// Peak temporary bytes of [`backward_input`] on the CPU.
-pub fn backward_input_temporaries(n: i64, h: i64, kind: Kind) -> i64 {
-    let rows = rows_per_chunk(n, h, kind);
-    let weight = if is_math(kind) { 0 } else { h };
-    (backward_buffers(kind) * rows * h + rows + weight) * math_bytes(kind)
-}
-
 /// Adds the weight gradient `Σ_rows dy·x·rstd` to `dw` `[h]` (math dtype).
-pub fn backward_weight(dy: &Tensor, x: &Tensor, rstd: &Tensor, dw: &Tensor) -> Result<()> {
+pub(super) fn backward_weight(dy: &Tensor, x: &Tensor, rstd: &Tensor, dw: &Tensor) -> Result<()> {
     let (n, h) = matrix(x, BACKWARD_WEIGHT)?;
     expect_shape(dy, &[n, h], BACKWARD_WEIGHT, "dy")?;
     expect_shape(rstd, &[n], BACKWARD_WEIGHT, "rstd")?;
     expect_shape(dw, &[h], BACKWARD_WEIGHT, "dw")?;
     let kind = x.kind();
-    let step = rows_per_chunk(n, h, kind);
+    let step = block_rows(x, n, h);
     let buffers = if is_math(kind) { 1 } else { 2 };
     let work = scratch(x, &[buffers, step, h], math_kind(kind))?;
     let mut dw = dw.shallow_clone();
-    for (start, rows) in chunks(n, step) {
+    for (start, rows) in blocks(n, step) {
         let (dyc, xc) = (dy.f_narrow(0, start, rows)?, x.f_narrow(0, start, rows)?);
         let mut p = work.f_get(0)?.f_narrow(0, 0, rows)?;
         if is_math(kind) {
@@ -139,10 +129,4 @@ pub fn backward_weight(dy: &Tensor, x: &Tensor, rstd: &Tensor, dw: &Tensor) -> R
         let _ = dw.f_addmv_(&p.f_transpose(0, 1)?, &rstd.f_narrow(0, start, rows)?)?;
     }
     Ok(())
-}
-
-/// Peak temporary bytes of [`backward_weight`] on the CPU.
-pub fn backward_weight_temporaries(n: i64, h: i64, kind: Kind) -> i64 {
-    let buffers = if is_math(kind) { 1 } else { 2 };
-    buffers * rows_per_chunk(n, h, kind) * h * math_bytes(kind)
 }

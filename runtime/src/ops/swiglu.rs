@@ -1,33 +1,35 @@
 //! SwiGLU (Shazeer 2020, arXiv 2002.05202) on the packed product `gate_up` `[n, 2f]`: `out = silu(gate)·up`.
 
+use llmc_plan::op::chunk;
 use tch::{Kind, Tensor};
 
-use super::{chunk_rows, chunks, expect_shape, is_math, load, math_bytes, math_kind, matrix, operand, scratch};
+use super::{backend, blocks, expect_shape, is_math, load, math_bytes, math_kind, matrix, require, scratch};
+use super::{signed, unsigned};
 use crate::error::Result;
 
 const FORWARD: &str = "swiglu.forward";
 const BACKWARD: &str = "swiglu.backward";
 
-/// Working set of a row: gate, up and two results, in the math dtype.
-fn rows_per_chunk(n: i64, f: i64, kind: Kind) -> i64 {
-    chunk_rows(n, 4 * f * math_bytes(kind))
+/// Rows of a block of the loops over `gate_up` `[n, 2f]`.
+fn block_rows(gate_up: &Tensor, n: i64, f: i64) -> i64 {
+    signed(chunk::swiglu(backend(gate_up), unsigned(n), unsigned(f), math_bytes(gate_up.kind())))
 }
 
 /// Half the columns of the packed matrix.
 fn width(gate_up: &Tensor, op: &'static str) -> Result<(i64, i64)> {
     let (n, packed) = matrix(gate_up, op)?;
-    operand(packed % 2 == 0, op, || format!("gate_up must have an even width, found {packed}"))?;
+    require(packed % 2 == 0, op, || format!("gate_up must have an even width, found {packed}"))?;
     Ok((n, packed / 2))
 }
 
 /// `out` `[n, f]` = silu of the first half of `gate_up` `[n, 2f]` times its second half.
-pub fn forward(gate_up: &Tensor, out: &Tensor) -> Result<()> {
+pub(super) fn forward(gate_up: &Tensor, out: &Tensor) -> Result<()> {
     let (n, f) = width(gate_up, FORWARD)?;
     expect_shape(out, &[n, f], FORWARD, "out")?;
     let kind = gate_up.kind();
-    let step = rows_per_chunk(n, f, kind);
+    let step = block_rows(gate_up, n, f);
     let work = if is_math(kind) { None } else { Some(scratch(out, &[2, step, f], math_kind(kind))?) };
-    for (start, rows) in chunks(n, step) {
+    for (start, rows) in blocks(n, step) {
         let packed = gate_up.f_narrow(0, start, rows)?;
         let (gate, up) = (packed.f_narrow(1, 0, f)?, packed.f_narrow(1, f, f)?);
         let mut oc = out.f_narrow(0, start, rows)?;
@@ -47,21 +49,16 @@ pub fn forward(gate_up: &Tensor, out: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Peak temporary bytes of [`forward`] on the CPU: none in f32 and f64, two f32 chunks in bf16.
-pub fn forward_temporaries(n: i64, f: i64, kind: Kind) -> i64 {
-    if is_math(kind) { 0 } else { 2 * rows_per_chunk(n, f, kind) * f * math_bytes(kind) }
-}
-
 /// `d_gate = dy·up·silu'(gate)` and `d_up = dy·silu(gate)` into `d_gate_up` `[n, 2f]`, which may be `gate_up`
 /// itself. `dy` is `[n, f]`.
-pub fn backward(dy: &Tensor, gate_up: &Tensor, d_gate_up: &Tensor) -> Result<()> {
+pub(super) fn backward(dy: &Tensor, gate_up: &Tensor, d_gate_up: &Tensor) -> Result<()> {
     let (n, f) = width(gate_up, BACKWARD)?;
     expect_shape(dy, &[n, f], BACKWARD, "dy")?;
     expect_shape(d_gate_up, &[n, 2 * f], BACKWARD, "d_gate_up")?;
     let kind = gate_up.kind();
-    let step = rows_per_chunk(n, f, kind);
+    let step = block_rows(gate_up, n, f);
     let work = scratch(dy, &[backward_buffers(kind), step, f], math_kind(kind))?;
-    for (start, rows) in chunks(n, step) {
+    for (start, rows) in blocks(n, step) {
         let (packed, d_packed) = (gate_up.f_narrow(0, start, rows)?, d_gate_up.f_narrow(0, start, rows)?);
         let (mut gate, mut up) = (packed.f_narrow(1, 0, f)?, packed.f_narrow(1, f, f)?);
         let (mut d_gate, mut d_up) = (d_packed.f_narrow(1, 0, f)?, d_packed.f_narrow(1, f, f)?);
@@ -90,9 +87,4 @@ pub fn backward(dy: &Tensor, gate_up: &Tensor, d_gate_up: &Tensor) -> Result<()>
 
 fn backward_buffers(kind: Kind) -> i64 {
     if is_math(kind) { 2 } else { 4 }
-}
-
-/// Peak temporary bytes of [`backward`] on the CPU.
-pub fn backward_temporaries(n: i64, f: i64, kind: Kind) -> i64 {
-    backward_buffers(kind) * rows_per_chunk(n, f, kind) * f * math_bytes(kind)
 }

@@ -16,7 +16,11 @@ pub fn bar(kind: Kind) -> f64 {
 
 /// Runs `formula` on f64 copies of `inputs` with autograd and returns its output and the gradients of
 /// `Σ output·dy` with respect to each input.
-pub fn autograd(inputs: &[&Tensor], dy: &Tensor, formula: impl Fn(&[Tensor]) -> Tensor) -> (Tensor, Vec<Tensor>) {
+pub fn autograd(
+    inputs: &[&Tensor],
+    dy: &Tensor,
+    formula: impl Fn(&[Tensor]) -> Tensor,
+) -> (Tensor, Vec<Tensor>) {
     tch::with_grad(|| {
         let leaves: Vec<Tensor> =
             inputs.iter().map(|t| t.detach().to_kind(Kind::Double).copy().set_requires_grad(true)).collect();
@@ -38,19 +42,8 @@ pub fn assert_close(name: &str, got: &Tensor, want: &Tensor, kind: Kind) {
     compare(name, got, want, kind).unwrap_or_else(|problem| panic!("{problem}"));
 }
 
-/// Asserts that `measured` temporary bytes are what the formula says, within 4 KiB for scalars.
-pub fn assert_temporaries(name: &str, measured: u64, formula: i64, kind: Kind) {
-    let difference = measured as i64 - formula;
-    assert!(difference.abs() <= 4096, "{name} in {kind:?}: {measured} temporary bytes, formula says {formula}");
-}
-
 /// f64, f32 and bf16.
 pub const KINDS: [Kind; 3] = [Kind::Double, Kind::Float, Kind::BFloat16];
-
-/// Uninitialised-looking output: filled with NaN, so that an element an op forgets shows.
-pub fn unset(shape: &[i64], kind: Kind) -> Tensor {
-    Tensor::full(shape, f64::NAN, (kind, tch::Device::Cpu))
-}
 
 /// The checker must catch a wrong gradient: here silu' without its second term, a scale, a transposed sign.
 #[test]

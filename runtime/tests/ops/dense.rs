@@ -1,10 +1,11 @@
-//! RMSNorm, linear, SwiGLU, residual plumbing.
+//! RMSNorm, GEMM, SwiGLU, elementwise ops, embedding.
 
-use llmc_runtime::ops::{linear, math_kind, norm, residual, swiglu};
-use tch::{Kind, Tensor};
+use llmc_plan::op;
+use llmc_runtime::ops::math_kind;
+use tch::{Device, Kind, Tensor};
 
-use crate::check::{KINDS, assert_close, assert_temporaries, autograd, unset};
-use crate::support::{bench, randn, temporaries};
+use crate::check::{KINDS, assert_close, autograd};
+use crate::support::{bench, randn, refused, run, unset};
 
 fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Tensor {
     x * (x.square().mean_dim(-1, true, Kind::Double) + eps).rsqrt() * w
@@ -14,64 +15,50 @@ fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Tensor {
 fn norm_matches_autograd() {
     let _bench = bench();
     for kind in KINDS {
-        // One chunk, and many chunks with a short last one.
+        // One block, and many blocks with a short last one.
         for (n, h) in [(5, 24), (1031, 264)] {
             let (x, w, dy) = (randn(&[n, h], kind), randn(&[h], kind), randn(&[n, h], kind));
             let (want, grads) = autograd(&[&x, &w], &dy, |t| rms_norm(&t[0], &t[1], 1e-5));
             let (out, rstd) = (unset(&[n, h], kind), unset(&[n], math_kind(kind)));
-            let (peak, done) = temporaries(|| norm::forward(&x, &w, 1e-5, &out, &rstd));
-            done.expect("forward");
-            assert_temporaries("norm.forward", peak, norm::forward_temporaries(n, h, kind), kind);
-            assert_close("norm.out", &out, &want, kind);
+            run(op::NormForward { eps: 1e-5 }, &[&x, &w], &[&out, &rstd]);
+            assert_close("out", &out, &want, kind);
 
             let dx = unset(&[n, h], kind);
-            let (peak, done) = temporaries(|| norm::backward_input(&dy, &x, &w, &rstd, &dx, false));
-            done.expect("backward_input");
-            assert_temporaries("norm.dx", peak, norm::backward_input_temporaries(n, h, kind), kind);
-            assert_close("norm.dx", &dx, &grads[0], kind);
-            norm::backward_input(&dy, &x, &w, &rstd, &dx, true).expect("accumulate");
-            assert_close("norm.dx twice", &dx, &(&grads[0] * 2.0), kind);
+            run(op::NormBackwardInput { accumulate: false }, &[&dy, &x, &w, &rstd], &[&dx]);
+            assert_close("dx", &dx, &grads[0], kind);
+            run(op::NormBackwardInput { accumulate: true }, &[&dy, &x, &w, &rstd], &[&dx]);
+            assert_close("dx twice", &dx, &(&grads[0] * 2.0), kind);
 
-            let dw = Tensor::ones([h], (math_kind(kind), tch::Device::Cpu));
-            let (peak, done) = temporaries(|| norm::backward_weight(&dy, &x, &rstd, &dw));
-            done.expect("backward_weight");
-            assert_temporaries("norm.dw", peak, norm::backward_weight_temporaries(n, h, kind), kind);
-            assert_close("norm.dw", &(dw - 1.0), &grads[1], kind);
+            let dw = Tensor::ones([h], (math_kind(kind), Device::Cpu));
+            run(op::NormBackwardWeight {}, &[&dy, &x, &rstd], &[&dw]);
+            assert_close("dw", &(dw - 1.0), &grads[1], kind);
         }
     }
 }
 
-fn assert_gemm_temporaries(peak: u64, m: i64, k: i64, kind: Kind) {
-    let bound = linear::gemm_temporaries(m, k, kind) + 4096;
-    assert!(peak as i64 <= bound, "gemm {m}x{k} in {kind:?}: {peak} temporary bytes, bound {bound}");
-}
-
 #[test]
-fn linear_matches_autograd() {
+fn gemm_matches_autograd() {
     let _bench = bench();
     for kind in KINDS {
         for (n, k, m) in [(7, 24, 40), (1100, 264, 520)] {
             let (x, w, dy) = (randn(&[n, k], kind), randn(&[m, k], kind) * 0.1, randn(&[n, m], kind));
             let (want, grads) = autograd(&[&x, &w], &dy, |t| t[0].matmul(&t[1].tr()));
             let y = unset(&[n, m], kind);
-            let (peak, done) = temporaries(|| linear::forward(&x, &w, &y));
-            done.expect("forward");
-            assert_gemm_temporaries(peak, m, k, kind);
-            assert_close("linear.y", &y, &want, kind);
+            run(op::Gemm::FORWARD, &[&x, &w], &[&y]);
+            assert_close("y", &y, &want, kind);
 
             let dx = unset(&[n, k], kind);
-            let (peak, done) = temporaries(|| linear::backward_input(&dy, &w, &dx, false));
-            done.expect("backward_input");
-            assert_gemm_temporaries(peak, m, k, kind);
-            assert_close("linear.dx", &dx, &grads[0], kind);
-            linear::backward_input(&dy, &w, &dx, true).expect("accumulate");
-            assert_close("linear.dx twice", &dx, &(&grads[0] * 2.0), kind);
+            run(op::Gemm::INPUT_GRADIENT, &[&dy, &w], &[&dx]);
+            assert_close("dx", &dx, &grads[0], kind);
+            run(op::Gemm { accumulate: true, ..op::Gemm::INPUT_GRADIENT }, &[&dy, &w], &[&dx]);
+            assert_close("dx twice", &dx, &(&grads[0] * 2.0), kind);
 
-            let dw = Tensor::ones([m, k], (math_kind(kind), tch::Device::Cpu));
-            let (peak, done) = temporaries(|| linear::backward_weight(&dy, &x, &dw));
-            done.expect("backward_weight");
-            assert_temporaries("linear.dw", peak, linear::backward_weight_temporaries(n, m, k, kind), kind);
-            assert_close("linear.dw", &(dw - 1.0), &grads[1], kind);
+            let dw = Tensor::ones([m, k], (math_kind(kind), Device::Cpu));
+            run(op::Gemm::WEIGHT_GRADIENT, &[&dy, &x], &[&dw]);
+            assert_close("dw", &(dw - 1.0), &grads[1], kind);
+            let dw = unset(&[m, k], math_kind(kind));
+            run(op::Gemm { accumulate: false, ..op::Gemm::WEIGHT_GRADIENT }, &[&dy, &x], &[&dw]);
+            assert_close("dw written", &dw, &grads[1], kind);
         }
     }
 }
@@ -85,60 +72,92 @@ fn swiglu_matches_autograd() {
             let (want, grads) =
                 autograd(&[&gate_up], &dy, |t| t[0].narrow(1, 0, f).silu() * t[0].narrow(1, f, f));
             let out = unset(&[n, f], kind);
-            let (peak, done) = temporaries(|| swiglu::forward(&gate_up, &out));
-            done.expect("forward");
-            assert_temporaries("swiglu.forward", peak, swiglu::forward_temporaries(n, f, kind), kind);
-            assert_close("swiglu.out", &out, &want, kind);
-
-            let apart = unset(&[n, 2 * f], kind);
-            let (peak, done) = temporaries(|| swiglu::backward(&dy, &gate_up, &apart));
-            done.expect("backward");
-            assert_temporaries("swiglu.backward", peak, swiglu::backward_temporaries(n, f, kind), kind);
-            assert_close("swiglu.d_gate_up", &apart, &grads[0], kind);
-            swiglu::backward(&dy, &gate_up, &gate_up).expect("in place");
-            assert!(gate_up.equal(&apart), "in place gives the same bits");
+            run(op::SwigluForward {}, &[&gate_up], &[&out]);
+            assert_close("product", &out, &want, kind);
+            run(op::SwigluBackward {}, &[&dy], &[&gate_up]);
+            assert_close("d_gate_up", &gate_up, &grads[0], kind);
         }
     }
 }
 
 #[test]
-fn residual_plumbing() {
+fn embedding_matches_autograd() {
+    let _bench = bench();
+    for kind in KINDS {
+        for (v, n, h) in [(11, 9, 8), (700, 900, 300)] {
+            let (w, dy) = (randn(&[v, h], kind), randn(&[n, h], kind));
+            // Few distinct ids, so that rows of the gradient are sums.
+            let ids = Tensor::randint(v / 3, [n], (Kind::Int64, Device::Cpu));
+            let (want, grads) = autograd(&[&w], &dy, |t| t[0].index_select(0, &ids));
+            let x = unset(&[n, h], kind);
+            run(op::EmbeddingForward {}, &[&w, &ids], &[&x]);
+            assert!(x.to_kind(Kind::Double).equal(&want), "rows are copied");
+            let dw = Tensor::ones([v, h], (math_kind(kind), Device::Cpu));
+            run(op::EmbeddingBackward {}, &[&dy, &ids], &[&dw]);
+            assert_close("dw", &(dw - 1.0), &grads[0], kind);
+        }
+    }
+    let (w, x) = (randn(&[4, 2], Kind::Float), unset(&[1, 2], Kind::Float));
+    let text = refused(op::EmbeddingForward {}, &[&w, &Tensor::from_slice(&[4i64])], &[&x]);
+    assert!(text.contains("out of range"), "{text}");
+}
+
+#[test]
+fn elementwise_ops() {
     let _bench = bench();
     for kind in KINDS {
         let n = 700_001;
         let (a, b, out) = (randn(&[n], kind), randn(&[n], kind), unset(&[n], kind));
-        let (peak, done) = temporaries(|| residual::add(&a, &b, &out));
-        done.expect("add");
-        assert_temporaries("add", peak, 0, kind);
+        run(op::Add {}, &[&a, &b], &[&out]);
         assert_close("add", &out, &(a.to_kind(Kind::Double) + b.to_kind(Kind::Double)), kind);
 
         let acc = randn(&[n], math_kind(kind));
         let want = acc.to_kind(Kind::Double) + a.to_kind(Kind::Double);
-        let (peak, done) = temporaries(|| residual::accumulate(&a, &acc));
-        done.expect("accumulate");
-        assert_temporaries("accumulate", peak, residual::accumulate_temporaries(n, kind, acc.kind()), kind);
+        run(op::Accumulate {}, &[&a], &[&acc]);
         assert_close("accumulate", &acc, &want, math_kind(kind));
 
         let copy = unset(&[n], math_kind(kind));
-        let (peak, done) = temporaries(|| residual::copy(&a, &copy));
-        done.expect("copy");
-        assert_temporaries("copy", peak, 0, kind);
+        run(op::Copy {}, &[&a], &[&copy]);
         assert_close("copy", &copy, &a, Kind::Double);
-        residual::zero(&copy).expect("zero");
-        assert_eq!(copy.abs().sum(Kind::Double).double_value(&[]), 0.0);
+        run(op::Fill { value: 0.5 }, &[], &[&copy]);
+        assert_eq!((copy.min().double_value(&[]), copy.max().double_value(&[])), (0.5, 0.5));
     }
 }
 
-/// A wrong operand is an error with the op's name and both shapes, never a panic or a resized output.
+/// Largest values map to the format's end, and come back within its half step.
+#[test]
+fn quantise_keeps_the_range() {
+    let _bench = bench();
+    for (kind, half_step) in [(Kind::Float8e4m3fn, 1.0 / 16.0), (Kind::Float8e5m2, 1.0 / 8.0)] {
+        let x = randn(&[300_000], Kind::BFloat16) * 37.0;
+        let q = Tensor::zeros([300_000], (kind, Device::Cpu));
+        let scale = unset(&[1], Kind::Float);
+        run(op::Quantise {}, &[&x], &[&q, &scale]);
+        let back = q.to_kind(Kind::Double) * &scale;
+        let worst = ((&back - &x).abs() / (x.abs() + scale.to_kind(Kind::Double))).max().double_value(&[]);
+        assert!(worst <= half_step * 1.01, "{kind:?}: {worst}");
+        run(op::Quantise {}, &[&x.zeros_like()], &[&q, &scale]);
+        assert_eq!(scale.double_value(&[0]), 1.0);
+    }
+}
+
+/// A wrong operand is an error with the op's name and both figures, never a panic or a resized output.
 #[test]
 fn wrong_operands_are_refused() {
     let _bench = bench();
-    let (x, w) = (randn(&[4, 6], Kind::Float), randn(&[5, 6], Kind::Float));
-    let small = unset(&[4, 3], Kind::Float);
-    let text = linear::forward(&x, &w, &small).expect_err("wrong output").to_string();
-    assert_eq!(text, "linear.forward: y must be [4, 5], found [4, 3]");
-    let text = swiglu::forward(&randn(&[4, 3], Kind::Float), &small).expect_err("odd width").to_string();
-    assert_eq!(text, "swiglu.forward: gate_up must have an even width, found 3");
-    norm::forward(&randn(&[4], Kind::Float), &x, 1e-5, &small, &small).expect_err("not a matrix");
-    residual::add(&x, &x, &small).expect_err("shapes differ");
+    let (x, w, small) =
+        (randn(&[4, 6], Kind::Float), randn(&[5, 6], Kind::Float), unset(&[4, 3], Kind::Float));
+    assert_eq!(refused(op::Gemm::FORWARD, &[&x, &w], &[&small]), "gemm: c must be [4, 5], is [4, 3]");
+    assert_eq!(refused(op::Gemm::FORWARD, &[&x], &[&small]), "gemm: takes 2 inputs, given 1");
+    let vector = randn(&[4], Kind::Float);
+    assert_eq!(refused(op::Gemm::FORWARD, &[&vector, &w], &[&small]), "gemm: expected a matrix, found [4]");
+    let text = refused(op::Gemm::FORWARD, &[&x, &w.to_kind(Kind::BFloat16)], &[&unset(&[4, 5], Kind::Float)]);
+    assert!(text.starts_with("gemm: no product of Float and BFloat16"), "{text}");
+    assert_eq!(
+        refused(op::SwigluForward {}, &[&randn(&[4, 3], Kind::Float)], &[&small]),
+        "swiglu.forward: gate_up must have an even width, found 3"
+    );
+    refused(op::NormForward { eps: 1e-5 }, &[&vector, &x], &[&small, &small]);
+    refused(op::Add {}, &[&x, &x], &[&small]);
+    refused(op::Quantise {}, &[&x], &[&x, &small]);
 }

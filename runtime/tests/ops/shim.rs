@@ -69,7 +69,8 @@ fn refusals_are_one_text_without_backtrace() {
     let error = shim::gemm(&randn(&[5, 3], Kind::Double), &a, &b, 0.0, 1.0).expect_err("shapes differ");
     let text = error.to_string();
     assert!(text.contains("shapes cannot be multiplied") && !text.contains("frame #"), "{text}");
-    let missing = shim::load_cuda(std::path::Path::new("/nonexistent/libtorch_cuda.so")).expect_err("no file");
+    let missing =
+        shim::load_cuda(std::path::Path::new("/nonexistent/libtorch_cuda.so")).expect_err("no file");
     assert!(missing.to_string().contains("/nonexistent/libtorch_cuda.so"), "{missing}");
     shim::device_stats(0).expect_err("no CUDA back end on a CPU run");
 }

@@ -1,7 +1,13 @@
-//! The bench that every op test runs on: seeded tensors, comparison, measured temporaries.
+//! The bench that every op test runs on: seeded tensors, comparison, ops run under the counting allocator.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use llmc_plan::batch::Batch;
+use llmc_plan::op::{Backend, Op, TensorType};
+use llmc_plan::param::ParamSpec;
+use llmc_plan::plan::DType;
+use llmc_runtime::error::{Error, Result};
+use llmc_runtime::ops::{Context, Host, execute};
 use llmc_runtime::shim;
 use tch::{Device, Kind, Tensor};
 
@@ -29,6 +35,17 @@ pub fn randn(shape: &[i64], kind: Kind) -> Tensor {
     Tensor::randn(shape, (Kind::Double, Device::Cpu)).to_kind(kind)
 }
 
+/// Output to be: filled with NaN, so that an element an op forgets shows.
+pub fn unset(shape: &[i64], kind: Kind) -> Tensor {
+    Tensor::full(shape, f64::NAN, (kind, Device::Cpu))
+}
+
+/// One f32 device scalar.
+#[allow(dead_code)] // used by the optimizer tests
+pub fn scalar(value: f64) -> Tensor {
+    Tensor::from_slice(&[value as f32])
+}
+
 /// Largest norm-wise relative error of `got` against `want`, computed in f64; infinite when not finite.
 pub fn relative_error(got: &Tensor, want: &Tensor) -> f64 {
     assert_eq!(got.size(), want.size(), "shapes differ");
@@ -37,4 +54,94 @@ pub fn relative_error(got: &Tensor, want: &Tensor) -> f64 {
     let scale = want.norm().double_value(&[]);
     let error = if scale > 0.0 { difference / scale } else { difference };
     if error.is_finite() { error } else { f64::INFINITY }
+}
+
+/// A host for ops that need none, or a batch.
+#[derive(Default)]
+pub struct TestHost {
+    pub batch: Option<Batch>,
+    pub saved: Vec<Tensor>,
+}
+
+impl Host for TestHost {
+    fn next_batch(&mut self) -> Result<Batch> {
+        self.batch.clone().ok_or_else(|| Error::Operand { op: "load_batch", problem: "no batch".into() })
+    }
+
+    fn snapshot(&mut self, tensors: &[Tensor]) -> Result<()> {
+        self.saved = tensors.iter().map(Tensor::copy).collect();
+        Ok(())
+    }
+
+    fn exchange(&mut self, op: &Op, _: &[Tensor], _: &[Tensor]) -> Result<()> {
+        Err(Error::Operand { op: op.key(), problem: "one rank".into() })
+    }
+}
+
+/// The place of an instruction in a run.
+#[derive(Clone, Copy, Default)]
+pub struct At<'a> {
+    pub seed: u64,
+    pub step: u64,
+    pub layer: u64,
+    pub first_token: u64,
+    pub parameter: Option<(&'a ParamSpec, u64)>,
+}
+
+/// Runs `op` through the executor at step 0 and checks it, see [`run_at`].
+pub fn run(op: impl Into<Op>, inputs: &[&Tensor], outputs: &[&Tensor]) {
+    run_at(op, &mut TestHost::default(), At::default(), inputs, outputs);
+}
+
+/// Runs `op` through the executor, after the plan's own check of its operands, and asserts that it allocated what
+/// the plan declares, give or take 4 KiB of scalars.
+pub fn run_at(op: impl Into<Op>, host: &mut dyn Host, at: At<'_>, inputs: &[&Tensor], outputs: &[&Tensor]) {
+    let op = op.into();
+    let (input_types, output_types) = (types(inputs), types(outputs));
+    op.spec().check(&input_types, &output_types).unwrap_or_else(|e| panic!("{}: {e}", op.key()));
+    let (inputs, outputs) = (handles(inputs), handles(outputs));
+    let (measured, done) = temporaries(|| try_run(&op, host, at, &inputs, &outputs));
+    done.unwrap_or_else(|e| panic!("{}: {e}", op.key()));
+    let declared = op.spec().workspace(Backend::Cpu, &input_types, &output_types);
+    // oneDNN's scratch for narrow GEMMs depends on the CPU: the plan declares a bound.
+    let bound_only = op.key() == "gemm" && output_types.iter().any(|t| t.dtype == DType::Bf16);
+    let ok = measured <= declared + 4096 && (bound_only || measured + 4096 >= declared);
+    assert!(ok, "{} on {input_types:?}: allocated {measured} bytes, the plan declares {declared}", op.key());
+}
+
+/// Runs `op` and returns its error.
+pub fn refused(op: impl Into<Op>, inputs: &[&Tensor], outputs: &[&Tensor]) -> String {
+    let outcome =
+        try_run(&op.into(), &mut TestHost::default(), At::default(), &handles(inputs), &handles(outputs));
+    outcome.expect_err("the op accepts wrong operands").to_string()
+}
+
+fn try_run(op: &Op, host: &mut dyn Host, at: At<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+    let At { seed, step, layer, first_token, parameter } = at;
+    let mut context = Context { seed, step, layer, first_token, parameter, host };
+    tch::no_grad(|| execute(op, &mut context, inputs, outputs))
+}
+
+fn handles(tensors: &[&Tensor]) -> Vec<Tensor> {
+    tensors.iter().map(|t| t.shallow_clone()).collect()
+}
+
+fn types(tensors: &[&Tensor]) -> Vec<TensorType> {
+    tensors
+        .iter()
+        .map(|t| TensorType { shape: t.size().iter().map(|e| *e as u64).collect(), dtype: dtype(t.kind()) })
+        .collect()
+}
+
+fn dtype(kind: Kind) -> DType {
+    match kind {
+        Kind::Double => DType::F64,
+        Kind::Float => DType::F32,
+        Kind::BFloat16 => DType::Bf16,
+        Kind::Int64 => DType::I64,
+        Kind::Int => DType::I32,
+        Kind::Float8e4m3fn => DType::F8E4m3,
+        Kind::Float8e5m2 => DType::F8E5m2,
+        other => panic!("no plan format for {other:?}"),
+    }
 }

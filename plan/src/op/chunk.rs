@@ -1,0 +1,67 @@
+//! How the plain-tensor executors cut their row loops. Executors and workspace formulas share these figures, so
+//! that what an op allocates is known before it runs.
+//!
+//! A loop converts or combines a block of rows at a time: on the CPU so few that the block stays in the L2
+//! cache, on a device so many that launches do not dominate.
+
+use super::Backend;
+
+/// Working set of one block in bytes. CPU: half of a server core's L2 cache. Device: 8 k tokens of an 8 k wide
+/// f32 row take four blocks.
+pub fn block_bytes(backend: Backend) -> u64 {
+    match backend {
+        Backend::Cpu => 1 << 20,
+        Backend::Cuda => 64 << 20,
+    }
+}
+
+/// Rows of a block when one row works on `row_bytes`: at least 1, at most `rows`.
+pub fn rows(backend: Backend, rows: u64, row_bytes: u64) -> u64 {
+    (block_bytes(backend) / row_bytes.max(1)).clamp(1, rows.max(1))
+}
+
+/// Rows of a block of RMSNorm over `[n, h]`: three rows of the format computed in.
+pub fn norm(backend: Backend, n: u64, h: u64, math_bytes: u64) -> u64 {
+    rows(backend, n, h.saturating_mul(3 * math_bytes))
+}
+
+/// Rows of a block of SwiGLU over `[n, 2f]`: gate, up and two results.
+pub fn swiglu(backend: Backend, n: u64, f: u64, math_bytes: u64) -> u64 {
+    rows(backend, n, f.saturating_mul(4 * math_bytes))
+}
+
+/// Rows of a block of RoPE over `[n, width]`: the row itself, its tables and products.
+pub fn rope(backend: Backend, n: u64, width: u64, math_bytes: u64) -> u64 {
+    rows(backend, n, width.saturating_mul(2 * math_bytes))
+}
+
+/// Rows of a block of the cross-entropy over `[n, vocab]` logits.
+pub fn loss(backend: Backend, n: u64, vocab: u64, math_bytes: u64) -> u64 {
+    rows(backend, n, vocab.saturating_mul(math_bytes))
+}
+
+/// Rows that a weight gradient `[m, k]` of narrow operands converts at once. A GEMM with a short inner extent
+/// rereads its result for every block, so this loop takes four times the usual block.
+pub fn weight_gradient(backend: Backend, n: u64, m: u64, k: u64, math_bytes: u64) -> u64 {
+    rows(backend, n, (m.saturating_add(k)).saturating_mul(math_bytes) / 4)
+}
+
+/// Elements of a block of a flat loop over `n` elements of `bytes` each.
+pub fn flat(backend: Backend, n: u64, bytes: u64) -> u64 {
+    rows(backend, n, bytes)
+}
+
+/// How attention cuts its score matrix `[group, kv heads, query rows, keys]`: query rows and key–value heads of
+/// a block, for at most `keys` keys and `group` query heads to each key–value head.
+pub fn attention(backend: Backend, keys: u64, group: u64, kv_heads: u64, math_bytes: u64) -> (u64, u64) {
+    // Fewer rows than this and the products are too thin to be fast.
+    let least = match backend {
+        Backend::Cpu => 64,
+        Backend::Cuda => 512,
+    };
+    let row = keys.max(1).saturating_mul(group.max(1)).saturating_mul(math_bytes);
+    let fit = block_bytes(backend) / row.saturating_mul(kv_heads.max(1));
+    let query_rows = fit.max(least).clamp(1, keys.max(1));
+    let heads = (block_bytes(backend) / row.saturating_mul(query_rows)).clamp(1, kv_heads.max(1));
+    (query_rows, heads)
+}

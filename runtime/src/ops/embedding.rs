@@ -1,0 +1,39 @@
+//! Token embedding: rows of the weight by id, and their gradient summed in token order.
+
+use tch::Tensor;
+
+use super::{backend, blocks, elements, expect_shape, load, matrix, scratch, signed, unsigned};
+use crate::error::Result;
+use llmc_plan::op::chunk;
+
+const FORWARD: &str = "embedding.forward";
+const BACKWARD: &str = "embedding.backward";
+
+/// `x[i] = weight[ids[i]]`: `weight` `[v, h]`, `ids` `[n]` i64, `x` `[n, h]`. An id outside the vocabulary is an
+/// error on the CPU. No temporaries.
+pub(super) fn forward(weight: &Tensor, ids: &Tensor, x: &Tensor) -> Result<()> {
+    let (_, h) = matrix(weight, FORWARD)?;
+    expect_shape(x, &[elements(ids), h], FORWARD, "x")?;
+    let _ = weight.f_index_select_out(x, 0, &ids.f_view([-1])?)?;
+    Ok(())
+}
+
+/// `gradient[ids[i]] += dx[i]`, in token order (libtorch's CPU `index_add_` walks the index serially).
+pub(super) fn backward(dx: &Tensor, ids: &Tensor, gradient: &Tensor) -> Result<()> {
+    let (n, h) = matrix(dx, BACKWARD)?;
+    expect_shape(ids, &[n], BACKWARD, "ids")?;
+    expect_shape(gradient, &[gradient.size().first().copied().unwrap_or(0), h], BACKWARD, "gradient")?;
+    let mut gradient = gradient.shallow_clone();
+    if dx.kind() == gradient.kind() {
+        let _ = gradient.f_index_add_(0, ids, dx)?;
+        return Ok(());
+    }
+    let bytes = u64::try_from(gradient.kind().elt_size_in_bytes()).unwrap_or(8);
+    let step = signed(chunk::rows(backend(dx), unsigned(n), unsigned(h) * bytes));
+    let work = scratch(dx, &[step, h], gradient.kind())?;
+    for (start, rows) in blocks(n, step) {
+        let wide = load(&work, &dx.f_narrow(0, start, rows)?)?;
+        let _ = gradient.f_index_add_(0, &ids.f_narrow(0, start, rows)?, &wide)?;
+    }
+    Ok(())
+}

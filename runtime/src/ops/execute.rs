@@ -1,0 +1,256 @@
+//! From an op of the `Program` to the function that executes it. The match is exhaustive: an op without an
+//! executor does not compile.
+//!
+//! Not here: resolving operands and the order of instructions (the interpreter).
+
+use llmc_plan::batch::Batch;
+use llmc_plan::op::Op;
+use llmc_plan::param::ParamSpec;
+use tch::Tensor;
+
+use super::attention::{self, Heads, Qkv, Saved};
+use super::philox::Stream;
+use super::rope::Packed;
+use super::{
+    dropout, elementwise, embedding, gemm, init, loss, norm, optimizer, quantise, reduce, rope, swiglu,
+};
+use super::{elements, require, signed, unsigned};
+use crate::error::{Error, Result};
+
+/// What the interpreter knows at one instruction. Everything an op computes depends on this, its attributes and
+/// its operands only.
+pub struct Context<'a> {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Optimizer steps finished before this one: 0 in the first.
+    pub step: u64,
+    /// Layer of the call.
+    pub layer: u64,
+    /// Index of the micro-batch's first token among the tokens of the whole optimizer step, over all ranks.
+    pub first_token: u64,
+    /// The parameter whose weight or master the first output is, and the first of its rows there; only
+    /// `initialise` asks.
+    pub parameter: Option<(&'a ParamSpec, u64)>,
+    /// What only the host can do.
+    pub host: &'a mut dyn Host,
+}
+
+/// The host side of a run: batches, checkpoints, other ranks.
+pub trait Host {
+    /// The next micro-batch of this rank.
+    fn next_batch(&mut self) -> Result<Batch>;
+
+    /// Takes the tensors of a `snapshot`, which may change after the call returns.
+    fn snapshot(&mut self, tensors: &[Tensor]) -> Result<()>;
+
+    /// Runs a collective (`gather`, `reduce_scatter`, `all_reduce`, `send`, `recv`) among ranks.
+    fn exchange(&mut self, op: &Op, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()>;
+}
+
+/// Operands of a fixed count.
+fn take<'a, const N: usize>(op: &Op, side: &str, tensors: &'a [Tensor]) -> Result<&'a [Tensor; N]> {
+    tensors.try_into().map_err(|_| Error::Operand {
+        op: op.key(),
+        problem: format!("takes {N} {side}, given {}", tensors.len()),
+    })
+}
+
+/// Runs one op on its operands, in the order its file in `llmc_plan::op` names them. Outputs are written in
+/// place. The caller holds a no-grad guard.
+///
+/// # Errors
+/// Operands of wrong count, shape or dtype; a refusal of libtorch; an error of the host.
+pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+    match op {
+        Op::LoadBatch(_) => load_batch(&context.host.next_batch()?, take(op, "outputs", outputs)?),
+        Op::Initialise(_) => {
+            let [weight] = take(op, "outputs", outputs)?;
+            let Some((spec, first_row)) = context.parameter else {
+                return require(false, op.key(), || "the output is no parameter".into());
+            };
+            init::initialise(spec, context.seed, first_row, weight)
+        }
+        Op::RopeTables(a) => {
+            let [cos, sin] = take(op, "outputs", outputs)?;
+            rope::tables(&a.rope, cos, sin)
+        }
+        Op::EmbeddingForward(_) => {
+            let ([weight, ids], [x]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            embedding::forward(weight, ids, x)
+        }
+        Op::EmbeddingBackward(_) => {
+            let ([dx, ids], [gradient]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            embedding::backward(dx, ids, gradient)
+        }
+        Op::NormForward(a) => {
+            let ([x, weight], [y, rstd]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            norm::forward(x, weight, a.eps, y, rstd)
+        }
+        Op::NormBackwardInput(a) => {
+            let ([dy, x, weight, rstd], [dx]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            norm::backward_input(dy, x, weight, rstd, dx, a.accumulate)
+        }
+        Op::NormBackwardWeight(_) => {
+            let ([dy, x, rstd], [dw]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            norm::backward_weight(dy, x, rstd, dw)
+        }
+        Op::Gemm(g) => {
+            let ([a, b], [c]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            gemm::gemm(a, b, c, g.transpose_a, g.transpose_b, g.accumulate)
+        }
+        Op::RopeRotate(a) => {
+            let ([cos, sin, positions], [qkv]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            let packed =
+                Packed { heads: signed(a.heads), kv_heads: signed(a.kv_heads), head_dim: signed(a.head_dim) };
+            rope::rotate(cos, sin, positions, qkv, packed, a.inverse)
+        }
+        Op::AttentionForward(_)
+        | Op::AttentionBackward(_)
+        | Op::AttentionPartial(_)
+        | Op::AttentionMerge(_) => attend(op, inputs, outputs),
+        Op::SwigluForward(_) => {
+            let ([gate_up], [product]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            swiglu::forward(gate_up, product)
+        }
+        Op::SwigluBackward(_) => {
+            let ([dproduct], [gate_up]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            swiglu::backward(dproduct, gate_up, gate_up)
+        }
+        Op::Dropout(a) => {
+            let [x] = take(op, "outputs", outputs)?;
+            let stream = Stream::new(context.seed, &format!("{}.{}", a.site, context.layer), context.step);
+            let width: i64 = x.size().iter().skip(1).product();
+            dropout::dropout(x, a.p, &stream, context.first_token.wrapping_mul(unsigned(width)))
+        }
+        Op::Add(_) => {
+            let ([a, b], [sum]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            elementwise::add(a, b, sum)
+        }
+        Op::Accumulate(_) => {
+            let ([b], [a]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            elementwise::accumulate(b, a)
+        }
+        Op::Fill(a) => {
+            let [x] = take(op, "outputs", outputs)?;
+            elementwise::fill(x, a.value)
+        }
+        Op::CrossEntropyTrain(a) => {
+            let [targets, weights, inverse] = take(op, "inputs", inputs)?;
+            let [logits, sum] = take(op, "outputs", outputs)?;
+            loss::cross_entropy(logits, targets, weights, sum, signed(a.vocab), Some(inverse))
+        }
+        Op::CrossEntropyEval(a) => {
+            let ([logits, targets, weights], [sum]) =
+                (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            loss::cross_entropy(logits, targets, weights, sum, signed(a.vocab), None)
+        }
+        Op::SquaredNorm(_) => {
+            let ([gradient], [squared]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            reduce::squared_norm(gradient, squared)
+        }
+        Op::Clip(a) => {
+            let ([squared], [scale, skip]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            reduce::clip(squared, a.max_norm, scale, skip)
+        }
+        Op::Optimize(a) => {
+            let [gradient, lr, grad_scale, skip, step] = take(op, "inputs", inputs)?;
+            let scalars = optimizer::Scalars { lr, grad_scale, skip, step };
+            let Some((master, rest)) = outputs.split_first() else {
+                return require(false, op.key(), || "has no outputs".into());
+            };
+            let (compute, states) = match rest.split_last() {
+                Some((last, states)) if a.master => (Some(last), states),
+                _ => (None, rest),
+            };
+            optimizer::optimize(a, gradient, &scalars, master, states, compute)
+        }
+        Op::Gather(_) | Op::ReduceScatter(_) | Op::AllReduce(_) | Op::Send(_) | Op::Recv(_) => {
+            context.host.exchange(op, inputs, outputs)
+        }
+        Op::Copy(_) => {
+            let ([source], [destination]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            elementwise::copy(source, destination)
+        }
+        Op::Quantise(_) => {
+            let ([x], [q, scale]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            quantise::quantise(x, q, scale)
+        }
+        Op::Snapshot(_) => context.host.snapshot(inputs),
+    }
+}
+
+/// The four attention ops.
+fn attend(op: &Op, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
+    let packed_spans = |a: &llmc_plan::op::AttentionForward, cu_seqlens: &Tensor| {
+        let (sequences, context) = (signed(a.sequences), signed(a.context));
+        let n = sequences * context;
+        if a.document_mask {
+            attention::document_spans(cu_seqlens, n, context)
+        } else {
+            attention::sequence_spans(n, n, sequences, 0, 0)
+        }
+    };
+    match op {
+        Op::AttentionForward(a) => {
+            let ([qkv, cu_seqlens], [out, lse]) =
+                (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;
+            let spans = packed_spans(a, cu_seqlens)?;
+            attention::forward(&Qkv::packed(qkv, heads)?, out, lse, heads, &spans, signed(a.context))
+        }
+        Op::AttentionBackward(b) => {
+            let a = &b.forward;
+            let [dout, qkv, out, lse, cu_seqlens] = take(op, "inputs", inputs)?;
+            let [dqkv] = take(op, "outputs", outputs)?;
+            let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;
+            let spans = packed_spans(a, cu_seqlens)?;
+            elementwise::fill(dqkv, 0.0)?;
+            let (qkv, grad) = (Qkv::packed(qkv, heads)?, Qkv::packed(dqkv, heads)?);
+            attention::backward(&qkv, &Saved { dout, out, lse }, &grad, heads, &spans, signed(a.context))
+        }
+        Op::AttentionPartial(a) => {
+            let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;
+            let (n, m) = (rows(inputs.first()), rows(inputs.get(1)));
+            let sequences = signed(a.sequences);
+            let (q_at, k_at) = (signed(a.query_offset), signed(a.key_offset));
+            let spans = attention::sequence_spans(n, m, sequences, q_at, k_at)?;
+            let keys = m / sequences;
+            if a.backward {
+                let [q, kv, dout, out, lse] = take(op, "inputs", inputs)?;
+                let [dq, dkv] = take(op, "outputs", outputs)?;
+                let (qkv, grad) = (Qkv::apart(q, kv, heads)?, Qkv::apart(dq, dkv, heads)?);
+                attention::backward(&qkv, &Saved { dout, out, lse }, &grad, heads, &spans, keys)
+            } else {
+                let ([q, kv], [out, lse]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+                attention::forward(&Qkv::apart(q, kv, heads)?, out, lse, heads, &spans, keys)
+            }
+        }
+        Op::AttentionMerge(a) => {
+            let ([part, part_lse], [out, lse]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            attention::merge(part, part_lse, out, lse, a.heads)
+        }
+        _ => require(false, op.key(), || "is no attention".into()),
+    }
+}
+
+fn rows(t: Option<&Tensor>) -> i64 {
+    t.and_then(|t| t.size().first().copied()).unwrap_or(0)
+}
+
+/// Uploads a batch: ids, targets, positions i64, cumulative lengths i32, weights f32.
+fn load_batch(batch: &Batch, outputs: &[Tensor; 5]) -> Result<()> {
+    let [ids, targets, positions, cu_seqlens, weights] = outputs;
+    let wide = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<i64>>();
+    for (values, out) in [(&batch.ids, ids), (&batch.targets, targets), (&batch.positions, positions)] {
+        upload(&Tensor::f_from_slice(&wide(values))?, out)?;
+    }
+    upload(&Tensor::f_from_slice(&wide(&batch.cu_seqlens))?, cu_seqlens)?;
+    upload(&Tensor::f_from_slice(&batch.weights)?, weights)
+}
+
+fn upload(values: &Tensor, out: &Tensor) -> Result<()> {
+    require(elements(values) == elements(out), "load_batch", || {
+        format!("the batch has {} values where the program expects {}", elements(values), elements(out))
+    })?;
+    elementwise::copy(values, &out.f_view([-1])?)
+}

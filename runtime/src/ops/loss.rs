@@ -1,0 +1,73 @@
+//! Cross-entropy in nats. Loss = Σ w·nll / Σ w over the whole optimizer step; columns beyond the vocabulary do
+//! not exist.
+
+use llmc_plan::op::chunk;
+use tch::{Kind, Tensor};
+
+use super::{backend, blocks, expect_shape, is_math, load, math_bytes, math_kind, matrix, require, scratch};
+use super::{signed, unsigned};
+use crate::error::Result;
+
+const OP: &str = "cross_entropy";
+
+/// Adds Σ w·nll of `logits` `[n, v]` to `loss_sum` `[1]`. With `inverse_weight` `[1]` the logits are replaced by
+/// `(softmax − onehot(target))·w·inverse_weight`, and columns from `vocab` on by 0; without, they stay. `targets`
+/// `[n]` i64 lie inside the vocabulary whatever their weight; `weights` `[n]` are f32.
+pub(super) fn cross_entropy(
+    logits: &Tensor,
+    targets: &Tensor,
+    weights: &Tensor,
+    loss_sum: &Tensor,
+    vocab: i64,
+    inverse_weight: Option<&Tensor>,
+) -> Result<()> {
+    let (n, columns) = matrix(logits, OP)?;
+    require((1..=columns).contains(&vocab), OP, || format!("vocabulary of {vocab} in {columns} columns"))?;
+    expect_shape(targets, &[n], OP, "targets")?;
+    expect_shape(weights, &[n], OP, "weights")?;
+    let kind = math_kind(logits.kind());
+    let step = signed(chunk::loss(backend(logits), unsigned(n), unsigned(vocab), math_bytes(kind)));
+    let in_place = inverse_weight.is_some() && is_math(logits.kind());
+    let work = if in_place { None } else { Some(scratch(logits, &[step, vocab], kind)?) };
+    let small = scratch(logits, &[3, step, 1], kind)?;
+    let doubles = scratch(logits, &[2, step], Kind::Double)?;
+    let mut total = Tensor::f_zeros([1], (Kind::Double, logits.device()))?;
+    for (start, rows) in blocks(n, step) {
+        let all = logits.f_narrow(0, start, rows)?;
+        let mut real = all.f_narrow(1, 0, vocab)?;
+        let target = targets.f_narrow(0, start, rows)?.f_view([rows, 1])?;
+        let weight = weights.f_narrow(0, start, rows)?;
+        let small = small.f_narrow(1, 0, rows)?;
+        let (mut m, mut t, mut s) = (small.f_get(0)?, small.f_get(1)?, small.f_get(2)?);
+        let mut p = match &work {
+            None => real.shallow_clone(),
+            Some(w) => load(w, &real)?,
+        };
+        let _ = p.f_amax_out(&m, 1i64, true)?;
+        let _ = p.f_gather_out(&t, 1, &target, false)?;
+        let _ = p.f_sub_(&m)?.f_exp_()?;
+        let _ = p.f_sum_intlist_out(&s, 1i64, true, None)?;
+        // nll = max + log Σ exp(logit − max) − logit[target]
+        let _ = m.f_sub_(&t)?;
+        let _ = s.f_log_out(&t)?;
+        let _ = m.f_add_(&t)?;
+        let (mut nll64, mut w64) =
+            (doubles.f_get(0)?.f_narrow(0, 0, rows)?, doubles.f_get(1)?.f_narrow(0, 0, rows)?);
+        nll64.f_copy_(&m.f_view([rows])?)?;
+        w64.f_copy_(&weight)?;
+        let _ = total.f_add_(&nll64.f_dot(&w64)?)?;
+        if let Some(inverse_weight) = inverse_weight {
+            t.f_copy_(&weight.f_view([rows, 1])?)?;
+            let _ = t.f_mul_(inverse_weight)?;
+            let _ = s.f_reciprocal_()?.f_mul_(&t)?;
+            let _ = p.f_mul_(&s)?;
+            let _ = p.f_scatter_add_(1, &target, &t.f_neg_()?)?;
+            if work.is_some() {
+                real.f_copy_(&p)?;
+            }
+            let _ = all.f_narrow(1, vocab, columns - vocab)?.f_zero_()?;
+        }
+    }
+    let _ = loss_sum.shallow_clone().f_add_(&total)?;
+    Ok(())
+}

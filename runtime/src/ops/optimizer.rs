@@ -1,0 +1,198 @@
+//! One optimizer step of one parameter; learning rate, gradient scale, skip flag and step number are scalars on
+//! the device.
+
+use llmc_plan::op::Optimize;
+use llmc_plan::plan::OptimizerKind;
+use tch::{Kind, Tensor};
+
+use super::elementwise::flat_block;
+use super::{blocks, elements, load, require, scratch};
+use crate::error::Result;
+use crate::shim::{self, AdamwScalars, AdamwTensors};
+
+const OP: &str = "optimize";
+
+/// Device scalars of a step, each `[1]` f32.
+pub(super) struct Scalars<'a> {
+    /// Learning rate, before the parameter's own factor.
+    pub lr: &'a Tensor,
+    /// Gradients are divided by it.
+    pub grad_scale: &'a Tensor,
+    /// 1 leaves parameter and states as they are.
+    pub skip: &'a Tensor,
+    /// Steps made, this one included.
+    pub step: &'a Tensor,
+}
+
+/// Updates `master` (f32) and `states` by `gradient`, then `compute`, the copy of the master in the compute
+/// format. AdamW divides the gradient by its scale in place; the others leave it.
+pub(super) fn optimize(
+    op: &Optimize,
+    gradient: &Tensor,
+    scalars: &Scalars<'_>,
+    master: &Tensor,
+    states: &[Tensor],
+    compute: Option<&Tensor>,
+) -> Result<()> {
+    let lr = scalars.lr.f_mul_scalar(op.lr_multiplier)?;
+    match (op.kind, states) {
+        (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, [exp_avg, exp_avg_sq]) => {
+            let group =
+                [AdamwTensors { param: master, grad: gradient, exp_avg, exp_avg_sq, step: scalars.step }];
+            let constants = AdamwScalars {
+                lr: &lr,
+                beta1: op.beta1,
+                beta2: op.beta2,
+                weight_decay: op.weight_decay,
+                eps: op.eps,
+                grad_scale: Some(scalars.grad_scale),
+                found_inf: Some(scalars.skip),
+            };
+            shim::fused_adamw(&group, &constants)?;
+        }
+        (kind, states) => {
+            // Reading the flag waits for the device; the fused kernel above reads it there.
+            if scalars.skip.f_double_value(&[0])? == 0.0 {
+                match (kind, states) {
+                    (OptimizerKind::Lion, [m]) => lion(op, gradient, scalars, &lr, master, m)?,
+                    (OptimizerKind::Adafactor, [r, c]) => {
+                        adafactor_matrix(op, gradient, scalars, &lr, master, r, c)?;
+                    }
+                    (OptimizerKind::Adafactor, [v]) => {
+                        adafactor_vector(op, gradient, scalars, &lr, master, v)?
+                    }
+                    _ => require(false, OP, || format!("{kind:?} with {} states", states.len()))?,
+                }
+            }
+        }
+    }
+    match compute {
+        Some(compute) => super::elementwise::copy(master, compute),
+        None => Ok(()),
+    }
+}
+
+/// Lion (Chen et al. 2023, arXiv 2302.06675, algorithm 2): `c = β₁m + (1−β₁)g`, `p −= lr·(sign(c) + λp)`,
+/// `m = β₂m + (1−β₂)g`.
+fn lion(
+    op: &Optimize,
+    gradient: &Tensor,
+    scalars: &Scalars<'_>,
+    lr: &Tensor,
+    p: &Tensor,
+    m: &Tensor,
+) -> Result<()> {
+    let [g, p, m] = [gradient, p, m].map(|t| t.f_view([-1]));
+    let (g, p, m) = (g?, p?, m?);
+    let step = flat_block(&g, Kind::Float);
+    let work = scratch(&g, &[2, step], Kind::Float)?;
+    for (start, len) in blocks(elements(&g), step) {
+        let mut gc = load(&work.f_get(0)?, &g.f_narrow(0, start, len)?)?;
+        let mut c = load(&work.f_get(1)?, &m.f_narrow(0, start, len)?)?;
+        let (mut pc, mut mc) = (p.f_narrow(0, start, len)?, m.f_narrow(0, start, len)?);
+        let _ = gc.f_div_(scalars.grad_scale)?;
+        let _ = mc.f_lerp_(&gc, 1.0 - op.beta2)?;
+        let _ = c.f_lerp_(&gc, 1.0 - op.beta1)?.f_sign_()?;
+        // The gradient block is done with: it takes λp.
+        let _ = pc.f_mul_scalar_out(&gc, op.weight_decay)?;
+        let _ = c.f_add_(&gc)?.f_mul_(lr)?;
+        let _ = pc.f_sub_(&c)?;
+    }
+    Ok(())
+}
+
+/// 1 − β̂₂ = t^−0.8 as a device scalar (Shazeer and Stern 2018, arXiv 1804.04235, section 7.2).
+fn adafactor_rate(scalars: &Scalars<'_>) -> Result<Tensor> {
+    Ok(scalars.step.f_pow_tensor_scalar(-0.8)?)
+}
+
+/// Adafactor on a matrix (arXiv 1804.04235, algorithm 4 without relative step size): `r` and `c` keep decaying
+/// means of g² + ε along rows and columns, `u = g/√(r·c/mean(r))` is clipped to root mean square 1.
+fn adafactor_matrix(
+    op: &Optimize,
+    gradient: &Tensor,
+    scalars: &Scalars<'_>,
+    lr: &Tensor,
+    p: &Tensor,
+    r: &Tensor,
+    c: &Tensor,
+) -> Result<()> {
+    let (rows, columns) = super::matrix(p, OP)?;
+    let rate = adafactor_rate(scalars)?;
+    let step = (flat_block(p, Kind::Float) / columns.max(1)).clamp(1, rows.max(1));
+    let work = scratch(p, &[2, step, columns], Kind::Float)?;
+    let column_sum = Tensor::f_zeros([columns], (Kind::Float, p.device()))?;
+    let row_mean = scratch(p, &[rows], Kind::Float)?;
+    let scaled = |start: i64, len: i64| -> Result<Tensor> {
+        let mut g = load(&work.f_get(0)?, &gradient.f_narrow(0, start, len)?)?;
+        Ok(g.f_div_(scalars.grad_scale)?)
+    };
+    for (start, len) in blocks(rows, step) {
+        let square = work.f_get(1)?.f_narrow(0, 0, len)?;
+        let _ = scaled(start, len)?.f_square_out(&square)?;
+        let square = square.shallow_clone().f_add_scalar_(op.eps)?;
+        let _ = square.f_mean_out(&row_mean.f_narrow(0, start, len)?, 1i64, false, None)?;
+        let _ = column_sum.shallow_clone().f_add_(&square.f_sum_dim_intlist(0i64, false, None)?)?;
+    }
+    let column_mean = column_sum.shallow_clone().f_div_scalar_(rows as f64)?;
+    let (mut r, mut c) = (r.shallow_clone(), c.shallow_clone());
+    let _ = r.f_lerp_tensor_(&row_mean, &rate)?;
+    let _ = c.f_lerp_tensor_(&column_mean, &rate)?;
+    // u = g · (r/mean(r))^−½ · c^−½
+    let mut row_factor = row_mean;
+    row_factor.f_copy_(&r)?;
+    let _ = row_factor.f_div_(&r.f_mean(None)?)?.f_rsqrt_()?;
+    let mut column_factor = column_mean;
+    column_factor.f_copy_(&c)?;
+    let _ = column_factor.f_rsqrt_()?;
+    let unclipped = |start: i64, len: i64| -> Result<Tensor> {
+        let mut u = scaled(start, len)?;
+        let _ = u.f_mul_(&row_factor.f_narrow(0, start, len)?.f_view([len, 1])?)?;
+        Ok(u.f_mul_(&column_factor)?)
+    };
+    let mut sum = Tensor::f_zeros([1], (Kind::Double, p.device()))?;
+    for (start, len) in blocks(rows, step) {
+        let square = work.f_get(1)?.f_narrow(0, 0, len)?;
+        let _ = unclipped(start, len)?.f_square_out(&square)?;
+        let _ = sum.f_add_(&square.f_sum(Kind::Float)?)?;
+    }
+    let factor = clipped_rate(&sum, elements(p), lr)?;
+    for (start, len) in blocks(rows, step) {
+        apply(op, unclipped(start, len)?, &factor, lr, &p.f_narrow(0, start, len)?)?;
+    }
+    Ok(())
+}
+
+/// Adafactor on a vector, whose second moment `v` is kept whole.
+fn adafactor_vector(
+    op: &Optimize,
+    gradient: &Tensor,
+    scalars: &Scalars<'_>,
+    lr: &Tensor,
+    p: &Tensor,
+    v: &Tensor,
+) -> Result<()> {
+    let rate = adafactor_rate(scalars)?;
+    let mut g = gradient.f_div(scalars.grad_scale)?;
+    let square = g.f_square()?.f_add_scalar_(op.eps)?;
+    let mut v = v.shallow_clone();
+    let _ = v.f_lerp_tensor_(&square, &rate)?;
+    let u = g.f_mul_(&v.f_rsqrt()?)?;
+    let factor = clipped_rate(&u.f_square()?.f_sum(Kind::Float)?.f_view([1])?, elements(p), lr)?;
+    apply(op, u, &factor, lr, p)
+}
+
+/// lr / max(1, RMS(u)/d) with d = 1 (arXiv 1804.04235, section 6), from Σ u².
+fn clipped_rate(sum: &Tensor, n: i64, lr: &Tensor) -> Result<Tensor> {
+    let rms = sum.f_div_scalar(n as f64)?.f_sqrt()?.f_clamp_min(1.0)?.f_to_kind(Kind::Float)?;
+    Ok(lr.f_div(&rms)?)
+}
+
+/// `p −= factor·u + lr·λ·p`; `u` is used up.
+fn apply(op: &Optimize, mut u: Tensor, factor: &Tensor, lr: &Tensor, p: &Tensor) -> Result<()> {
+    let mut p = p.shallow_clone();
+    let _ = u.f_mul_(factor)?;
+    let keep = lr.f_mul_scalar(-op.weight_decay)?.f_add_scalar(1.0)?;
+    let _ = p.f_mul_(&keep)?.f_sub_(&u)?;
+    Ok(())
+}
