@@ -4,12 +4,26 @@
 //! (compiler), the program a plan becomes (plan).
 
 pub mod answer;
+pub mod assemble;
+pub mod cost;
+pub mod derive;
+mod fixes;
 pub mod hardware;
+pub mod laws;
+pub mod money;
+pub mod profile;
 pub mod question;
 pub mod rules;
+pub mod search;
 pub mod shape;
 mod solve;
+pub mod space;
 
 pub use answer::{Answer, Candidate, Fix, Infeasible, Nearest, Reason};
 pub use question::Question;
-pub use solve::solve;
+pub use solve::{setting, solve};
+
+/// A float as it stands in a plan: rounded to 9 significant digits.
+pub fn settle(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() { value } else { format!("{value:.8e}").parse().unwrap_or(value) }
+}

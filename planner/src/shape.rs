@@ -132,7 +132,7 @@ impl Shape {
 mod tests {
     use super::*;
 
-    pub(crate) fn llama_7b() -> Shape {
+    fn llama_7b() -> Shape {
         Shape {
             layers: 32,
             hidden: 4096,

@@ -1,15 +1,386 @@
-//! From a question to a plan.
+//! From a question to a plan: the budget's algebra, the batch, the search.
 
 use std::collections::BTreeMap;
 
-use crate::answer::{Answer, Infeasible};
-use crate::question::Question;
+use llmc_plan::plan::{Determinism, Precision};
+
+use crate::answer::{Answer, Fix, Infeasible, Nearest};
+use crate::assemble::{Outcome, answer, layout_of};
+use crate::cost::memory::stage_memory;
+use crate::cost::{Setting, StateBytes};
+use crate::derive::{batch_tokens, flops_6nt, whole_sequences};
+use crate::fixes;
+use crate::money::rates;
+use crate::question::{Budget, Cluster, Question};
+use crate::search::{Found, search};
+use crate::{hardware, laws, profile};
+
+/// Ceilings, checked before anything is searched.
+const MAX_GPUS: u64 = 1 << 20;
+const MAX_PARAMS: u64 = 10_000_000_000_000;
+const MAX_TOKENS: u64 = 10_000_000_000_000_000;
+/// Share of a GPU's memory left free: the closed form's own error, and what fragmentation adds. Fails less often than
+/// it costs; peers keep 6 % (SimuMax) to 20 % (Galvatron).
+const MARGIN: f64 = 0.03;
+/// A tokens-and-FLOPs or money-and-time pair may differ by this much before it contradicts itself.
+const TOLERANCE: f64 = 0.005;
+
+/// Rules by which a path was decided.
+type Decided = Vec<(&'static str, &'static str)>;
 
 /// Plans.
 ///
 /// # Errors
-/// [`Infeasible`] when the question contradicts itself or nothing fits.
+/// [`Infeasible`] when the question contradicts itself or nothing fits; its fixes were each planned.
 pub fn solve(question: &Question) -> Result<Answer, Infeasible> {
-    let _ = question;
-    Err(Infeasible::Question { rule: "planner.not_landed", figures: BTreeMap::new(), fixes: Vec::new() })
+    match plan(question) {
+        Ok(answer) => Ok(answer),
+        Err(mut failure) => {
+            let list = match &mut failure {
+                Infeasible::Question { fixes, .. } | Infeasible::Layout { fixes, .. } => fixes,
+            };
+            list.extend(fixes::find(question));
+            Err(failure)
+        }
+    }
+}
+
+/// A refusal with its figures.
+fn refuse(rule: &'static str, figures: &[(&'static str, f64)]) -> Infeasible {
+    Infeasible::Question { rule, figures: figures.iter().copied().collect(), fixes: Vec::new() }
+}
+
+/// What a budget says, each kind once.
+#[derive(Default)]
+struct Limits {
+    tokens: Option<u64>,
+    seconds: Option<f64>,
+    money: Option<f64>,
+}
+
+fn limits(q: &Question) -> Result<Limits, Infeasible> {
+    let mut found = Limits::default();
+    let currency = q.prices.currency.as_deref().unwrap_or("CNY");
+    for budget in &q.budget {
+        match budget {
+            Budget::Tokens(t) => found.tokens = Some(*t),
+            Budget::Seconds(s) => found.seconds = Some(*s),
+            Budget::Money { amount, currency: c } if c == currency => found.money = Some(*amount),
+            Budget::Money { amount, .. } => return Err(refuse("budget.currency", &[("amount", *amount)])),
+            Budget::Flops(_) => {}
+        }
+    }
+    for budget in &q.budget {
+        let Budget::Flops(flops) = budget else { continue };
+        let buys = flops / flops_6nt(&q.model, 1.0);
+        match found.tokens {
+            Some(tokens) if (tokens as f64 / buys - 1.0).abs() > TOLERANCE => {
+                return Err(refuse(
+                    "budget.contradiction",
+                    &[("tokens", tokens as f64), ("tokens_of_flops", buys)],
+                ));
+            }
+            Some(_) => {}
+            None => found.tokens = Some(buys as u64),
+        }
+    }
+    Ok(found)
+}
+
+/// Plans without looking for fixes.
+///
+/// # Errors
+/// [`Infeasible`] without fixes.
+pub(crate) fn plan(q: &Question) -> Result<Answer, Infeasible> {
+    check(q)?;
+    let limits = limits(q)?;
+    let mut decided: Decided = Vec::new();
+    let cluster = match q.cluster {
+        Some(cluster) => cluster,
+        None => {
+            decided.extend([("layout.nodes", "cluster.derive"), ("layout.gpus", "cluster.derive")]);
+            derive_cluster(q, &limits)?
+        }
+    };
+    let (outcome, more) = on_cluster(q, &limits, cluster)?;
+    decided.extend(more);
+    let out = answer(q, &outcome, decided);
+    over_budget(q, &limits, &out)?;
+    Ok(out)
+}
+
+/// Refuses what no search can mend.
+fn check(q: &Question) -> Result<(), Infeasible> {
+    let m = &q.model;
+    let sizes = [m.layers, m.hidden, m.heads, m.kv_heads, m.head_dim, m.ffn, m.vocab_padded, m.context];
+    if sizes.contains(&0) || sizes.iter().any(|n| *n > 1 << 40) {
+        return Err(refuse("model.shape", &[("layers", m.layers as f64), ("hidden", m.hidden as f64)]));
+    }
+    if m.params > MAX_PARAMS {
+        return Err(refuse("ceiling.params", &[("params", m.params as f64), ("ceiling", MAX_PARAMS as f64)]));
+    }
+    if let Some(c) = q.cluster
+        && (c.gpus() == 0 || c.gpus() > MAX_GPUS)
+    {
+        return Err(refuse("ceiling.gpus", &[("gpus", c.gpus() as f64), ("ceiling", MAX_GPUS as f64)]));
+    }
+    for budget in &q.budget {
+        let (value, ceiling) = match budget {
+            Budget::Tokens(t) => (*t as f64, MAX_TOKENS as f64),
+            Budget::Seconds(s) => (*s, 1e12),
+            Budget::Money { amount, .. } => (*amount, 1e15),
+            Budget::Flops(f) => (*f, 1e32),
+        };
+        if !(value > 0.0 && value <= ceiling) {
+            return Err(refuse("ceiling.budget", &[("value", value), ("ceiling", ceiling)]));
+        }
+    }
+    if let Some(batch) = q.batch_tokens
+        && (batch == 0 || batch % m.context != 0)
+    {
+        return Err(refuse(
+            "batch.whole_sequences",
+            &[("batch", batch as f64), ("context", m.context as f64)],
+        ));
+    }
+    if q.precision == Precision::Fp8 && q.hardware.peak_fp8.is_none() {
+        return Err(refuse("precision.fp8_unsupported", &[]));
+    }
+    if profile::preset(&q.hardware.profile).is_none() {
+        return Err(refuse("hardware.profile", &[]));
+    }
+    Ok(())
+}
+
+/// The setting of `q` on `cluster` with `sequences` a step.
+pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting> {
+    let mut state = StateBytes::new(q.precision, q.optimizer.kind, q.optimizer.state_dtype.bytes());
+    // Frozen parameters keep their weights only.
+    if let Some(trainable) = q.continued.and_then(|c| c.trainable_params) {
+        let share = (trainable as f64 / q.model.params.max(1) as f64).min(1.0);
+        state.gradient *= share;
+        state.optimizer *= share;
+        state.paged *= share;
+    }
+    let bitwise = q.hardware.kind == hardware::Kind::Cpu;
+    Some(Setting {
+        shape: crate::shape::Shape::new(&q.model, &q.variant),
+        profile: profile::preset(&q.hardware.profile)?,
+        hardware: q.hardware.clone(),
+        nodes: cluster.nodes,
+        gpus_per_node: cluster.gpus_per_node,
+        sequences,
+        precision: q.precision,
+        determinism: q.determinism.unwrap_or(if bitwise { Determinism::Bitwise } else { Determinism::Fast }),
+        state,
+    })
+}
+
+/// Device bytes a plan may use.
+fn memory_limit(q: &Question) -> u64 {
+    let margin = if q.hardware.kind == hardware::Kind::Cuda { MARGIN } else { 0.0 };
+    let usable = (q.hardware.memory_bytes as f64 * (1.0 - margin)) as u64;
+    q.memory_limit_bytes.map_or(usable, |asked| asked.min(q.hardware.memory_bytes))
+}
+
+/// Searches the layouts of `q` for `tokens` on `cluster`.
+fn searched(q: &Question, cluster: Cluster, tokens: u64) -> Result<Outcome, Infeasible> {
+    let sequences = match q.batch_tokens {
+        Some(batch) => batch / q.model.context,
+        None => {
+            // A run of fewer tokens than one batch still takes one step.
+            let wanted = batch_tokens(&q.model, tokens as f64).0.min(tokens as f64) / q.model.context as f64;
+            let dp = q.pins.dp.unwrap_or(1).max(1) * q.pins.micro_batch.unwrap_or(1).max(1);
+            let spread = cluster.gpus() / cluster.gpus().min(fixed_ranks(q)).max(1);
+            whole_sequences(wanted, dp.max(spread))
+        }
+    };
+    let limit = memory_limit(q);
+    let setting = setting(q, cluster, sequences).ok_or_else(|| refuse("hardware.profile", &[]))?;
+    let found = search(&setting, &q.pins, limit);
+    match found.best {
+        Some(best) => Ok(Outcome { setting, found, best, tokens, limit }),
+        None => Err(nothing_fits(&setting, found, limit)),
+    }
+}
+
+/// Ranks that pins take away from data parallelism.
+fn fixed_ranks(q: &Question) -> u64 {
+    let p = &q.pins;
+    [p.tp, p.pp, p.cp].into_iter().flatten().fold(1, u64::saturating_mul)
+}
+
+fn nothing_fits(s: &Setting, found: Found, limit: u64) -> Infeasible {
+    let nearest = found.nearest.map(|(costed, stage)| {
+        Box::new(Nearest {
+            layout: layout_of(s, &costed),
+            micro_batch_sequences: costed.point.micro,
+            memory: stage_memory(s, &costed.point, stage),
+        })
+    });
+    // Memory is the reason whenever a layout got as far as being weighed; else the rule that rejected most.
+    let rule = if nearest.is_some() {
+        "memory"
+    } else {
+        let most = found.rejected_by.iter().max_by(|a, b| a.1.cmp(b.1).then(b.0.cmp(a.0)));
+        most.map_or("ranks_make_gpus", |(rule, _)| *rule)
+    };
+    Infeasible::Layout {
+        device_bytes: limit,
+        nearest,
+        rule: rule.to_string(),
+        figures: found.first.get(rule).cloned().unwrap_or_default(),
+        rejected_by: found.rejected_by.iter().map(|(rule, n)| (rule.to_string(), *n)).collect(),
+        fixes: Vec::new(),
+    }
+}
+
+/// Plans on a known cluster; derives the tokens from time or money when they are not given.
+fn on_cluster(q: &Question, limits: &Limits, cluster: Cluster) -> Result<(Outcome, Decided), Infeasible> {
+    let mut decided: Decided = Vec::new();
+    if q.batch_tokens.is_none() {
+        decided.push(("batch.global_tokens", "batch.step_law"));
+    }
+    if let Some(tokens) = limits.tokens {
+        if q.budget.iter().any(|b| matches!(b, Budget::Flops(_))) {
+            decided.push(("budget.tokens", "budget.from_flops"));
+        }
+        return Ok((searched(q, cluster, tokens)?, decided));
+    }
+    let default = laws::default_tokens(q.model.params_non_embedding);
+    let rule = match (limits.seconds, limits.money) {
+        (None, None) => {
+            decided.push(("budget.tokens", "budget.chinchilla"));
+            return Ok((searched(q, cluster, default.min(MAX_TOKENS))?, decided));
+        }
+        (Some(_), _) => "budget.from_time",
+        (None, Some(_)) => "budget.from_money",
+    };
+    decided.push(("budget.tokens", rule));
+    let hour = rates(&q.prices, &q.hardware).hour(cluster.gpus());
+    let by_money = limits.money.map_or(f64::INFINITY, |money| money / hour * 3600.0);
+    let seconds = limits.seconds.unwrap_or(f64::INFINITY).min(by_money);
+    // The batch follows from the tokens and the speed from the batch: iterate until the batch stands.
+    let mut tokens = default.min(MAX_TOKENS);
+    let mut out = searched(q, cluster, tokens)?;
+    for _ in 0..6 {
+        let run = out.run(q, out.best.step.total);
+        let per_second = out.global_tokens() as f64 / out.best.step.total * run.goodput;
+        tokens = ((seconds * per_second) as u64).clamp(1, MAX_TOKENS);
+        let before = out.global_tokens();
+        out = searched(q, cluster, tokens)?;
+        if out.global_tokens() == before {
+            break;
+        }
+    }
+    // Whole steps that end within the limit.
+    let fit = |out: &Outcome| {
+        let run = out.run(q, out.best.step.total);
+        (seconds * run.goodput / out.best.step.total).floor().max(1.0) as u64
+    };
+    out.tokens = fit(&out).saturating_mul(out.global_tokens());
+    out.tokens = fit(&out).saturating_mul(out.global_tokens());
+    Ok((out, decided))
+}
+
+/// The fewest devices that train the tokens within time or money.
+fn derive_cluster(q: &Question, limits: &Limits) -> Result<Cluster, Infeasible> {
+    if limits.seconds.is_none() && limits.money.is_none() {
+        return Err(refuse("cluster.underivable", &[]));
+    }
+    let node = q.hardware.gpus_per_node.max(1);
+    let tokens = limits.tokens.unwrap_or_else(|| laws::default_tokens(q.model.params_non_embedding));
+    let of = |gpus: u64| {
+        if gpus <= node {
+            Cluster { nodes: 1, gpus_per_node: gpus }
+        } else {
+            Cluster { nodes: gpus / node, gpus_per_node: node }
+        }
+    };
+    let prices = rates(&q.prices, &q.hardware);
+    let mut closest: Option<(f64, f64)> = None;
+    let mut meets = |gpus: u64| -> bool {
+        let Ok(out) = searched(q, of(gpus), tokens) else { return false };
+        let seconds = out.run(q, out.best.step.total).seconds;
+        let money = prices.bill(gpus, seconds).total;
+        if closest.is_none_or(|c| seconds < c.0) {
+            closest = Some((seconds, money));
+        }
+        limits.seconds.is_none_or(|limit| seconds <= limit) && limits.money.is_none_or(|limit| money <= limit)
+    };
+    // Doubling until it is met, then halving the gap in whole machines.
+    let (mut low, mut high) = (0, 1);
+    while !meets(high) {
+        low = high;
+        high = if high < node { (high * 2).min(node) } else { high * 2 };
+        if high > MAX_GPUS || high > node * 8192 {
+            let (seconds, money) = closest.unwrap_or((f64::INFINITY, f64::INFINITY));
+            return Err(refuse(
+                "budget.contradiction",
+                &[
+                    ("tokens", tokens as f64),
+                    ("seconds_asked", limits.seconds.unwrap_or(f64::INFINITY)),
+                    ("money_asked", limits.money.unwrap_or(f64::INFINITY)),
+                    ("seconds_least", seconds),
+                    ("money_there", money),
+                ],
+            ));
+        }
+    }
+    let grain = if high > node { node } else { 1 };
+    while high - low > grain {
+        let middle = (low + (high - low) / 2).div_ceil(grain) * grain;
+        if middle >= high {
+            break;
+        }
+        if meets(middle) { high = middle } else { low = middle }
+    }
+    Ok(of(high))
+}
+
+/// Tokens, time or money and a cluster were all given: do they agree?
+fn over_budget(q: &Question, limits: &Limits, out: &Answer) -> Result<(), Infeasible> {
+    if limits.tokens.is_none() {
+        return Ok(());
+    }
+    let seconds = out.plan.time.train_seconds;
+    let money = out.plan.cost.total;
+    let late = limits.seconds.is_some_and(|limit| seconds > limit * (1.0 + TOLERANCE));
+    let dear = limits.money.is_some_and(|limit| money > limit * (1.0 + TOLERANCE));
+    if !late && !dear {
+        return Ok(());
+    }
+    let mut figures: BTreeMap<&'static str, f64> = BTreeMap::new();
+    figures.insert("tokens", out.plan.budget.tokens as f64);
+    figures.insert("gpus", out.plan.layout.gpus as f64);
+    figures.insert("seconds_needed", seconds);
+    figures.insert("money_needed", money);
+    limits.seconds.and_then(|limit| figures.insert("seconds_asked", limit));
+    limits.money.and_then(|limit| figures.insert("money_asked", limit));
+    let fix = |path, value: String, answer: &Answer| Fix {
+        path,
+        value,
+        device_bytes: answer.plan.memory.device_bytes,
+        step_seconds: answer.plan.time.step_seconds,
+        cost: answer.plan.cost.total,
+    };
+    let mut fixes = vec![if late {
+        fix("budget", format!("{:.1} days", seconds / 86400.0), out)
+    } else {
+        fix("budget", format!("{money:.0} {}", out.plan.cost.currency), out)
+    }];
+    let without = |keep: fn(&Budget) -> bool| Question {
+        budget: q.budget.iter().filter(|b| keep(b)).cloned().collect(),
+        ..q.clone()
+    };
+    if let Ok(fewer) = plan(&without(|b| !matches!(b, Budget::Tokens(_) | Budget::Flops(_)))) {
+        fixes.push(fix("budget", format!("{} tokens", fewer.plan.budget.tokens), &fewer));
+    }
+    if late
+        && !dear
+        && let Ok(more) = plan(&Question { cluster: None, ..q.clone() })
+    {
+        fixes.push(fix("on", format!("{}x{}", more.plan.layout.gpus, q.hardware.name), &more));
+    }
+    Err(Infeasible::Question { rule: "budget.contradiction", figures, fixes })
 }

@@ -1,0 +1,81 @@
+//! Seconds of a collective, by NCCL's own model: `latency + bytes / bandwidth` (NCCL src/graph/tuning.cc).
+
+use super::Setting;
+
+/// A set of ranks that talk: how many, over how many machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Group {
+    /// Ranks.
+    pub ranks: u64,
+    /// Machines they lie on.
+    pub nodes: u64,
+}
+
+impl Group {
+    /// `ranks` of them, neighbours being `stride` devices apart on machines of `per_node` devices.
+    pub fn strided(ranks: u64, stride: u64, per_node: u64) -> Group {
+        let in_node = (per_node / stride.max(1)).clamp(1, ranks.max(1));
+        Group { ranks, nodes: ranks.div_ceil(in_node) }
+    }
+}
+
+/// Bus bandwidth of a ring: the slower of the link inside and all the NICs that the group has in one machine.
+fn ring_bandwidth(s: &Setting, g: Group) -> f64 {
+    let link = s.hardware.link_bandwidth * s.profile.comm.ring;
+    if g.nodes <= 1 {
+        return link;
+    }
+    let per_node = g.ranks as f64 / g.nodes as f64;
+    link.min(per_node * s.hardware.network_bandwidth * s.profile.comm.network)
+}
+
+/// Latency of a ring of `steps`, of which `crossing` go over the network.
+fn ring_latency(s: &Setting, steps: f64, crossing: f64) -> f64 {
+    let c = &s.profile.comm;
+    c.base + (steps - crossing) * c.step_link + crossing * c.step_network
+}
+
+/// Reduce-scatter or all-gather whose full buffer has `bytes`.
+pub fn scatter(s: &Setting, g: Group, bytes: f64) -> f64 {
+    if g.ranks <= 1 || bytes <= 0.0 {
+        return 0.0;
+    }
+    let n = g.ranks as f64;
+    let crossing = if g.nodes > 1 { g.nodes as f64 - 1.0 } else { 0.0 };
+    // Beyond 32 ranks NCCL ≥ 2.23 has PAT, logarithmic in the ranks: 2·log2 n steps.
+    let ring = ring_latency(s, n - 1.0, crossing);
+    let pat = s.profile.comm.base + 2.0 * libm::log2(n) * s.profile.comm.step_network;
+    ring.min(pat) + bytes * (n - 1.0) / n / ring_bandwidth(s, g)
+}
+
+/// All-reduce of `bytes`: the best of ring, tree and switch reduction.
+pub fn all_reduce(s: &Setting, g: Group, bytes: f64) -> f64 {
+    if g.ranks <= 1 || bytes <= 0.0 {
+        return 0.0;
+    }
+    let c = &s.profile.comm;
+    let n = g.ranks as f64;
+    let nodes = g.nodes as f64;
+    let moved = 2.0 * bytes * (n - 1.0) / n;
+    let bandwidth = ring_bandwidth(s, g);
+    let crossing = if g.nodes > 1 { 2.0 * (nodes - 1.0) } else { 0.0 };
+    let ring = ring_latency(s, 2.0 * (n - 1.0), crossing) + moved / bandwidth;
+    // Tree: ×0.92 of the ring's bandwidth (tuning.cc).
+    let depth = 2.0 * ((n / nodes - 1.0) * c.step_link + libm::log2(nodes.max(1.0)) * c.step_network);
+    let tree = c.base + depth + moved / (bandwidth * 0.92);
+    let mut best = ring.min(tree);
+    if s.hardware.nvls && g.nodes == 1 && g.ranks > 4 && bytes >= 2097152.0 {
+        best = best.min(c.base + 25e-6 + moved / (s.hardware.link_bandwidth * c.nvls));
+    }
+    best
+}
+
+/// Point to point, `crossing` machines or not.
+pub fn send(s: &Setting, bytes: f64, crossing: bool) -> f64 {
+    let c = &s.profile.comm;
+    if crossing {
+        c.base + c.step_network + bytes / (s.hardware.network_bandwidth * c.network)
+    } else {
+        c.base + c.step_link + bytes / (s.hardware.link_bandwidth * c.ring)
+    }
+}

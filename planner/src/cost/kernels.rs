@@ -1,0 +1,69 @@
+//! Seconds of one kernel on one device: matrix product, attention, pointwise pass.
+
+use llmc_plan::plan::{Determinism, Precision};
+
+use super::Setting;
+
+/// Matrix product of `m × k` by `k × n`, in the setting's precision unless `wide` (the head stays out of fp8).
+///
+/// Tile and wave quantisation after NVIDIA's matrix-multiplication guide; `K/(K+k0)` is the pipeline's fill; the
+/// memory bound counts each operand once. Constants in the profile.
+pub fn gemm(s: &Setting, m: f64, n: f64, k: f64, wide: bool) -> f64 {
+    if m <= 0.0 || n <= 0.0 || k <= 0.0 {
+        return 0.0;
+    }
+    let p = &s.profile.gemm;
+    let fp8 = s.precision == Precision::Fp8 && !wide;
+    let (peak, eta) = match s.precision {
+        Precision::F32 => (s.hardware.peak_f32, p.eta_f32),
+        Precision::Fp8 if fp8 => (s.hardware.peak_fp8.unwrap_or(s.hardware.peak_bf16), p.eta_fp8),
+        _ => (s.hardware.peak_bf16, p.eta_bf16),
+    };
+    let width = s.hardware.multiprocessors as f64;
+    let mut loss = f64::INFINITY;
+    for &(rows, columns, rate) in &p.tiles {
+        let tiles = (m / rows).ceil() * (n / columns).ceil();
+        let waves = tiles / width;
+        let idle = if p.wave > 0.0 { libm::pow(waves.ceil() / waves, p.wave) } else { 1.0 };
+        let one = tiles * rows * columns / (m * n) * idle / rate;
+        if one < loss {
+            loss = one;
+        }
+    }
+    let compute = 2.0 * m * n * k / (peak * eta) * loss * (k + p.k0) / k;
+    let in_bytes = if fp8 { 1.0 } else { s.act() };
+    let bytes = (m * k + n * k) * in_bytes + m * n * s.act();
+    // Casting both operands: read once wide, write once narrow.
+    let casts = if fp8 { p.fp8_cast_passes * (m * k + n * k) * 3.0 / bandwidth(s) } else { 0.0 };
+    compute.max(bytes / bandwidth(s)) + casts + p.launch
+}
+
+/// Seconds of causal attention for `sequences` of `tokens` queries against `keys`, forward and backward.
+///
+/// `share` is the part of the full causal triangle this rank computes (1 without context parallelism).
+pub fn attention(s: &Setting, sequences: f64, tokens: f64, heads: f64, share: f64) -> (f64, f64) {
+    let p = &s.profile.attention;
+    let dim = s.shape.head_dim as f64;
+    let flops = 2.0 * sequences * heads * tokens * tokens * dim * share;
+    let rate = s.hardware.peak_bf16 * if dim < 128.0 { p.narrow_head } else { 1.0 };
+    let rate = if s.precision == Precision::F32 { s.hardware.peak_f32 } else { rate };
+    let queries = sequences * tokens * heads * dim * share;
+    let launch = s.profile.gemm.launch;
+    let mut forward = launch + flops / (rate * p.forward) + queries * p.forward_element;
+    let mut backward = 2.0 * launch + 2.5 * flops / (rate * p.backward) + queries * p.backward_element;
+    if s.determinism == Determinism::Bitwise {
+        backward *= p.bitwise_backward;
+    }
+    if s.shape.unfused_attention {
+        // The whole score matrix, written and read by product, softmax and dropout: 5 passes forward, 8 backward.
+        let scores = sequences * heads * tokens * tokens * share * s.act();
+        forward += 5.0 * scores / bandwidth(s);
+        backward += 8.0 * scores / bandwidth(s);
+    }
+    (forward, backward)
+}
+
+/// Bytes per second of a fused pointwise pass.
+pub fn bandwidth(s: &Setting) -> f64 {
+    s.hardware.memory_bandwidth * s.profile.memory.pointwise
+}

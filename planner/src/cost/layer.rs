@@ -1,0 +1,165 @@
+//! Seconds of one layer and of the two ends for one micro-batch on one rank.
+
+use llmc_plan::plan::{Precision, Recompute};
+
+use super::comm::{Group, all_reduce, scatter};
+use super::kernels::{attention, bandwidth, gemm};
+use super::{Point, Setting};
+
+/// Seconds of one layer and micro-batch on one rank, by part; the stack factor is included.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct LayerTime {
+    /// Matrix products, forward.
+    pub gemm_forward: f64,
+    /// Input-gradient products.
+    pub gemm_input: f64,
+    /// Weight-gradient products.
+    pub gemm_weight: f64,
+    /// Attention forward.
+    pub attention_forward: f64,
+    /// Attention backward.
+    pub attention_backward: f64,
+    /// Norms, rotation, SwiGLU, residuals, forward.
+    pub pointwise_forward: f64,
+    /// The same, backward.
+    pub pointwise_backward: f64,
+    /// What recomputation repeats, communication included.
+    pub recompute: f64,
+    /// Tensor-parallel collectives, forward.
+    pub tensor_forward: f64,
+    /// Tensor-parallel collectives, backward.
+    pub tensor_backward: f64,
+    /// Context-parallel ring that attention does not hide, forward and backward.
+    pub context: f64,
+}
+
+impl LayerTime {
+    /// Forward.
+    pub fn forward(&self) -> f64 {
+        self.gemm_forward
+            + self.attention_forward
+            + self.pointwise_forward
+            + self.tensor_forward
+            + self.context / 3.0
+    }
+
+    /// Backward with recomputation.
+    pub fn backward(&self) -> f64 {
+        self.gemm_input
+            + self.gemm_weight
+            + self.attention_backward
+            + self.pointwise_backward
+            + self.tensor_backward
+            + self.recompute
+            + self.context * 2.0 / 3.0
+    }
+}
+
+/// Tokens of one micro-batch on one context-parallel rank.
+pub fn tokens(s: &Setting, point: &Point) -> f64 {
+    (point.micro * s.shape.context) as f64 / point.cp as f64
+}
+
+/// One layer of `point`; reads tp, sp, cp, micro-batch and recompute only.
+pub fn layer(s: &Setting, point: &Point) -> LayerTime {
+    let mut time = plain_layer(s, point);
+    time.recompute = recompute(s, point, &time);
+    time
+}
+
+/// What recomputation adds to a layer whose other parts are `time`.
+pub fn recompute(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
+    let n = tokens(s, point);
+    let h = s.shape.hidden as f64 / if point.sp { point.tp as f64 } else { 1.0 };
+    let f = s.shape.ffn as f64 / point.tp as f64;
+    match point.recompute {
+        Recompute::None => 0.0,
+        // Two norms (read h, write h) and the SwiGLU product (read 2f, write f).
+        Recompute::Selective => n * (4.0 * h + 3.0 * f) / pointwise_rate(s),
+        Recompute::Full => time.forward(),
+    }
+}
+
+/// Elements per second of fused pointwise passes, gaps included.
+fn pointwise_rate(s: &Setting) -> f64 {
+    bandwidth(s) / (s.act() * s.profile.fixed.stack * if s.shape.eager { 2.0 } else { 1.0 })
+}
+
+/// One layer without recomputation; reads tp, sp, cp and micro-batch only.
+pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
+    let shape = &s.shape;
+    let n = tokens(s, point);
+    let t = point.tp as f64;
+    let h = shape.hidden as f64;
+    let q = (shape.heads * shape.head_dim) as f64 / t;
+    let kv = (shape.kv_heads * shape.head_dim) as f64 / t;
+    let f = shape.ffn as f64 / t;
+    let up = if shape.gated { 2.0 * f } else { f };
+    let stack = s.profile.fixed.stack;
+    let mut time = LayerTime::default();
+    for (rows, columns) in [(q + 2.0 * kv, h), (h, q), (up, h), (h, f)] {
+        time.gemm_forward += stack * gemm(s, n, rows, columns, false);
+        time.gemm_input += stack * gemm(s, n, columns, rows, false);
+        time.gemm_weight += stack * gemm(s, rows, columns, n, false);
+        // Accumulating into f32 gradients reads and writes them once more than the product's own store.
+        time.gemm_weight += stack * rows * columns * 4.0 / bandwidth(s);
+    }
+    let share = 1.0 / point.cp as f64;
+    let (forward, backward) =
+        attention(s, point.micro as f64, shape.context as f64, shape.heads as f64 / t, share);
+    time.attention_forward = stack * forward;
+    time.attention_backward = stack * backward;
+    // Elements of ideally fused passes (our benches/gpu script): forward 16h + 3f, backward 16h + 5f a token.
+    // Norms and residuals are spread over the tensor-parallel ranks only with sequence parallelism.
+    let spread = if point.sp { t } else { 1.0 };
+    let dropout = if shape.dropout { 2.0 * h } else { 0.0 };
+    let rate = pointwise_rate(s);
+    let narrow = (12.0 * h + 2.0 * dropout) / spread + 4.0 * h / t;
+    time.pointwise_forward = n * (narrow + 3.0 * f) / rate;
+    time.pointwise_backward = n * (narrow + 5.0 * f) / rate;
+
+    if point.tp > 1 {
+        let group = Group::strided(point.tp, 1, s.gpus_per_node);
+        let bytes = n * h * s.act();
+        if point.sp {
+            // 2 all-gathers and 2 reduce-scatters each way, and 2 gathers more of what backward needs again
+            // (arXiv 2205.05198, section 4.2.2).
+            time.tensor_forward = 4.0 * scatter(s, group, bytes);
+            time.tensor_backward = 6.0 * scatter(s, group, bytes);
+        } else {
+            time.tensor_forward = 2.0 * all_reduce(s, group, bytes);
+            time.tensor_backward = 2.0 * all_reduce(s, group, bytes);
+        }
+    }
+    if point.cp > 1 {
+        let group = Group::strided(point.cp, point.tp, s.gpus_per_node);
+        // Ring attention: keys and values travel once forward, with their gradients twice backward.
+        let once = scatter(s, group, 2.0 * n * kv * s.act() * point.cp as f64);
+        let o = s.profile.comm.overlap;
+        time.context = (once - o * time.attention_forward).max(0.0)
+            + (2.0 * once - o * time.attention_backward).max(0.0)
+            + 3.0 * (point.cp - 1) as f64 * s.profile.comm.step_link;
+    }
+    time
+}
+
+/// Seconds of the embedding (first) and of head with loss (last stage), forward and backward, one micro-batch.
+pub fn ends(s: &Setting, point: &Point) -> (f64, f64) {
+    let n = tokens(s, point);
+    let h = s.shape.hidden as f64;
+    let v = s.shape.vocab as f64 / point.tp as f64;
+    let stack = s.profile.fixed.stack;
+    let rate = bandwidth(s) / stack;
+    // Lookup, and the scatter-add of its gradient in f32.
+    let embedding = n * h * (2.0 * s.act() + 8.0 + s.act()) / rate;
+    // The head stays out of fp8 (torchtitan, llm-foundry and our measurements do so).
+    let products = gemm(s, n, v, h, true) + gemm(s, n, h, v, true) + gemm(s, v, h, n, true);
+    // Logits written, read for the loss, gradient written over them, read twice: 4 passes in 16 bits, 2 in f32.
+    let loss = n * v * (4.0 * s.act() + if s.precision == Precision::F32 { 0.0 } else { 8.0 }) / rate;
+    let mut head = stack * products + loss;
+    if point.tp > 1 {
+        let group = Group::strided(point.tp, 1, s.gpus_per_node);
+        head += 2.0 * all_reduce(s, group, n * h * s.act());
+    }
+    (embedding, head)
+}

@@ -1,0 +1,210 @@
+//! Bytes of one pipeline stage, in closed form, by kind; three totals: allocated, reserved, device.
+//!
+//! Activations after Korthikanti et al. 2022 (arXiv 2205.05198) with fused attention; states after Rajbhandari et al.
+//! 2020 (arXiv 1910.02054). The walk over the real program overrides these where it exists.
+
+use llmc_plan::plan::{Offload, Recompute, Schedule, StageMemory};
+
+use super::layer::tokens;
+use super::{Point, Setting};
+
+/// Bytes that one layer keeps from forward to backward, one micro-batch.
+///
+/// Per token: input, two norm outputs, the stream after attention (4h), q and attention output (2q), k and v (2kv),
+/// gate, up and product (3f), each in the activation's width, and one f32 log-sum-exp a head.
+pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f64 {
+    let shape = &s.shape;
+    let n = tokens(s, point);
+    let t = point.tp as f64;
+    let spread = if point.sp { t } else { 1.0 };
+    let b = s.act();
+    let h = shape.hidden as f64;
+    if recompute == Recompute::Full {
+        return n * h * b / spread;
+    }
+    let q = (shape.heads * shape.head_dim) as f64 / t;
+    let kv = (shape.kv_heads * shape.head_dim) as f64 / t;
+    let f = shape.ffn as f64 / t;
+    let heads = shape.heads as f64 / t;
+    let wide = match (shape.gated, shape.eager) {
+        (true, false) => 3.0,
+        (true, true) => 4.0,
+        (false, _) => 2.0,
+    };
+    let (streams, products) = if recompute == Recompute::Selective { (2.0, wide - 1.0) } else { (4.0, wide) };
+    let mut bytes = n * (b * (streams * h / spread + 2.0 * q + 2.0 * kv + products * f) + 4.0 * heads);
+    if shape.dropout {
+        bytes += n * 2.0 * h / spread;
+    }
+    if shape.unfused_attention && recompute == Recompute::None {
+        // Softmax output, its dropout and mask: 5 bytes a score in 16 bits (arXiv 2205.05198, equation 2).
+        bytes += n * shape.context as f64 * heads * (2.0 * b + 1.0);
+    }
+    bytes
+}
+
+/// Micro-batches in flight on pipeline rank `stage`, in whole-stage units.
+pub fn in_flight(point: &Point, stage: u64, micro_batches: u64) -> f64 {
+    match point.schedule {
+        Schedule::None => 1.0,
+        Schedule::OneFOneB | Schedule::ZeroBubble => (point.pp - stage).min(micro_batches) as f64,
+        // Warm-up chunks of Megatron's interleaved schedule: 2(p−i−1) + (v−1)p + 1 of v a micro-batch.
+        Schedule::Interleaved => {
+            let chunks = 2 * (point.pp - stage - 1) + (point.vp - 1) * point.pp + 1;
+            chunks.min(micro_batches * point.vp) as f64 / point.vp as f64
+        }
+    }
+}
+
+/// Parameters that one rank of pipeline stage `stage` holds before any ZeRO sharding.
+pub fn stage_params(s: &Setting, point: &Point, stage: u64) -> f64 {
+    let shape = &s.shape;
+    let t = point.tp as f64;
+    let layers = s.stage_layers(point.pp, stage) as f64;
+    let mut params = layers * (shape.layer_matrix_params() as f64 / t + shape.layer_vector_params() as f64);
+    if stage == 0 {
+        params += shape.embedding_params() as f64 / t;
+    }
+    if stage == point.pp - 1 {
+        params += shape.head_params() as f64 / t;
+        if shape.tied && point.pp > 1 {
+            params += shape.embedding_params() as f64 / t;
+        }
+    }
+    params
+}
+
+/// Sum of the parts, as floats; [`stage_memory`] rounds them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Parts {
+    /// Weights and gathered units.
+    pub parameters: f64,
+    /// Accumulators and unsharded transients.
+    pub gradients: f64,
+    /// Master copies and moments on the device.
+    pub optimizer: f64,
+    /// Kept activations and the backward's transients.
+    pub activations: f64,
+    /// Logits and loss.
+    pub logits: f64,
+    /// Batches, receive buffers, library workspaces.
+    pub buffers: f64,
+}
+
+impl Parts {
+    /// Bytes in live tensors at the peak.
+    pub fn allocated(&self) -> f64 {
+        self.parameters + self.gradients + self.optimizer + self.activations + self.logits + self.buffers
+    }
+}
+
+/// What depends on the states only: parameters, gradients, optimizer.
+pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
+    let params = stage_params(s, point, stage);
+    // Context-parallel ranks hold the same weights, so a shard group spans them too.
+    let g = (point.shard * point.cp).max(1) as f64;
+    let layer = s.shape.layer_matrix_params() as f64 / point.tp as f64;
+    let split = |from: u64| if point.zero >= from { params / g } else { params };
+    let mut p = Parts {
+        parameters: split(3) * s.state.weight,
+        gradients: split(2) * s.state.gradient,
+        optimizer: split(1) * (s.state.optimizer - s.state.paged),
+        ..Parts::default()
+    };
+    if point.offload == Offload::Optimizer {
+        // Two blocks of master and moments in flight between host and device.
+        p.optimizer = (2.0 * 12.0 * 33554432.0_f64).min(p.optimizer);
+    }
+    if point.zero >= 2 && g > 1.0 {
+        p.gradients += 2.0 * layer * s.state.gradient;
+    }
+    if point.zero >= 3 && g > 1.0 {
+        p.parameters += 2.0 * layer * s.state.weight;
+    }
+    p
+}
+
+/// What depends on the micro-batch only: activations, logits, buffers.
+pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
+    let n = tokens(s, point);
+    let b = s.act();
+    let t = point.tp as f64;
+    let h = s.shape.hidden as f64;
+    let f = s.shape.ffn as f64;
+    let spread = if point.sp { t } else { 1.0 };
+    let layers = s.stage_layers(point.pp, stage) as f64;
+    let flying = in_flight(point, stage, s.micro_batches(point));
+    let kept = layer_activations(s, point, point.recompute);
+    let mut activations = layers * flying * kept;
+    if point.offload == Offload::Activations {
+        // Two layers' inputs stay while they travel.
+        activations = activations.min(2.0 * kept);
+    }
+    if point.recompute != Recompute::None {
+        // The layer that is being differentiated is whole.
+        activations += layer_activations(s, point, Recompute::None) - kept.min(activations);
+    }
+    // Gradients alive inside one layer's backward: stream and norm (4h bytes in 16 bits), gate, up, product (6f).
+    activations += n * b * (2.0 * h / spread + 3.0 * f / t);
+    let logits = if stage == point.pp - 1 { n * s.shape.vocab as f64 / t * (b + 4.0) } else { 0.0 };
+    let mut buffers = n * 32.0;
+    if point.pp > 1 {
+        buffers += 4.0 * n * h * b / spread;
+    }
+    if point.tp > 1 && point.sp {
+        buffers += n * h * b;
+    }
+    if point.cp > 1 {
+        buffers += 4.0 * n * (s.shape.kv_heads * s.shape.head_dim) as f64 / t * b;
+    }
+    buffers += s.profile.fixed.workspace_bytes as f64;
+    Parts { activations, logits, buffers, ..Parts::default() }
+}
+
+/// Allocated, reserved, device of a sum of parts.
+pub fn totals(s: &Setting, point: &Point, allocated: f64) -> (f64, f64) {
+    let fixed = &s.profile.fixed;
+    let reserved = allocated * (1.0 + fixed.slack);
+    let groups = [point.tp, point.cp, point.pp, point.dp].iter().filter(|n| **n > 1).count() as f64;
+    (reserved, reserved + fixed.context_bytes as f64 + groups * fixed.communicator_bytes as f64)
+}
+
+/// All figures of pipeline rank `stage`.
+pub fn stage_memory(s: &Setting, point: &Point, stage: u64) -> StageMemory {
+    let a = states(s, point, stage);
+    let w = working(s, point, stage);
+    let whole = |x: f64| x.ceil().max(0.0) as u64;
+    let mut m = StageMemory {
+        parameters: whole(a.parameters),
+        gradients: whole(a.gradients),
+        optimizer: whole(a.optimizer),
+        activations: whole(w.activations),
+        logits: whole(w.logits),
+        buffers: whole(w.buffers),
+        allocated: 0,
+        reserved: 0,
+        device: 0,
+    };
+    m.allocated = m.parameters + m.gradients + m.optimizer + m.activations + m.logits + m.buffers;
+    let (reserved, device) = totals(s, point, m.allocated as f64);
+    m.reserved = whole(reserved);
+    m.device = whole(device);
+    m
+}
+
+/// Host bytes that one machine must hold for `point`.
+pub fn host_bytes(s: &Setting, point: &Point) -> f64 {
+    let mut each = 0.0_f64;
+    let params = stage_params(s, point, 0).max(stage_params(s, point, point.pp - 1));
+    let share = if point.zero >= 1 { params / (point.shard * point.cp).max(1) as f64 } else { params };
+    if point.offload == Offload::Optimizer {
+        each += share * (s.state.optimizer + s.state.gradient);
+    } else {
+        each += share * s.state.paged;
+    }
+    if point.offload == Offload::Activations {
+        let flying = in_flight(point, 0, s.micro_batches(point));
+        each += s.stage_layers(point.pp, 0) as f64 * flying * layer_activations(s, point, point.recompute);
+    }
+    each * s.gpus_per_node.min(s.gpus()) as f64
+}

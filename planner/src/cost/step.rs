@@ -1,0 +1,250 @@
+//! Seconds of one optimizer step of a layout, as a sum of exposed terms.
+
+use std::collections::BTreeMap;
+
+use llmc_plan::plan::{Offload, Schedule};
+
+use super::comm::{Group, all_reduce, scatter, send};
+use super::layer::{LayerTime, ends, layer, tokens};
+use super::memory::{layer_activations, stage_params};
+use super::{Point, Setting};
+
+/// Parts of a step that depend on tp, sp, cp, pp, vp, schedule, micro-batch and recompute, not on ZeRO or offload.
+#[derive(Debug, Clone, Copy)]
+pub struct Compute {
+    /// One layer and micro-batch.
+    pub layer: LayerTime,
+    /// Embedding of one micro-batch.
+    pub embedding: f64,
+    /// Head and loss of one micro-batch.
+    pub head: f64,
+    /// Layers of the slowest stage.
+    pub layers: f64,
+    /// Micro-batches.
+    pub micro_batches: f64,
+    /// Time one stage is busy with one micro-batch, slowest stage.
+    pub stage: f64,
+    /// Whole pipeline: fill, steady state, drain; without data parallelism and optimizer.
+    pub pipeline: f64,
+    /// Of `pipeline`, idle time of the slowest stage.
+    pub bubble: f64,
+    /// Of `pipeline`, exposed sends.
+    pub sends: f64,
+}
+
+/// Terms of a step, seconds; their sum is the step.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Step {
+    /// Exposed gradient reduction and parameter gathering.
+    pub data_parallel: f64,
+    /// Slow-down of computation that runs beside communication.
+    pub interference: f64,
+    /// Optimizer pass and gradient norm.
+    pub optimizer: f64,
+    /// Exposed host traffic.
+    pub offload: f64,
+    /// Fixed costs.
+    pub overhead: f64,
+    /// Waiting for the slowest device.
+    pub straggler: f64,
+    /// All of it, with the pipeline.
+    pub total: f64,
+}
+
+/// The compute part of `point`.
+pub fn compute(s: &Setting, point: &Point) -> Compute {
+    assemble(s, point, layer(s, point), ends(s, point))
+}
+
+/// The compute part of `point` over its layer and its (embedding, head), which many points share.
+pub fn assemble(s: &Setting, point: &Point, time: LayerTime, (embedding, head): (f64, f64)) -> Compute {
+    let m = s.micro_batches(point) as f64;
+    let p = point.pp;
+    // The host must enqueue a layer faster than the device runs it.
+    let forward = time.forward().max(s.profile.fixed.host_layer);
+    let each = forward + time.backward().max(2.0 * s.profile.fixed.host_layer);
+    let mut slowest = 0.0_f64;
+    let mut layers = 0.0;
+    for stage in [0, p.min(2) - 1, p - 1].iter().copied() {
+        let busy = stage_time(s, p, stage, each, embedding, head);
+        if busy > slowest {
+            slowest = busy;
+            layers = s.stage_layers(p, stage) as f64;
+        }
+    }
+    // Every stage once: the layers are shared out, so the sum needs no walk over stages.
+    let sum = s.shape.layers as f64 * each + embedding + head;
+    let crossing = point.tp * point.cp * point.dp >= s.gpus_per_node;
+    let message =
+        tokens(s, point) * s.shape.hidden as f64 * s.act() / if point.sp { point.tp as f64 } else { 1.0 };
+    let hop = if p > 1 { send(s, message, crossing && s.nodes > 1) } else { 0.0 };
+    let v = point.vp as f64;
+    let (bubble, sends) = match point.schedule {
+        Schedule::None => (0.0, 0.0),
+        // Fill and drain: every other stage once (Alpa, arXiv 2201.12023: Σ stage + (m − 1)·max).
+        Schedule::OneFOneB => (sum - slowest, 2.0 * (p - 1) as f64 * hop + m * hop),
+        // Each of v chunks is 1/v as long (arXiv 2104.04473, section 2.2); every chunk boundary is a send.
+        Schedule::Interleaved => ((sum - slowest) / v, 2.0 * (p - 1) as f64 * hop + m * v * hop),
+        // ZB-H1: (p − 1)(F + B − 2W) of idle time where 1F1B has (p − 1)(F + B + W) (arXiv 2401.10241, table 2). One W
+        // a stage leaves the critical path always, the other two fill the warm-up once 2p micro-batches are there.
+        Schedule::ZeroBubble => {
+            let weight = time.gemm_weight * s.shape.layers as f64 * (p - 1) as f64 / p as f64;
+            let filled = 1.0 + 2.0 * ((m - 1.0) / (2 * p) as f64).min(1.0);
+            ((sum - slowest - filled * weight).max(0.0), 2.0 * (p - 1) as f64 * hop + m * hop)
+        }
+    };
+    Compute {
+        layer: time,
+        embedding,
+        head,
+        layers,
+        micro_batches: m,
+        stage: slowest,
+        pipeline: m * slowest + bubble + sends,
+        bubble,
+        sends,
+    }
+}
+
+/// Busy seconds of a stage for one micro-batch.
+fn stage_time(s: &Setting, pp: u64, stage: u64, layer: f64, embedding: f64, head: f64) -> f64 {
+    let mut time = s.stage_layers(pp, stage) as f64 * layer;
+    if stage == 0 {
+        time += embedding;
+    }
+    if stage == pp - 1 {
+        time += head;
+    }
+    time
+}
+
+/// Collectives of data parallelism and ZeRO over one step: (exposed, hidden beside computation).
+///
+/// ZeRO-0: one all-reduce of the gradients. ZeRO-1: reduce-scatter once, all-gather of weights once. ZeRO-2: the
+/// gradients are sharded, so a reduce-scatter every micro-batch. ZeRO-3: two gathers and a reduce-scatter every
+/// micro-batch. A shard group smaller than dp adds an all-reduce of the shards over the replicas. Context-parallel
+/// ranks hold the same weights and join the reduction.
+fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
+    let replicas = point.dp * point.cp;
+    if replicas <= 1 {
+        return (0.0, 0.0);
+    }
+    let params = stage_params(s, point, 0).max(stage_params(s, point, point.pp - 1));
+    let gradient = params * s.state.gradient;
+    let weight = params * s.state.weight;
+    let shard = if point.zero == 0 { 1 } else { point.shard * point.cp };
+    let inner = Group::strided(shard, point.tp, s.gpus_per_node);
+    let outer = Group::strided(replicas / shard.max(1), point.tp * shard, s.gpus_per_node);
+    let o = s.profile.comm.overlap;
+    let m = c.micro_batches;
+    let backward = c.layers * c.layer.backward();
+    let forward = c.layers * c.layer.forward();
+    // What is still to be reduced when the last layer of a backward ends, or to be gathered before the first.
+    let edge = 1.0 / c.layers.max(1.0);
+    let expose = |wire: f64, room: f64| {
+        let exposed = (wire - o * room).max(wire * edge);
+        (exposed, wire - exposed)
+    };
+    let mut exposed = 0.0;
+    let mut hidden = 0.0;
+    let mut add = |(e, h): (f64, f64), times: f64| {
+        exposed += e * times;
+        hidden += h * times;
+    };
+    let replicate = all_reduce(s, outer, gradient / shard.max(1) as f64);
+    match point.zero {
+        0 => add(expose(all_reduce(s, outer, gradient), backward), 1.0),
+        1 => {
+            add(expose(scatter(s, inner, gradient) + replicate, backward), 1.0);
+            add(expose(scatter(s, inner, weight), forward), 1.0);
+        }
+        2 => {
+            add(expose(scatter(s, inner, gradient), backward), m);
+            add(expose(replicate, backward), 1.0);
+            add(expose(scatter(s, inner, weight), forward), 1.0);
+        }
+        _ => {
+            add(expose(scatter(s, inner, weight), forward), m);
+            add(expose(scatter(s, inner, weight) + scatter(s, inner, gradient), backward), m);
+            add(expose(replicate, backward), 1.0);
+        }
+    }
+    (exposed, hidden)
+}
+
+/// The whole step of `point` over its compute part.
+pub fn step(s: &Setting, point: &Point, c: &Compute) -> Step {
+    let (exposed, hidden) = data_parallel(s, point, c);
+    let params = stage_params(s, point, 0).max(stage_params(s, point, point.pp - 1));
+    let mine = if point.zero >= 1 { params / (point.shard * point.cp).max(1) as f64 } else { params };
+    let rate = s.hardware.memory_bandwidth * s.profile.memory.optimizer;
+    // Read and write master and moments, read gradient, write weight; the norm reads the gradients once before.
+    let pass = mine * (2.0 * s.state.optimizer + s.state.gradient + s.state.weight);
+    let norm = (if point.zero >= 2 { mine } else { params }) * s.state.gradient;
+    let optimizer = (pass + norm) / rate;
+    let mut offload = 0.0;
+    if point.offload == Offload::Optimizer {
+        // Master and moments travel to the device and back; the link works both ways at once at 0.83 of its rate
+        // (45.4 of 55 GB/s each way, measured on an H100).
+        offload += mine * s.state.optimizer / (s.hardware.host_bandwidth * 0.83);
+    } else if s.state.paged > 0.0 {
+        offload += mine * s.state.paged / (s.hardware.host_bandwidth * 0.83);
+    }
+    let mut beside = hidden;
+    if point.offload == Offload::Activations {
+        let bytes = c.layers * layer_activations(s, point, point.recompute) * c.micro_batches;
+        let wire = bytes / s.hardware.host_bandwidth;
+        let room = c.micro_batches * c.layers * c.layer.forward();
+        offload += 2.0 * (wire - room).max(wire / (c.layers * c.micro_batches));
+        beside += 2.0 * wire.min(room);
+    }
+    let interference = s.profile.comm.tax * beside;
+    let overhead = s.profile.fixed.step;
+    let x = libm::log2(s.gpus() as f64);
+    let wait = s.profile.comm.straggler * libm::sqrt(x) * x / (x + 1.0);
+    let sum = c.pipeline + exposed + interference + optimizer + offload + overhead;
+    let straggler = wait * sum;
+    Step {
+        data_parallel: exposed,
+        interference,
+        optimizer,
+        offload,
+        overhead,
+        straggler,
+        total: sum + straggler,
+    }
+}
+
+/// Terms of a step by name; they sum to the step.
+pub fn breakdown(c: &Compute, step: &Step) -> BTreeMap<String, f64> {
+    let m = c.micro_batches;
+    let l = &c.layer;
+    let per_layer = [
+        ("gemm", l.gemm_forward + l.gemm_input + l.gemm_weight),
+        ("attention", l.attention_forward + l.attention_backward),
+        ("pointwise", l.pointwise_forward + l.pointwise_backward),
+        ("recompute", l.recompute),
+        ("tensor_parallel", l.tensor_forward + l.tensor_backward),
+        ("context_parallel", l.context),
+    ];
+    let mut terms = BTreeMap::new();
+    for (name, seconds) in per_layer {
+        terms.insert(name.to_string(), m * c.layers * seconds);
+    }
+    let layers: f64 = terms.values().sum();
+    let ends =
+        (m * (c.stage - c.layers * (l.forward() + l.backward()))).max(0.0).min(m * (c.head + c.embedding));
+    terms.insert("head".to_string(), ends);
+    terms.insert("launch".to_string(), (m * c.stage - layers - ends).max(0.0));
+    terms.insert("pipeline_bubble".to_string(), c.bubble);
+    terms.insert("pipeline_send".to_string(), c.sends);
+    terms.insert("data_parallel".to_string(), step.data_parallel);
+    terms.insert("interference".to_string(), step.interference);
+    terms.insert("optimizer".to_string(), step.optimizer);
+    terms.insert("offload".to_string(), step.offload);
+    terms.insert("overhead".to_string(), step.overhead);
+    terms.insert("straggler".to_string(), step.straggler);
+    // What cancels to rounding noise is no term.
+    terms.retain(|_, seconds| *seconds > 1e-12 * step.total);
+    terms
+}

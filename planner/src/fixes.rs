@@ -1,0 +1,126 @@
+//! The nearest questions that have a plan. Every fix named was planned and fits.
+
+use llmc_plan::plan::{DType, OptimizerKind, Plan};
+
+use crate::answer::{Answer, Fix, Infeasible};
+use crate::hardware::Kind;
+use crate::question::{Cluster, Pins, Question};
+use crate::solve::plan;
+
+/// Most fixes named.
+const MOST: usize = 5;
+
+fn fix(path: &'static str, value: String, answer: &Answer) -> Fix {
+    let plan = &answer.plan;
+    Fix {
+        path,
+        value,
+        device_bytes: plan.memory.device_bytes,
+        step_seconds: plan.time.step_seconds,
+        cost: plan.cost.total,
+    }
+}
+
+/// One release of a pin: its path, the value the plan then takes, and the release itself.
+type Release = (&'static str, fn(&Plan) -> String, fn(&mut Pins));
+
+/// In the order in which a user would rather give way.
+const RELEASES: &[Release] = &[
+    ("layout.recompute", |p| word(&p.layout.recompute), |p| p.recompute = None),
+    ("layout.micro_batch", |p| p.batch.micro_batch_sequences.to_string(), |p| p.micro_batch = None),
+    ("layout.zero", |p| p.layout.zero_stage.to_string(), |p| (p.zero_stage, p.shard_group) = (None, None)),
+    ("layout.shard_group", |p| p.layout.shard_group.to_string(), |p| p.shard_group = None),
+    ("layout.offload", |p| word(&p.layout.offload), |p| p.offload = None),
+    ("layout.sequence_parallel", |p| p.layout.sequence_parallel.to_string(), |p| p.sequence_parallel = None),
+    ("layout.schedule", |p| word(&p.layout.schedule), |p| (p.schedule, p.vp) = (None, None)),
+    ("layout.vp", |p| p.layout.vp.to_string(), |p| p.vp = None),
+    ("layout.tp", |p| p.layout.tp.to_string(), |p| p.tp = None),
+    ("layout.cp", |p| p.layout.cp.to_string(), |p| p.cp = None),
+    ("layout.pp", |p| p.layout.pp.to_string(), |p| (p.pp, p.vp, p.schedule) = (None, None, None)),
+    ("layout.dp", |p| p.layout.dp.to_string(), |p| p.dp = None),
+];
+
+/// An enum's name as the recipe writes it.
+fn word<T: std::fmt::Debug>(value: &T) -> String {
+    let text = format!("{value:?}");
+    let mut out = String::new();
+    for (i, c) in text.chars().enumerate() {
+        if c.is_uppercase() && i > 0 {
+            out.push('_');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+/// Fixes of a question that has no plan.
+pub fn find(q: &Question) -> Vec<Fix> {
+    let mut fixes = Vec::new();
+    // Only questions that reach the search can be mended here; a contradiction carries its own ways out.
+    if !matches!(plan(q), Err(Infeasible::Layout { .. })) {
+        return fixes;
+    }
+    for (path, value, release) in RELEASES {
+        let mut changed = q.clone();
+        release(&mut changed.pins);
+        if changed.pins == q.pins {
+            continue;
+        }
+        if let Ok(answer) = plan(&changed) {
+            fixes.push(fix(path, value(&answer.plan), &answer));
+        }
+    }
+    if fixes.is_empty() && q.pins != Pins::default() {
+        let free = Question { pins: Pins::default(), ..q.clone() };
+        if let Ok(answer) = plan(&free) {
+            fixes.push(fix("layout", "none pinned".into(), &answer));
+        }
+    }
+    let mut more = |path, value: String, changed: Question| {
+        if let Ok(answer) = plan(&changed) {
+            fixes.push(fix(path, value, &answer));
+        }
+    };
+    if let Some(batch) = q.batch_tokens {
+        let gpus = q.cluster.map_or(1, Cluster::gpus);
+        let ranks = [q.pins.tp, q.pins.pp, q.pins.cp].into_iter().flatten().product::<u64>().max(1);
+        let unit = (gpus / ranks).max(1) * q.pins.micro_batch.unwrap_or(1) * q.model.context;
+        let whole = (batch / unit).max(1).saturating_mul(unit);
+        if whole != batch {
+            more("batch", format!("{whole} tokens"), Question { batch_tokens: Some(whole), ..q.clone() });
+        }
+    }
+    if q.optimizer.kind == OptimizerKind::Adamw && q.hardware.kind == Kind::Cuda {
+        let mut changed = q.clone();
+        changed.optimizer.kind = OptimizerKind::PagedAdamw;
+        more("optimizer", "paged_adamw".into(), changed);
+        if q.optimizer.state_dtype == DType::F32 {
+            let mut changed = q.clone();
+            changed.optimizer.state_dtype = DType::Bf16;
+            more("optimizer.state", "bf16".into(), changed);
+        }
+    }
+    if let Some(cluster) = q.cluster {
+        let node = q.hardware.gpus_per_node.max(1);
+        for doublings in 1..=6 {
+            let gpus = cluster.gpus().saturating_mul(1 << doublings);
+            let (nodes, each) = if gpus <= node { (1, gpus) } else { (gpus.div_ceil(node), node) };
+            let bigger = Question { cluster: Some(Cluster { nodes, gpus_per_node: each }), ..q.clone() };
+            if let Ok(answer) = plan(&bigger) {
+                fixes.push(fix("on", format!("{}x{}", nodes * each, q.hardware.name), &answer));
+                break;
+            }
+        }
+    }
+    let mut shorter = q.clone();
+    shorter.model.context /= 2;
+    while shorter.model.context >= 512 && fixes.len() < MOST {
+        if let Ok(answer) = plan(&shorter) {
+            fixes.push(fix("model.ctx", shorter.model.context.to_string(), &answer));
+            break;
+        }
+        shorter.model.context /= 2;
+    }
+    fixes.truncate(MOST);
+    fixes
+}

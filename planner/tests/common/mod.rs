@@ -1,0 +1,85 @@
+//! Questions that several tests ask.
+#![allow(dead_code)] // each test binary uses its own part
+#![allow(clippy::unwrap_used)] // a question that cannot be built is a broken test
+
+use llmc_plan::model::{Model, Rope, RopeMethod};
+use llmc_plan::plan::{DType, Optimizer, OptimizerKind, Precision};
+use llmc_planner::hardware;
+use llmc_planner::question::*;
+
+pub fn model(
+    layers: u64,
+    hidden: u64,
+    heads: u64,
+    kv_heads: u64,
+    ffn: u64,
+    vocab: u64,
+    context: u64,
+) -> Model {
+    let mut model = Model {
+        family: "llama".into(),
+        params: 0,
+        params_non_embedding: 0,
+        layers,
+        hidden,
+        heads,
+        kv_heads,
+        head_dim: hidden / heads,
+        ffn,
+        vocab,
+        vocab_padded: vocab.div_ceil(128) * 128,
+        context,
+        rope: Rope { method: RopeMethod::None, factor: 1.0, original_context: context, theta: 10000.0 },
+        tied: false,
+        norm_eps: 1e-5,
+        dropout: 0.0,
+        init_std: 0.02,
+    };
+    model.params = model.count_params();
+    model.params_non_embedding = model.count_params_non_embedding();
+    model
+}
+
+pub fn llama_7b(context: u64) -> Model {
+    model(32, 4096, 32, 32, 11008, 32000, context)
+}
+
+pub fn llama_405b(context: u64) -> Model {
+    model(126, 16384, 128, 8, 53248, 128256, context)
+}
+
+pub fn question(model: Model, name: &str, nodes: u64, gpus_per_node: u64) -> Question {
+    Question {
+        model,
+        variant: Variant::default(),
+        hardware: hardware::preset(name).unwrap(),
+        cluster: Some(Cluster { nodes, gpus_per_node }),
+        budget: Vec::new(),
+        batch_tokens: None,
+        optimizer: Optimizer {
+            kind: OptimizerKind::Adamw,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: 1.0,
+            state_dtype: DType::F32,
+        },
+        lr: LearningRate {
+            peak: None,
+            schedule: None,
+            final_fraction: None,
+            decay_fraction: None,
+            warmup: None,
+        },
+        precision: if name == "CPU" { Precision::F32 } else { Precision::Bf16 },
+        determinism: None,
+        pins: Pins::default(),
+        prices: Prices::default(),
+        reliability: Reliability::default(),
+        run: RunAsk::default(),
+        seed: 1,
+        continued: None,
+        memory_limit_bytes: None,
+    }
+}

@@ -1,0 +1,209 @@
+//! Whole questions: the plan an expert would accept, budgets in every form, and what happens when nothing fits.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use common::*;
+use llmc_plan::plan::{Recompute, Schedule};
+use llmc_planner::question::*;
+use llmc_planner::{Infeasible, solve};
+
+const DAY: f64 = 86400.0;
+
+fn show(name: &str, answer: &llmc_planner::Answer) {
+    let p = &answer.plan;
+    eprintln!(
+        "{name}: {:?} micro {} acc {} batch {} steps {} | step {:.4}s {:.0} tok/s/gpu mfu {:.3} {:.2} days | {:.2} GiB | lr {:.2e} warm {} | {:.0} {} | loss {:.3} [{:.3} {:.3}] | ckpt {} eval {} | {} {} {}",
+        p.layout,
+        p.batch.micro_batch_sequences,
+        p.batch.accumulation,
+        p.batch.global_tokens,
+        p.budget.steps,
+        p.time.step_seconds,
+        p.time.tokens_per_second_per_gpu,
+        p.time.mfu,
+        p.time.train_seconds / DAY,
+        p.memory.device_bytes as f64 / 1073741824.0,
+        p.lr.peak,
+        p.lr.warmup_steps,
+        p.cost.total,
+        p.cost.currency,
+        p.loss.predicted,
+        p.loss.low,
+        p.loss.high,
+        p.schedule.checkpoint_every_steps,
+        p.schedule.eval_every_steps,
+        p.search.considered,
+        p.search.evaluated,
+        p.search.feasible,
+    );
+    eprintln!("   {:?}", p.time.breakdown);
+}
+
+#[test]
+fn llama_7b_on_64_h100_is_a_plan_an_expert_accepts() {
+    let mut q = question(llama_7b(8192), "H100", 8, 8);
+    q.budget = vec![Budget::Tokens(1_000_000_000_000)];
+    let answer = solve(&q).unwrap();
+    show("7b", &answer);
+    let p = &answer.plan;
+    assert_eq!((p.layout.tp, p.layout.pp, p.layout.cp, p.layout.dp), (1, 1, 1, 64));
+    assert_eq!(p.layout.schedule, Schedule::None);
+    assert!((1..=3).contains(&p.layout.zero_stage) && p.layout.recompute != Recompute::Full);
+    assert!((1..=4).contains(&p.batch.micro_batch_sequences));
+    assert_eq!(p.batch.global_tokens, 4_194_304);
+    // Published: 9,600 tokens/s/GPU at 4k on 96 H100 (fms-fsdp), 6,935 at 8k with full recompute (llm-foundry).
+    assert!(
+        (8_500.0..11_500.0).contains(&p.time.tokens_per_second_per_gpu),
+        "{}",
+        p.time.tokens_per_second_per_gpu
+    );
+    assert!((0.40..0.53).contains(&p.time.mfu), "{}", p.time.mfu);
+    assert!((15.0..23.0).contains(&(p.time.train_seconds / DAY)));
+    assert!(p.memory.device_bytes < p.hardware.memory_bytes);
+}
+
+#[test]
+fn quickstart_on_one_cpu_gets_a_sensible_plan() {
+    let mut q = question(model(6, 256, 4, 4, 704, 4096, 256), "CPU", 1, 1);
+    q.budget = vec![Budget::Tokens(2_000_000)];
+    let answer = solve(&q).unwrap();
+    show("quickstart", &answer);
+    let p = &answer.plan;
+    assert_eq!((p.layout.gpus, p.layout.zero_stage, p.layout.dp), (1, 0, 1));
+    assert!(p.budget.steps >= 100 && p.batch.global_tokens.is_multiple_of(256));
+    assert_eq!(p.batch.micro_batch_sequences * p.batch.accumulation, p.batch.global_sequences);
+    assert!(p.lr.peak > 1e-3 && p.lr.peak < 1e-2 && p.lr.warmup_steps < p.budget.steps / 5);
+    assert!((30.0..1800.0).contains(&p.time.train_seconds), "{}", p.time.train_seconds);
+    assert!(p.memory.device_bytes < 2 << 30);
+    assert!(p.schedule.checkpoint_every_steps <= p.budget.steps);
+}
+
+#[test]
+fn two_of_three_give_the_third() {
+    let tokens = 1_000_000_000_000;
+    let mut q = question(llama_7b(4096), "H100", 8, 8);
+    q.budget = vec![Budget::Tokens(tokens)];
+    let by_tokens = solve(&q).unwrap().plan;
+    // Time → tokens, and back.
+    q.budget = vec![Budget::Seconds(by_tokens.time.train_seconds)];
+    let by_time = solve(&q).unwrap().plan;
+    assert!((by_time.budget.tokens as f64 / tokens as f64 - 1.0).abs() < 0.02, "{}", by_time.budget.tokens);
+    assert!(by_time.time.train_seconds <= by_tokens.time.train_seconds * 1.001);
+    // Money → tokens.
+    q.budget = vec![Budget::Money { amount: by_tokens.cost.total, currency: "CNY".into() }];
+    let by_money = solve(&q).unwrap().plan;
+    assert!((by_money.budget.tokens as f64 / tokens as f64 - 1.0).abs() < 0.02, "{}", by_money.budget.tokens);
+    assert!(by_money.cost.total <= by_tokens.cost.total * 1.001);
+    // FLOPs → tokens.
+    q.budget = vec![Budget::Flops(by_tokens.budget.flops_6nt)];
+    let by_flops = solve(&q).unwrap().plan;
+    assert!((by_flops.budget.tokens as f64 / tokens as f64 - 1.0).abs() < 1e-3);
+    // Tokens and time → devices.
+    q.cluster = None;
+    q.budget = vec![Budget::Tokens(tokens), Budget::Seconds(21.0 * DAY)];
+    let derived = solve(&q).unwrap().plan;
+    show("derived", &solve(&q).unwrap());
+    assert!(derived.time.train_seconds <= 21.0 * DAY && derived.layout.gpus.is_multiple_of(8));
+    q.cluster = Some(Cluster { nodes: derived.layout.nodes - 1, gpus_per_node: 8 });
+    assert!(matches!(solve(&q), Err(Infeasible::Question { rule: "budget.contradiction", .. })));
+}
+
+#[test]
+fn a_budget_that_contradicts_itself_gets_three_costed_ways_out() {
+    let mut q = question(llama_7b(4096), "H100", 1, 8);
+    q.budget = vec![Budget::Tokens(1_000_000_000_000), Budget::Seconds(10.0 * DAY)];
+    let Err(Infeasible::Question { rule, figures, fixes }) = solve(&q) else { panic!("must contradict") };
+    assert_eq!(rule, "budget.contradiction");
+    assert!(figures["seconds_needed"] > figures["seconds_asked"]);
+    assert_eq!(fixes.iter().map(|f| f.path).collect::<Vec<_>>(), ["budget", "budget", "on"]);
+    assert!(fixes.iter().all(|f| f.cost > 0.0 && f.step_seconds > 0.0));
+}
+
+#[test]
+fn a_model_that_cannot_fit_gets_terms_and_verified_fixes() {
+    let mut q = question(llama_7b(8192), "RTX4090", 1, 1);
+    q.budget = vec![Budget::Tokens(1_000_000_000)];
+    let Err(Infeasible::Layout { device_bytes, nearest, rule, fixes, .. }) = solve(&q) else {
+        panic!("must not fit")
+    };
+    assert_eq!(rule, "memory");
+    let nearest = nearest.unwrap();
+    assert!(nearest.memory.device > device_bytes);
+    let m = &nearest.memory;
+    assert_eq!(m.allocated, m.parameters + m.gradients + m.optimizer + m.activations + m.logits + m.buffers);
+    eprintln!("{nearest:?} {fixes:?}");
+    assert!(!fixes.is_empty() && fixes.iter().all(|f| f.device_bytes <= device_bytes));
+}
+
+#[test]
+fn a_pinned_layout_that_cannot_work_names_the_rule_and_what_does() {
+    let mut q = question(llama_7b(8192), "H100", 8, 8);
+    q.budget = vec![Budget::Tokens(1_000_000_000_000)];
+    q.pins.pp = Some(64);
+    let Err(Infeasible::Layout { rule, figures, fixes, .. }) = solve(&q) else {
+        panic!("64 stages of 32 layers")
+    };
+    assert_eq!((rule.as_str(), figures["layers"], figures["pp"]), ("stages_hold_a_layer", 32.0, 64.0));
+    assert_eq!(fixes[0].path, "layout.pp");
+    q.pins = Pins { tp: Some(3), ..Pins::default() };
+    let Err(Infeasible::Layout { rule, figures, .. }) = solve(&q) else { panic!("3 does not divide 64") };
+    assert_eq!((rule.as_str(), figures["gpus"]), ("ranks_make_gpus", 64.0));
+}
+
+#[test]
+fn pins_are_honoured() {
+    let mut q = question(llama_7b(8192), "H100", 8, 8);
+    q.budget = vec![Budget::Tokens(1_000_000_000_000)];
+    q.pins = Pins {
+        tp: Some(2),
+        sequence_parallel: Some(true),
+        pp: Some(2),
+        schedule: Some(Schedule::Interleaved),
+        zero_stage: Some(1),
+        micro_batch: Some(2),
+        recompute: Some(Recompute::Selective),
+        ..Pins::default()
+    };
+    let answer = solve(&q).unwrap();
+    show("pinned", &answer);
+    let l = &answer.plan.layout;
+    assert_eq!(
+        (l.tp, l.sequence_parallel, l.pp, l.schedule, l.zero_stage),
+        (2, true, 2, Schedule::Interleaved, 1)
+    );
+    assert_eq!((answer.plan.batch.micro_batch_sequences, l.recompute), (2, Recompute::Selective));
+    assert!(
+        answer.why.iter().all(|r| r.path != "layout.tp") && answer.why.iter().any(|r| r.path == "layout.dp")
+    );
+    assert_eq!(l.dp * l.tp * l.pp * l.cp, l.gpus);
+}
+
+#[test]
+fn large_and_long_get_model_parallelism() {
+    let mut q = question(llama_405b(8192), "H100", 2048, 8);
+    q.budget = vec![Budget::Tokens(15_600_000_000_000)];
+    let start = std::time::Instant::now();
+    let answer = solve(&q).unwrap();
+    eprintln!("405b search {:?}", start.elapsed());
+    show("405b", &answer);
+    // Llama 3 ran tp 8, pp 16, 380-430 TFLOP/s on the same machine (arXiv 2407.21783, table 4).
+    assert!(answer.plan.layout.tp * answer.plan.layout.pp >= 8);
+    let mut q = question(llama_7b(131072), "H100", 8, 8);
+    q.budget = vec![Budget::Tokens(10_000_000_000)];
+    let answer = solve(&q).unwrap();
+    show("7b 128k", &answer);
+    assert!(answer.plan.layout.cp * answer.plan.layout.tp > 1);
+}
+
+#[test]
+fn terms_sum_to_the_step_and_floats_are_settled() {
+    let mut q = question(llama_7b(8192), "H100", 8, 8);
+    q.budget = vec![Budget::Tokens(1_000_000_000_000)];
+    q.pins.pp = Some(4);
+    let plan = solve(&q).unwrap().plan;
+    let sum: f64 = plan.time.breakdown.values().sum();
+    assert!((sum / plan.time.step_seconds - 1.0).abs() < 1e-6, "{sum} {}", plan.time.step_seconds);
+    assert_eq!(plan.time.step_seconds, llmc_planner::settle(plan.time.step_seconds));
+    assert_eq!(solve(&q).unwrap().plan.to_json().unwrap(), plan.to_json().unwrap());
+}
