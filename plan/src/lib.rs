@@ -3,11 +3,17 @@
 //! Everything upstream ends in a [`plan::Plan`]; everything downstream starts from a
 //! [`program::Program`] lowered from it. Not here: search, text, tensors.
 
+pub mod arena;
 pub mod batch;
 pub mod data;
+mod live;
 pub mod lower;
 pub mod model;
 pub mod op;
+mod order;
 pub mod param;
+pub mod pass;
 pub mod plan;
 pub mod program;
+pub mod verify;
+pub mod walk;

@@ -171,7 +171,7 @@ impl Buffer {
             Index::One => 1,
             Index::Layer => self.layers,
             Index::Slot | Index::LayerRing => self.slots,
-            Index::LayerSlot => self.layers * self.slots,
+            Index::LayerSlot => self.layers.saturating_mul(self.slots),
         }
     }
 
@@ -185,7 +185,9 @@ impl Buffer {
             Index::Slot => Some(slot).filter(|s| *s < self.slots),
             Index::LayerSlot => {
                 let layer = local.filter(|l| *l < self.layers)?;
-                Some(slot).filter(|s| *s < self.slots).map(|s| layer * self.slots + s)
+                Some(slot)
+                    .filter(|s| *s < self.slots)
+                    .map(|s| layer.saturating_mul(self.slots).saturating_add(s))
             }
             Index::LayerRing => layer.map(|l| l % self.slots.max(1)),
         }
@@ -387,6 +389,12 @@ impl Program {
                 .enumerate()
                 .filter_map(move |(i, instr)| segment.map(|s| (*call, i as u64, s, instr)))
         })
+    }
+
+    /// Which instance of its buffer an operand means in a call.
+    pub fn instance(&self, call: &Call, reference: &Ref) -> Option<u64> {
+        let layer = i64::try_from(call.layer).ok()?.checked_add(reference.layer)?;
+        self.buffer(reference.buffer)?.instance(layer, call.slot)
     }
 
     /// Shape and format of an operand, row range applied.

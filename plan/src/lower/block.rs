@@ -56,6 +56,7 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     let redone = matches!(pass, Pass::Eval | Pass::Train(Recompute::Full));
     let unread =
         |p: &Param| p.gradient.is_none() || !matches!(pass, Pass::Redo | Pass::Train(Recompute::None));
+    let redone_norm = |reader: &Param| pass == Pass::Train(Recompute::Selective) && reader.gradient.is_some();
     let drop = |s: &mut Draft, when: bool, refs: &[Ref]| {
         if when {
             s.free(refs.iter().copied());
@@ -65,7 +66,7 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     s.op(norm.clone(), [a.x, w.norm1.weight], [a.n1, a.rstd1]);
     s.op(Gemm::FORWARD, [a.n1, w.qkv.weight], [a.qkv]);
     drop(s, unread(&w.qkv), &[a.n1]);
-    drop(s, redone, &[a.rstd1]);
+    drop(s, redone || redone_norm(&w.qkv), &[a.rstd1]);
     s.op(rope(l, false), [a.rope[0], a.rope[1], a.positions], [a.qkv]);
     s.op(attention(l), [a.qkv, a.cu_seqlens], [a.o, a.lse]);
     drop(s, redone, &[a.qkv, a.lse]);
@@ -78,7 +79,7 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     s.op(norm, [a.x2, w.norm2.weight], [a.n2, a.rstd2]);
     s.op(Gemm::FORWARD, [a.n2, w.gate_up.weight], [a.gate_up]);
     drop(s, unread(&w.gate_up), &[a.n2]);
-    drop(s, redone, &[a.rstd2]);
+    drop(s, redone || redone_norm(&w.gate_up), &[a.rstd2]);
     if pass == Pass::Redo {
         return;
     }

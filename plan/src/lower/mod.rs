@@ -19,6 +19,7 @@ use crate::op::Backend;
 use crate::plan::Plan;
 use crate::program::Program;
 
+pub(crate) use block::policy_name;
 pub use shape::Coordinates;
 
 /// What lowering needs beside the plan.

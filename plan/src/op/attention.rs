@@ -4,7 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape};
+use super::{
+    Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, packed_width, product, shape,
+};
 use crate::plan::DType;
 
 /// Inputs: qkv `[n, (heads + 2·kv_heads)·head_dim]`, cumulative lengths `[d+1]`.
@@ -29,7 +31,7 @@ impl AttentionForward {
     /// FLOPs of the forward pass: 2 products of 2·s²·d a head, half of them masked away.
     fn forward_flops(&self) -> f64 {
         let pairs = 0.5 * self.sequences as f64 * self.context as f64 * self.context as f64;
-        4.0 * pairs * (self.heads * self.head_dim) as f64
+        4.0 * pairs * (self.heads as f64 * self.head_dim as f64)
     }
 }
 
@@ -40,9 +42,9 @@ impl Spec for AttentionForward {
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (2, 2))?;
-        let n = self.sequences * self.context;
-        shape("qkv", &inputs[0], &[n, (self.heads + 2 * self.kv_heads) * self.head_dim])?;
-        shape("out", &outputs[0], &[n, self.heads * self.head_dim])?;
+        let n = product(&[self.sequences, self.context]);
+        shape("qkv", &inputs[0], &[n, packed_width(self.heads, self.kv_heads, self.head_dim)])?;
+        shape("out", &outputs[0], &[n, product(&[self.heads, self.head_dim])])?;
         shape("lse", &outputs[1], &[self.heads, n])
     }
 
@@ -112,10 +114,14 @@ impl Spec for AttentionPartial {
         Kind::Attention
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        self.backward
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, if self.backward { (5, 2) } else { (2, 2) })?;
-        shape("q", &inputs[0], &[inputs[0].extent(0), self.heads * self.head_dim])?;
-        shape("kv", &inputs[1], &[inputs[1].extent(0), 2 * self.kv_heads * self.head_dim])
+        shape("q", &inputs[0], &[inputs[0].extent(0), product(&[self.heads, self.head_dim])])?;
+        shape("kv", &inputs[1], &[inputs[1].extent(0), product(&[2, self.kv_heads, self.head_dim])])
     }
 
     fn flops(&self, inputs: &[TensorType], _outputs: &[TensorType]) -> f64 {
@@ -123,7 +129,7 @@ impl Spec for AttentionPartial {
         let pairs = n * m / self.sequences.max(1) as f64;
         let visible = if self.query_offset == self.key_offset { 0.5 } else { 1.0 };
         let products = if self.backward { 10.0 } else { 4.0 };
-        products * visible * pairs * (self.heads * self.head_dim) as f64
+        products * visible * pairs * (self.heads as f64 * self.head_dim as f64)
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
@@ -143,6 +149,10 @@ pub struct AttentionMerge {
 impl Spec for AttentionMerge {
     fn kind(&self) -> Kind {
         Kind::Memory
+    }
+
+    fn updates(&self, _output: usize) -> bool {
+        true
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {

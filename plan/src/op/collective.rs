@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Spec, TensorType, arity, shape};
+use super::{Kind, Spec, TensorType, arity, shape, traffic};
 use crate::program::Axis;
 
 /// Input: shard `[r, …]`. Output: whole `[r·size, …]`, shards in rank order along the rows.
@@ -66,6 +66,10 @@ impl Spec for ReduceScatter {
         Kind::Collective
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        self.accumulate
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (1, 1))?;
         whole_of("input", &inputs[0], &outputs[0])
@@ -77,12 +81,16 @@ impl Spec for AllReduce {
         Kind::Collective
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        true
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (0, 1))
     }
 
     fn bytes(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        2 * outputs[0].bytes()
+        traffic(&[], outputs)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, traffic};
 
 /// Output: x, scaled by 1/(1−p) or zeroed in place. The backward pass is the same op on the gradient.
 /// No inputs.
@@ -19,12 +19,16 @@ impl Spec for Dropout {
         Kind::Memory
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        true
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (0, 1))
     }
 
     fn bytes(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        2 * outputs[0].bytes()
+        traffic(&[], outputs)
     }
 
     fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape, traffic};
 
 /// Inputs: a, b of one shape. Output: a + b; may be a or b itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,13 +29,17 @@ impl Spec for Accumulate {
         Kind::Memory
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        true
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (1, 1))?;
         shape("a", &outputs[0], &inputs[0].shape)
     }
 
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        inputs[0].bytes() + 2 * outputs[0].bytes()
+        traffic(inputs, outputs)
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, product, shape, traffic};
 
 /// Inputs: weight `[v, h]`, ids `[n]`. Output: x `[n, h]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ impl Spec for EmbeddingForward {
     }
 
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        inputs[1].bytes() + 2 * outputs[0].bytes() // only the rows asked for are read
+        traffic(&inputs[1..], outputs) // only the rows asked for are read
     }
 }
 
@@ -32,13 +32,17 @@ impl Spec for EmbeddingBackward {
         Kind::Memory
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        true
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (2, 1))?;
         shape("dx", &inputs[0], &[inputs[1].elements(), outputs[0].extent(1)])
     }
 
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        inputs[0].bytes() + 2 * inputs[0].elements() * outputs[0].dtype.bytes()
+        inputs[0].bytes().saturating_add(product(&[2, inputs[0].elements(), outputs[0].dtype.bytes()]))
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {

@@ -37,6 +37,10 @@ impl Spec for Gemm {
         Kind::Gemm
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        self.accumulate
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (2, 1))?;
         match self.extents(&inputs[0], &inputs[1]) {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, product, shape};
 
 /// Outputs: ids `[n]` i64, targets `[n]` i64, positions `[n]` i64, cumulative lengths `[d+1]` i32 padded with
 /// the last value, loss weights `[n]` f32; n = sequences·context. No inputs.
@@ -21,7 +21,7 @@ impl Spec for LoadBatch {
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (0, 5))?;
-        let n = self.sequences * self.context;
+        let n = product(&[self.sequences, self.context]);
         for (name, index) in [("ids", 0), ("targets", 1), ("positions", 2), ("weights", 4)] {
             shape(name, &outputs[index], &[n])?;
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape, traffic};
 
 /// Inputs: targets `[n]`, weights `[n]`, inverse weight `[1]` f32 (1/Σ w of the step).
 /// Outputs: logits `[n, v]`, replaced in place by their gradient (softmax − onehot)·w·inverse weight;
@@ -18,6 +18,10 @@ impl Spec for CrossEntropyTrain {
         Kind::Memory
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        true
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (3, 2))?;
         let n = outputs[0].extent(0);
@@ -27,7 +31,7 @@ impl Spec for CrossEntropyTrain {
     }
 
     fn bytes(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        2 * outputs[0].bytes()
+        traffic(&[], &outputs[..1])
     }
 
     fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
@@ -45,6 +49,10 @@ pub struct CrossEntropyEval {
 impl Spec for CrossEntropyEval {
     fn kind(&self) -> Kind {
         Kind::Memory
+    }
+
+    fn updates(&self, _output: usize) -> bool {
+        true
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {

@@ -57,14 +57,14 @@ pub struct TensorType {
 }
 
 impl TensorType {
-    /// Elements.
+    /// Elements; saturates, for an edited program may hold any extents.
     pub fn elements(&self) -> u64 {
-        self.shape.iter().product()
+        product(&self.shape)
     }
 
     /// Bytes.
     pub fn bytes(&self) -> u64 {
-        self.elements() * self.dtype.bytes()
+        self.elements().saturating_mul(self.dtype.bytes())
     }
 
     /// Extent of `axis`, 0 when there is no such axis.
@@ -115,6 +115,11 @@ pub trait Spec {
     /// One sentence naming the operand and both figures.
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String>;
 
+    /// Whether this output is read as well as written: changed in place or added to.
+    fn updates(&self, _output: usize) -> bool {
+        false
+    }
+
     /// Floating-point operations (a multiply-add is two).
     fn flops(&self, _inputs: &[TensorType], _outputs: &[TensorType]) -> f64 {
         0.0
@@ -122,7 +127,7 @@ pub trait Spec {
 
     /// Fewest bytes moved through device memory: each input read once, each output written once.
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        inputs.iter().chain(outputs).map(TensorType::bytes).sum()
+        traffic(inputs, &[]).saturating_add(traffic(outputs, &[]))
     }
 
     /// Peak bytes the library allocates while the op runs and has released when it returns.
@@ -210,6 +215,21 @@ fn math_bytes(dtype: DType) -> u64 {
 /// Whether elements are computed on where they lie, without a converted copy.
 fn is_math(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F64)
+}
+
+/// Product of attributes; saturates, for an edited program may hold any figures.
+fn product(factors: &[u64]) -> u64 {
+    factors.iter().fold(1, |product: u64, factor| product.saturating_mul(*factor))
+}
+
+/// Width of packed queries, keys and values: (heads + 2·kv_heads)·head_dim.
+fn packed_width(heads: u64, kv_heads: u64, head_dim: u64) -> u64 {
+    product(&[heads.saturating_add(kv_heads).saturating_add(kv_heads), head_dim])
+}
+
+/// Bytes of operands of which some are only read, or only written, and some both.
+fn traffic(once: &[TensorType], both: &[TensorType]) -> u64 {
+    once.iter().chain(both).chain(both).fold(0, |sum: u64, t| sum.saturating_add(t.bytes()))
 }
 
 /// Refuses a wrong operand count with both figures.

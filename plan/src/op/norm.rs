@@ -42,6 +42,10 @@ impl Spec for NormBackwardInput {
         Kind::Memory
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        self.accumulate
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (4, 1))?;
         shape("x", &inputs[1], &inputs[0].shape)?;
@@ -65,6 +69,10 @@ pub struct NormBackwardWeight {}
 impl Spec for NormBackwardWeight {
     fn kind(&self) -> Kind {
         Kind::Memory
+    }
+
+    fn updates(&self, _output: usize) -> bool {
+        true
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {

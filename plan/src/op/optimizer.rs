@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape, traffic};
 use crate::plan::OptimizerKind;
 
 /// Inputs: gradient, learning rate `[1]`, gradient scale `[1]`, skip flag `[1]`, step number `[1]` (from 1).
@@ -44,6 +44,10 @@ impl Spec for Optimize {
         Kind::Optimizer
     }
 
+    fn updates(&self, output: usize) -> bool {
+        output <= Optimize::state_shapes(self.kind, &[0, 0]).len()
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         let parameter = outputs.first().map(|t| t.shape.clone()).unwrap_or_default();
         let states = Optimize::state_shapes(self.kind, &parameter);
@@ -56,7 +60,7 @@ impl Spec for Optimize {
     }
 
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        inputs[0].bytes() + 2 * outputs.iter().map(TensorType::bytes).sum::<u64>()
+        traffic(&inputs[..1], outputs)
     }
 
     fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {

@@ -13,6 +13,10 @@ impl Spec for SquaredNorm {
         Kind::Optimizer
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        true
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (1, 1))?;
         shape("squared norm", &outputs[0], &[1])

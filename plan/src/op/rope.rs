@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape};
+use super::{
+    Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, packed_width, product, shape,
+};
 
 /// Inputs: cosine and sine tables `[context, head_dim/2]`, positions `[n]`.
 /// Output: qkv `[n, (heads + 2·kv_heads)·head_dim]`, rotated in place (queries and keys only).
@@ -23,16 +25,19 @@ impl Spec for RopeRotate {
         Kind::Memory
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        true
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (3, 1))?;
-        let width = (self.heads + 2 * self.kv_heads) * self.head_dim;
+        let width = packed_width(self.heads, self.kv_heads, self.head_dim);
         shape("qkv", &outputs[0], &[inputs[2].elements(), width])
     }
 
     fn bytes(&self, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        let rotated = self.heads + self.kv_heads;
-        let all = self.heads + 2 * self.kv_heads;
-        2 * outputs[0].bytes() * rotated / all.max(1)
+        let rotated = self.heads.saturating_add(self.kv_heads);
+        product(&[2, outputs[0].extent(0), rotated, self.head_dim, outputs[0].dtype.bytes()])
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {

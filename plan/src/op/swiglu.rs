@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape, traffic};
 
 /// Input: gate_up `[n, 2f]`. Output: product `[n, f]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,13 +33,17 @@ impl Spec for SwigluBackward {
         Kind::Memory
     }
 
+    fn updates(&self, _output: usize) -> bool {
+        true
+    }
+
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         arity(inputs, outputs, (1, 1))?;
         shape("dproduct", &inputs[0], &[outputs[0].extent(0), outputs[0].extent(1) / 2])
     }
 
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        inputs[0].bytes() + 2 * outputs[0].bytes()
+        traffic(inputs, outputs)
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
