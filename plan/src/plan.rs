@@ -13,6 +13,10 @@ use crate::model::Model;
 /// The version written; a reader accepts every `1.x`.
 pub const FORMAT_VERSION: &str = "1.0";
 
+/// JSON schema (draft 2020-12) of `plan.json`: what `llmc schema` prints. Kept equal to the types below by
+/// `tests/schema.rs`.
+pub const SCHEMA: &str = include_str!("../plan.schema.json");
+
 /// A whole plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
