@@ -220,7 +220,7 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
         ("budget.steps", "batch.whole"),
         ("budget.trained_tokens", "batch.whole"),
         ("budget.flops", "batch.whole"),
-        ("budget.flops_6nt", "budget.from_flops"),
+        ("budget.flops_6nt", "batch.whole"),
         ("memory", "memory.closed_form"),
         ("time", "time.cost_model"),
         ("time.goodput", "goodput.daly"),
@@ -233,6 +233,19 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
     }
     if q.run.eval_every.is_none() {
         why.push(("schedule.eval_every_steps", "schedule.eval"));
+    }
+    for (path, open) in [
+        ("schedule.checkpoint_keep", q.run.checkpoint_keep.is_none()),
+        ("schedule.checkpoint_zstd", q.run.checkpoint_zstd.is_none()),
+        ("schedule.eval_sequences", q.run.eval_sequences.is_none()),
+    ] {
+        if open {
+            why.push((path, "schedule.defaults"));
+        }
+    }
+    // Zero where the schedule has no decay: nobody typed it.
+    if lr.schedule != llmc_plan::plan::LrSchedule::Wsd {
+        why.push(("lr.decay_fraction", "lr.schedule"));
     }
     why.sort();
 

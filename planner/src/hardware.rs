@@ -10,17 +10,18 @@ use serde::Deserialize;
 use toml::Spanned;
 
 /// What executes the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// An NVIDIA GPU.
+    #[default]
     Cuda,
     /// The host processor; "GPU" then means one process.
     Cpu,
 }
 
 /// One accelerator with its machine and network. Bytes, bytes per second, FLOP per second, seconds, kilowatts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Hardware {
     /// Name as written in a recipe ("H100").
     pub name: String,

@@ -14,6 +14,7 @@ pub mod money;
 pub mod profile;
 pub mod question;
 pub mod rules;
+pub mod score;
 pub mod search;
 pub mod shape;
 mod solve;

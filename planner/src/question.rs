@@ -5,7 +5,9 @@
 //! Not here: recipe text, frozen parameter names, the base checkpoint's path; the compiler adds them to the plan.
 
 use llmc_plan::model::Model;
-use llmc_plan::plan::{Determinism, LrSchedule, Offload, Optimizer, Precision, Recompute, Schedule};
+use llmc_plan::plan::{
+    DType, Determinism, LrSchedule, Offload, Optimizer, OptimizerKind, Precision, Recompute, Schedule,
+};
 
 use crate::hardware::Hardware;
 
@@ -47,6 +49,42 @@ pub struct Question {
     pub continued: Option<Continued>,
     /// Device bytes a plan may use at most, when less than the device has (`expect memory <= 70 GiB`).
     pub memory_limit_bytes: Option<u64>,
+}
+
+impl Question {
+    /// The question about `model` with everything left open, on an H100 when no hardware replaces it.
+    ///
+    /// AdamW with LLaMA's betas, decay and clip (arXiv 2302.13971, section 2.3), bf16, seed 0.
+    pub fn of(model: Model) -> Question {
+        let hardware = crate::hardware::preset("H100").unwrap_or_default();
+        Question {
+            model,
+            variant: Variant::default(),
+            hardware,
+            cluster: None,
+            budget: Vec::new(),
+            batch_tokens: None,
+            optimizer: Optimizer {
+                kind: OptimizerKind::Adamw,
+                beta1: 0.9,
+                beta2: 0.95,
+                eps: 1e-8,
+                weight_decay: 0.1,
+                clip: 1.0,
+                state_dtype: DType::F32,
+            },
+            lr: LearningRate::default(),
+            precision: Precision::Bf16,
+            determinism: None,
+            pins: Pins::default(),
+            prices: Prices::default(),
+            reliability: Reliability::default(),
+            run: RunAsk::default(),
+            seed: 0,
+            continued: None,
+            memory_limit_bytes: None,
+        }
+    }
 }
 
 /// Departures from LLaMA's block that published runs have. All false: RMSNorm, SwiGLU, RoPE, fused attention.
@@ -101,7 +139,7 @@ pub enum Budget {
 }
 
 /// What is asked of the learning rate.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct LearningRate {
     /// Peak; `None`: by rule.
     pub peak: Option<Peak>,

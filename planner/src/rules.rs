@@ -26,28 +26,28 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         id: "budget.from_flops",
-        reads: &["model.params", "budget.flops_6nt"],
+        reads: &["model.params", "ask.flops"],
         writes: &["budget.tokens"],
         cite: "Kaplan et al. 2020, arXiv 2001.08361: C = 6·N·T",
         doc: "A budget of FLOPs buys C / (6·N) tokens.",
     },
     Rule {
         id: "budget.from_time",
-        reads: &["time.tokens_per_second", "time.goodput"],
+        reads: &["model", "hardware", "precision", "ask.seconds"],
         writes: &["budget.tokens"],
         cite: "tokens = seconds × tokens per second × goodput",
         doc: "A budget of time buys the tokens the cluster trains in it, failures included.",
     },
     Rule {
         id: "budget.from_money",
-        reads: &["time.tokens_per_second", "time.goodput", "cost.gpu_per_hour"],
+        reads: &["model", "hardware", "precision", "ask.money", "ask.prices"],
         writes: &["budget.tokens"],
         cite: "hours = money / (GPUs × (rent + power × PUE × electricity price))",
         doc: "A budget of money buys hours of the cluster and those buy tokens.",
     },
     Rule {
         id: "cluster.derive",
-        reads: &["budget.tokens", "model.params"],
+        reads: &["budget.tokens", "model", "hardware", "precision", "ask.seconds", "ask.money"],
         writes: &["layout.nodes", "layout.gpus"],
         cite: "the smallest cluster whose best plan meets the budget; each size is planned",
         doc: "Without a device count, the fewest devices that train the tokens within the time or money.",
@@ -61,7 +61,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         id: "batch.critical",
-        reads: &["loss.predicted"],
+        reads: &["model.params", "budget.tokens"],
         writes: &["batch.critical_tokens"],
         cite: "McCandlish et al. 2018, arXiv 1812.06162; Kaplan et al. 2020: B_crit = 2e8 / L^(1/0.21) tokens",
         doc: "Batch beyond which twice the batch no longer halves the steps.",
@@ -69,7 +69,14 @@ pub const RULES: &[Rule] = &[
     Rule {
         id: "batch.whole",
         reads: &["budget.tokens", "batch.global_tokens", "model.context"],
-        writes: &["budget.steps", "budget.trained_tokens", "batch.global_sequences", "batch.accumulation"],
+        writes: &[
+            "budget.steps",
+            "budget.trained_tokens",
+            "budget.flops",
+            "budget.flops_6nt",
+            "batch.global_sequences",
+            "batch.accumulation",
+        ],
         cite: "steps = ⌈tokens / batch⌉; accumulation = sequences / (dp × micro-batch)",
         doc: "Whole steps of whole sequences.",
     },
@@ -144,6 +151,13 @@ pub const RULES: &[Rule] = &[
         doc: "An evaluation every fiftieth of the run unless asked otherwise.",
     },
     Rule {
+        id: "schedule.defaults",
+        reads: &[],
+        writes: &["schedule.checkpoint_keep", "schedule.checkpoint_zstd", "schedule.eval_sequences"],
+        cite: "Lightning and DeepSpeed users keep a few; compression costs time on the critical path of a save",
+        doc: "Three checkpoints kept, stored as they are; the whole validation set.",
+    },
+    Rule {
         id: "cost.money",
         reads: &["time.train_seconds", "layout.gpus"],
         writes: &["cost"],
@@ -167,6 +181,22 @@ pub fn find(id: &str) -> Option<&'static Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a question gives: everything else must be written before it is read.
+    const INPUTS: &[&str] = &["ask", "model", "hardware", "precision", "optimizer"];
+
+    #[test]
+    fn a_path_is_written_before_it_is_read() {
+        let mut known: Vec<&str> = INPUTS.to_vec();
+        let within = |path: &str, of: &str| path == of || path.starts_with(&format!("{of}."));
+        for rule in RULES {
+            for path in rule.reads {
+                let there = known.iter().chain(rule.writes).any(|k| within(path, k) || within(k, path));
+                assert!(there, "{} reads {path}, which nothing has written", rule.id);
+            }
+            known.extend(rule.writes);
+        }
+    }
 
     #[test]
     fn identifiers_are_unique_and_every_rule_is_cited() {

@@ -45,7 +45,9 @@ fn naive(s: &Setting, pins: &Pins, limit: u64) -> Option<Costed> {
                         (1, 1) => &[Schedule::None],
                         (1, _) => &[],
                         (_, 1) => &[Schedule::OneFOneB, Schedule::ZeroBubble],
-                        _ if shape.layers % (pp * vp) == 0 && m.is_multiple_of(pp) => &[Schedule::Interleaved],
+                        _ if shape.layers % (pp * vp) == 0 && m.is_multiple_of(pp) => {
+                            &[Schedule::Interleaved]
+                        }
                         _ => &[],
                     };
                     for &schedule in orders {

@@ -207,3 +207,28 @@ fn terms_sum_to_the_step_and_floats_are_settled() {
     assert_eq!(plan.time.step_seconds, llmc_planner::settle(plan.time.step_seconds));
     assert_eq!(solve(&q).unwrap().plan.to_json().unwrap(), plan.to_json().unwrap());
 }
+
+#[test]
+fn every_decision_has_a_known_rule_and_every_leaf_a_reason() {
+    let q = Question {
+        cluster: None,
+        budget: vec![Budget::Seconds(20.0 * DAY)],
+        ..question(llama_7b(4096), "H100", 8, 8)
+    };
+    let answer = solve(&q).unwrap();
+    for reason in &answer.why {
+        assert!(llmc_planner::rules::find(reason.rule).is_some(), "{reason:?}");
+    }
+    let plan: serde_json::Value = serde_json::from_str(&answer.plan.to_json().unwrap()).unwrap();
+    for part in
+        ["budget", "batch", "layout", "lr", "determinism", "schedule", "memory", "time", "cost", "loss"]
+    {
+        let leaves: Vec<String> = match plan[part].as_object() {
+            Some(map) => map.keys().map(|key| format!("{part}.{key}")).collect(),
+            None => vec![part.into()],
+        };
+        for leaf in leaves {
+            assert!(answer.why.iter().any(|r| r.path == leaf || r.path == part), "{leaf} has no reason");
+        }
+    }
+}
