@@ -41,7 +41,10 @@ impl Failure {
 
 impl From<crate::error::Error> for Failure {
     fn from(error: crate::error::Error) -> Failure {
-        Failure::bug(error.to_string())
+        match error {
+            crate::error::Error::Host(failure) => failure,
+            other => Failure::bug(other.to_string()),
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Checkpoints on disk: written so that a kill at any instant leaves a loadable state, verified when read.
 //!
 //! `checkpoints/step-N/` holds `model.safetensors` and `config.json` (a Hugging Face LLaMA, loadable as such),
-//! `optimizer.safetensors` (masters and moments) and `state.json` ([`State`], with the hash of the other three).
+//! `optimizer.safetensors` (masters and moments), `plan.json` and `data.json` as the run had them, and `state.json`
+//! ([`State`], with the hashes of the others).
 //! A folder is filled under a dotted name, synced, then renamed; `checkpoints/latest` names the newest and is
-//! replaced by a rename too.
+//! replaced by a rename too. Not here: which tensors these are ([`crate::snapshot`]).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -30,6 +31,11 @@ pub const MODEL_FILE: &str = "model.safetensors";
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 /// The model's shape as Hugging Face reads it.
 pub const CONFIG_FILE: &str = "config.json";
+/// The plan the run had.
+pub const PLAN_FILE: &str = "plan.json";
+/// The data specification the run had.
+pub const DATA_FILE: &str = "data.json";
+const REQUIRED: [&str; 5] = [MODEL_FILE, OPTIMIZER_FILE, CONFIG_FILE, PLAN_FILE, DATA_FILE];
 const STATE_FILE: &str = "state.json";
 const LATEST: &str = "latest";
 
@@ -92,16 +98,17 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// Writes `checkpoints/step-N` and points `latest` at it, then removes all but the newest `keep` (0 = all stay).
-/// `model` and `optimizer` are (name, tensor); bytes are asked for one tensor at a time.
+/// `texts` are (file, text); `tensors` are (file, tensors by name), whose bytes are asked for one tensor at a time;
+/// `copied` says whether all of them could be had.
 ///
 /// # Errors
 /// Exit code 2 when the disk refuses; the previous checkpoint is then still there and still the latest.
 pub fn write<V: View>(
     checkpoints: &Path,
     state: State,
-    config: &str,
-    model: Vec<(String, V)>,
-    optimizer: Vec<(String, V)>,
+    texts: &[(&str, String)],
+    tensors: [(&str, Vec<(String, V)>); 2],
+    copied: &dyn Fn() -> Outcome<()>,
     keep: u64,
 ) -> Outcome<Checkpoint> {
     let failed = |action: &'static str, path: &Path| {
@@ -113,14 +120,20 @@ pub fn write<V: View>(
     let name = format!("step-{}", state.step);
     let temporary = checkpoints.join(format!(".tmp-{name}"));
     fs::create_dir(&temporary).map_err(failed("create", &temporary))?;
-    write_synced(&temporary.join(CONFIG_FILE), config.as_bytes())?;
     let mut state = State { files: BTreeMap::new(), ..state };
-    for (file, tensors) in [(MODEL_FILE, model), (OPTIMIZER_FILE, optimizer)] {
-        tensors::write(&temporary.join(file), tensors, &temporary.join(CONFIG_FILE))?;
-    }
-    for file in [MODEL_FILE, OPTIMIZER_FILE, CONFIG_FILE] {
+    let mut hash = |file: &str| {
         state.files.insert(file.to_owned(), hash_file(&temporary.join(file))?);
+        Ok::<(), Failure>(())
+    };
+    for (file, text) in texts {
+        write_synced(&temporary.join(file), text.as_bytes())?;
+        hash(file)?;
     }
+    for (file, tensors) in tensors {
+        tensors::write(&temporary.join(file), tensors)?;
+        hash(file)?;
+    }
+    copied()?;
     state.checksum = state.digest()?;
     let text = serde_json::to_string_pretty(&state).map_err(|e| Failure::bug(format!("state.json: {e}")))?;
     write_synced(&temporary.join(STATE_FILE), format!("{text}\n").as_bytes())?;
@@ -188,7 +201,7 @@ pub fn open(folder: &Path) -> Outcome<Checkpoint> {
     if state.digest()? != state.checksum {
         return Err(Failure::environment(format!("{} is damaged: its checksum differs", path.display())));
     }
-    for file in [MODEL_FILE, OPTIMIZER_FILE, CONFIG_FILE] {
+    for file in REQUIRED {
         let path = folder.join(file);
         let want = state.files.get(file).ok_or_else(|| {
             Failure::environment(format!("{} does not name {file}", folder.join(STATE_FILE).display()))

@@ -12,17 +12,16 @@ use crate::failure::{Failure, Outcome};
 /// Longest header that is read; the format's own limit.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Writes and syncs `path`, with the permissions of `like` (the crate writes through a private temporary file).
-pub(super) fn write<V: View>(path: &Path, tensors: Vec<(String, V)>, like: &Path) -> Outcome<()> {
+/// Writes and syncs `path`.
+pub(super) fn write<V: View>(path: &Path, tensors: Vec<(String, V)>) -> Outcome<()> {
+    // The crate writes through a private temporary file: the permissions of an ordinary one are put back.
+    let failed = |e: std::io::Error| Failure::io("write", path, &e);
+    let ordinary = File::create(path).and_then(|f| f.metadata()).map_err(failed)?.permissions();
     // `format: pt` is what Hugging Face's loader asks of a file.
     let info = [("format".to_owned(), "pt".to_owned())].into();
     safetensors::serialize_to_file(tensors, Some(info), path)
         .map_err(|e| Failure::environment(format!("cannot write {}: {e}", path.display())))?;
-    let settle = || {
-        fs::set_permissions(path, fs::metadata(like)?.permissions())?;
-        File::open(path)?.sync_all()
-    };
-    settle().map_err(|e| Failure::io("write", path, &e))
+    fs::set_permissions(path, ordinary).and_then(|()| File::open(path)?.sync_all()).map_err(failed)
 }
 
 /// An open safetensors file.

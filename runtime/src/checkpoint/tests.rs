@@ -47,7 +47,9 @@ fn save(folder: &Path, step: u64, keep: u64) -> Checkpoint {
     let fill = step as u8;
     let model = vec![("w".to_owned(), tensor(fill))];
     let optimizer = vec![("w.m".to_owned(), tensor(fill + 100)), ("w.v".to_owned(), tensor(fill + 101))];
-    write(folder, state(step), "{}\n", model, optimizer, keep).expect("write")
+    let texts = [CONFIG_FILE, PLAN_FILE, DATA_FILE].map(|file| (file, "{}\n".to_owned()));
+    let tensors = [(MODEL_FILE, model), (OPTIMIZER_FILE, optimizer)];
+    write(folder, state(step), &texts, tensors, &|| Ok(()), keep).expect("write")
 }
 
 fn flip(path: &Path) {
@@ -93,7 +95,7 @@ fn the_last_few_are_kept() {
 
 #[test]
 fn damage_in_any_file_is_named_and_passed_over() {
-    for file in [MODEL_FILE, OPTIMIZER_FILE, CONFIG_FILE, STATE_FILE] {
+    for file in REQUIRED.into_iter().chain([STATE_FILE]) {
         let folder = tempfile::tempdir().expect("temporary folder");
         save(folder.path(), 1, 0);
         let second = save(folder.path(), 2, 0);
@@ -123,6 +125,17 @@ fn all_damaged_is_an_error_and_not_a_fresh_start() {
     let failure = newest(folder.path()).expect_err("nothing to resume from");
     assert_eq!(failure.code, 2);
     assert!(failure.message.contains(OPTIMIZER_FILE), "{}", failure.message);
+}
+
+#[test]
+fn a_failed_copy_leaves_the_older_checkpoint() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    save(folder.path(), 1, 0);
+    let tensors = [(MODEL_FILE, vec![("w".to_owned(), tensor(2))]), (OPTIMIZER_FILE, vec![])];
+    let texts = [CONFIG_FILE, PLAN_FILE, DATA_FILE].map(|file| (file, String::new()));
+    write(folder.path(), state(2), &texts, tensors, &|| Err(Failure::bug("device lost")), 0)
+        .expect_err("failed");
+    assert_eq!(newest(folder.path()).expect("good").0.expect("found").state.step, 1);
 }
 
 /// Every state that a kill between two system calls of [`write`] can leave, made by hand.

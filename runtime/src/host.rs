@@ -1,0 +1,71 @@
+//! The host side of a list: which batch `load_batch` gets, where `snapshot` puts tensors.
+
+use llmc_corpus::Stream;
+use llmc_plan::batch::Batch;
+use llmc_plan::op::Op;
+use tch::Tensor;
+
+use crate::error::{Error, Result};
+use crate::failure::Failure;
+use crate::ops::Host;
+
+/// Where batches come from while a list runs.
+pub enum Source<'a> {
+    /// Nowhere: the list loads none.
+    None,
+    /// Training micro-batches of a step (from 0), in order.
+    Train {
+        /// The corpus.
+        stream: &'a Stream,
+        /// The step.
+        step: u64,
+    },
+    /// This batch.
+    Given(Batch),
+}
+
+/// One run of one list.
+pub struct Session<'a> {
+    source: Source<'a>,
+    next_micro_batch: u64,
+    /// Tensors handed over by `snapshot`, in order.
+    pub saved: Vec<Tensor>,
+}
+
+impl<'a> Session<'a> {
+    /// Begins a list.
+    pub fn new(source: Source<'a>) -> Session<'a> {
+        Session { source, next_micro_batch: 0, saved: Vec::new() }
+    }
+}
+
+/// The corpus's sentence, as a failure of the environment.
+pub fn data_failure(error: llmc_corpus::Error) -> Failure {
+    Failure::environment(error.to_string())
+}
+
+impl Host for Session<'_> {
+    fn next_batch(&mut self) -> Result<Batch> {
+        let micro_batch = self.next_micro_batch;
+        self.next_micro_batch += 1;
+        match &self.source {
+            Source::Train { stream, step } => {
+                stream.batch(*step, micro_batch, 0, 1).map_err(|e| Error::Host(data_failure(e)))
+            }
+            Source::Given(batch) if micro_batch == 0 => Ok(batch.clone()),
+            Source::Given(_) | Source::None => Err(Error::Host(Failure::refused(format!(
+                "the program loads micro-batch {micro_batch}, which this list does not have"
+            )))),
+        }
+    }
+
+    fn snapshot(&mut self, tensors: &[Tensor]) -> Result<()> {
+        // Views: the writer has copied them out before the next step changes them.
+        self.saved.extend(tensors.iter().map(Tensor::shallow_clone));
+        Ok(())
+    }
+
+    fn exchange(&mut self, op: &Op, _inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
+        Err(Error::Host(Failure::refused(format!("{} needs other ranks; this run has one", op.key()))))
+    }
+}

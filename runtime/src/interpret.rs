@@ -1,0 +1,270 @@
+//! The interpreter: the only place that loops over the calls and instructions of a program.
+//!
+//! It binds operands, keeps lifetimes, runs the executor of each op and holds every instruction to the
+//! workspace it declared. It decides nothing: what is computed, kept, freed and redone is in the program.
+//! Not here: executors ([`crate::ops`]), tensors ([`crate::memory`]), when a list is run ([`crate::train`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use llmc_plan::op::Op;
+use llmc_plan::param::ParamSpec;
+use llmc_plan::program::{Call, Instr, Place, Program, Segment};
+use tch::{Device, Tensor};
+
+use crate::failure::{Failure, Outcome};
+use crate::memory::Memory;
+use crate::meter::Meter;
+use crate::ops::{Context, Host, execute};
+use crate::trace::{Trace, TraceLine};
+
+/// Bytes an instruction may take beyond its declared workspace: the scalars that libtorch makes on the way
+/// (`ops`: "leaving out scalars, under 4 KiB together").
+pub const SCALAR_BYTES: u64 = 4096;
+
+/// A program with its tensors.
+pub struct Machine<'p> {
+    program: &'p Program,
+    device: Device,
+    seed: u64,
+    memory: Memory,
+    meter: Meter,
+    /// Which parameter an instance is the weight or master of.
+    owners: BTreeMap<(u32, u64), &'p ParamSpec>,
+    /// Tokens of one micro-batch.
+    tokens: u64,
+    /// Transient instances alive now, and the bytes of everything alive.
+    alive: BTreeSet<(u32, u64)>,
+    live_bytes: u64,
+}
+
+/// Inputs, outputs, and the parameter (with the first row) that the first output belongs to.
+type Operands<'p> = (Vec<Tensor>, Vec<Tensor>, Option<(&'p ParamSpec, u64)>);
+
+/// Which run of which list.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass {
+    /// `init`, `step`, `eval` or `save`.
+    pub list: &'static str,
+    /// Optimizer steps finished before.
+    pub steps_done: u64,
+}
+
+impl<'p> Machine<'p> {
+    /// Allocates the program's memory on `device`.
+    ///
+    /// # Errors
+    /// As [`Memory::allocate`].
+    pub fn new(program: &'p Program, device: Device, seed: u64) -> Outcome<Machine<'p>> {
+        let mut owners = BTreeMap::new();
+        for param in &program.params {
+            for id in [Some(param.buffers.weight), param.buffers.master].into_iter().flatten() {
+                let layer = param.layer.map_or(0, |l| l as i64);
+                if let Some(instance) = program.buffer(id).and_then(|b| b.instance(layer, 0)) {
+                    owners.insert((id.0, instance), param);
+                }
+            }
+        }
+        let persistent = program.buffers.iter().filter(|b| b.class.persistent());
+        Ok(Machine {
+            program,
+            device,
+            seed,
+            memory: Memory::allocate(program, device)?,
+            meter: Meter::new(device),
+            owners,
+            tokens: micro_batch_tokens(program),
+            alive: BTreeSet::new(),
+            live_bytes: persistent.map(|b| b.bytes() * b.instances()).sum(),
+        })
+    }
+
+    /// Its tensors.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Its program.
+    pub fn program(&self) -> &'p Program {
+        self.program
+    }
+
+    /// Highest bytes of tensors the allocator had live so far.
+    ///
+    /// # Errors
+    /// When the accelerator's statistics cannot be read.
+    pub fn peak_bytes(&self) -> Outcome<u64> {
+        self.meter.highest()
+    }
+
+    /// Writes a device scalar, without waiting for the device.
+    ///
+    /// # Errors
+    /// When the program has no such buffer.
+    pub fn set(&self, name: &str, value: f64) -> Outcome<()> {
+        let _ = self.memory.named(self.program, name)?.shallow_clone().f_fill_(value)?;
+        Ok(())
+    }
+
+    /// Reads a device scalar.
+    ///
+    /// # Errors
+    /// When the program has no such buffer.
+    pub fn get(&self, name: &str) -> Outcome<f64> {
+        Ok(self.memory.named(self.program, name)?.f_double_value(&[0])?)
+    }
+
+    /// Runs a list of calls in order.
+    ///
+    /// # Errors
+    /// The failure of the first instruction that fails, with its place; code 70 when an instruction takes more
+    /// memory than it declares or does not give it back.
+    pub fn run(
+        &mut self,
+        calls: &[Call],
+        pass: Pass,
+        host: &mut dyn Host,
+        mut trace: Option<&mut Trace>,
+    ) -> Outcome<()> {
+        let _no_grad = tch::no_grad_guard();
+        let clock = Instant::now();
+        for (id, _) in std::mem::take(&mut self.alive) {
+            self.live_bytes -= self.program.buffers.get(id as usize).map_or(0, |b| b.bytes());
+        }
+        for call in calls {
+            let segment = self.program.segment(call.segment);
+            let segment = segment
+                .ok_or_else(|| Failure::refused(format!("the program has no segment {}", call.segment.0)))?;
+            for (index, instr) in segment.instrs.iter().enumerate() {
+                let place = place(segment, index, call);
+                self.step(call, instr, &place, pass, host, &clock, trace.as_deref_mut())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one instruction.
+    #[allow(clippy::too_many_arguments)] // one caller, and a struct of these would only rename them
+    fn step(
+        &mut self,
+        call: &Call,
+        instr: &Instr,
+        place: &Place,
+        pass: Pass,
+        host: &mut dyn Host,
+        clock: &Instant,
+        trace: Option<&mut Trace>,
+    ) -> Outcome<()> {
+        let (inputs, outputs, parameter) = self.bind(call, instr)?;
+        let live_bytes = self.live_bytes;
+        let before = self.meter.begin()?;
+        let start = clock.elapsed().as_secs_f64();
+        let mut context = Context {
+            seed: self.seed,
+            step: pass.steps_done,
+            layer: call.layer,
+            first_token: call.micro_batch * self.tokens,
+            parameter,
+            host,
+        };
+        execute(&instr.op, &mut context, &inputs, &outputs).map_err(|e| at(place, &instr.op, e.into()))?;
+        if let (Device::Cuda(index), true) = (self.device, trace.is_some()) {
+            tch::Cuda::synchronize(index as i64);
+        }
+        let end = clock.elapsed().as_secs_f64();
+        let measured = self.meter.end(before)?;
+        // CUDA libraries keep workspaces of their own in the caching allocator: measured there, not judged.
+        if self.device == Device::Cpu {
+            hold_to_workspace(place, instr, measured.peak, measured.left)?;
+        }
+        if let Some(trace) = trace {
+            let stream = self.program.streams.get(instr.stream.0 as usize);
+            trace.write(&TraceLine {
+                list: pass.list.to_owned(),
+                step: pass.steps_done + 1,
+                place: place.clone(),
+                op: instr.op.key().to_owned(),
+                stream: stream.cloned().unwrap_or_default(),
+                live_bytes,
+                workspace: instr.workspace,
+                allocator_bytes: measured.peak,
+                start,
+                end,
+            })?;
+        }
+        self.free(call, instr)
+    }
+
+    /// Operands of an instruction; instances written for the first time come alive.
+    fn bind(&mut self, call: &Call, instr: &Instr) -> Outcome<Operands<'p>> {
+        let mut inputs = Vec::with_capacity(instr.inputs.len());
+        for reference in &instr.inputs {
+            inputs.push(self.memory.resolve(self.program, reference, call)?.2);
+        }
+        let (mut outputs, mut parameter) = (Vec::with_capacity(instr.outputs.len()), None);
+        for reference in &instr.outputs {
+            let (id, instance, tensor) = self.memory.resolve(self.program, reference, call)?;
+            let first_row = reference.rows.map_or(0, |[start, _]| start);
+            parameter = parameter.or_else(|| Some((*self.owners.get(&(id.0, instance))?, first_row)));
+            if let Some(buffer) = self.program.buffer(id).filter(|b| !b.class.persistent())
+                && self.alive.insert((id.0, instance))
+            {
+                self.live_bytes += buffer.bytes();
+            }
+            outputs.push(tensor);
+        }
+        Ok((inputs, outputs, parameter))
+    }
+
+    fn free(&mut self, call: &Call, instr: &Instr) -> Outcome<()> {
+        for reference in &instr.frees {
+            let (id, instance, _) = self.memory.resolve(self.program, reference, call)?;
+            if self.alive.remove(&(id.0, instance)) {
+                self.live_bytes -= self.program.buffer(id).map_or(0, |b| b.bytes());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses an instruction that took more than it declared, or kept some.
+fn hold_to_workspace(place: &Place, instr: &Instr, peak: u64, left: i64) -> Outcome<()> {
+    let key = instr.op.key();
+    if peak > instr.workspace + SCALAR_BYTES {
+        return Err(Failure::bug(format!(
+            "{place} ({key}) took {peak} bytes from the allocator, it declares {}",
+            instr.workspace
+        )));
+    }
+    if left != 0 {
+        return Err(Failure::bug(format!("{place} ({key}) left {left} bytes in the allocator")));
+    }
+    Ok(())
+}
+
+fn place(segment: &Segment, index: usize, call: &Call) -> Place {
+    Place {
+        segment: segment.name.clone(),
+        index: index as u64,
+        layer: call.layer,
+        micro_batch: call.micro_batch,
+    }
+}
+
+/// Adds the place to a failure that is ours; what the host says already stands on its own.
+fn at(place: &Place, op: &Op, failure: Failure) -> Failure {
+    if failure.code == 70 {
+        Failure::bug(format!("{place} ({}): {}", op.key(), failure.message))
+    } else {
+        failure
+    }
+}
+
+/// Tokens of a micro-batch, from the instruction that loads it.
+fn micro_batch_tokens(program: &Program) -> u64 {
+    let loads = program.segments.iter().flat_map(|s| &s.instrs).find_map(|i| match &i.op {
+        Op::LoadBatch(load) => Some(load.sequences * load.context),
+        _ => None,
+    });
+    loads.unwrap_or(0)
+}

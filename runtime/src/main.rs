@@ -1,0 +1,109 @@
+//! `llmc-worker`: trains, evaluates and shows the program of a plan. One process a device; `llmc run`,
+//! `torchrun`, `srun` or Kubernetes start it with RANK, WORLD_SIZE and LOCAL_RANK.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use llmc_runtime::failure::{Failure, Outcome};
+use llmc_runtime::prepare;
+use llmc_runtime::run_folder::{RunFolder, read_data, read_plan};
+use llmc_runtime::stop::Stop;
+use llmc_runtime::train::{Ended, Options, train};
+
+/// Executes the plans of llmc.
+#[derive(Debug, Parser)]
+#[command(name = "llmc-worker", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train the run in a folder
+    Train {
+        /// Folder with plan.json and data.json
+        #[arg(long, value_name = "runs/NAME")]
+        run: PathBuf,
+        /// Built corpus [default: data/ in the run folder]
+        #[arg(long, value_name = "FOLDER")]
+        data: Option<PathBuf>,
+        /// Go on from the newest checkpoint
+        #[arg(long)]
+        resume: bool,
+        /// Write every instruction of the first two steps, one JSON object a line
+        #[arg(long, value_name = "FILE")]
+        trace: Option<PathBuf>,
+        /// Run an edited program (see `llmc-worker program`) instead of the plan's
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+        /// Stop after this optimizer step
+        #[arg(long, value_name = "N")]
+        steps: Option<u64>,
+        /// Threads an operation may use [default: all cores]
+        #[arg(long, value_name = "N")]
+        threads: Option<usize>,
+    },
+    /// Print the program of a plan as JSON
+    Program {
+        /// A plan.json
+        #[arg(long, value_name = "FILE")]
+        plan: PathBuf,
+        /// The run's data.json: a document mask changes the program
+        #[arg(long, value_name = "FILE")]
+        data: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("llmc-worker: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(command: Command) -> Outcome<u8> {
+    match command {
+        Command::Train { run, data, resume, trace, program, steps, threads } => {
+            let local_rank = ranks()?;
+            let stop = Stop::install()?;
+            let folder = RunFolder::open(&run)?;
+            let options = Options { data, resume, trace, program, steps, threads, local_rank };
+            Ok(match train(&folder, &options, &stop)? {
+                Ended::Complete => 0,
+                Ended::Stopped(code) => code,
+            })
+        }
+        Command::Program { plan, data } => {
+            let data = data.map(|path| read_data(&path)).transpose()?;
+            let program = prepare::lowered(&read_plan(&plan)?.0, data.as_ref().map(|d| &d.0))?;
+            let text = serde_json::to_string_pretty(&program).map_err(|e| Failure::bug(e.to_string()))?;
+            // A closed pipe is the reader's choice, not a failure.
+            let _ = writeln!(std::io::stdout(), "{text}");
+            Ok(0)
+        }
+    }
+}
+
+/// Index of the device on this machine, from the launcher's variables.
+fn ranks() -> Outcome<usize> {
+    let number = |name: &str, default: usize| match std::env::var(name) {
+        Err(_) => Ok(default),
+        Ok(text) => text
+            .parse::<usize>()
+            .map_err(|_| Failure::environment(format!("{name} is `{text}`, which is not a number"))),
+    };
+    let (rank, world) = (number("RANK", 0)?, number("WORLD_SIZE", 1)?);
+    if world != 1 || rank != 0 {
+        return Err(Failure::environment(format!(
+            "WORLD_SIZE is {world}: this version of llmc-worker trains on one device; start one process, with a plan \
+             for one device"
+        )));
+    }
+    number("LOCAL_RANK", 0)
+}

@@ -1,0 +1,90 @@
+//! From a run's files to a checked program and an open corpus.
+
+use std::path::Path;
+
+use llmc_corpus::Stream;
+use llmc_plan::batch::BatchShape;
+use llmc_plan::data::DataSpec;
+use llmc_plan::lower::{Coordinates, LowerError, Options, lower_with};
+use llmc_plan::op::Backend;
+use llmc_plan::plan::Plan;
+use llmc_plan::program::Program;
+use llmc_plan::{arena, verify};
+
+use crate::device;
+use crate::failure::{Failure, Outcome};
+use crate::host::data_failure;
+
+/// Attention segments a sequence may hold under a document mask: one for every 64 tokens. A property of the
+/// run, not of its layout. (Own choice: the median document of web corpora is longer; what does not fit is
+/// counted by the corpus.)
+fn documents_per_sequence(data: &DataSpec) -> Option<u64> {
+    data.document_mask.then(|| u64::from(data.context).div_ceil(64))
+}
+
+/// The plan's program with addresses.
+///
+/// # Errors
+/// Exit code 1 when the plan cannot be lowered, 70 when lowering wrote something that does not verify.
+pub fn lowered(plan: &Plan, data: Option<&DataSpec>) -> Outcome<Program> {
+    let backend = if device::is_cpu(plan) { Backend::Cpu } else { Backend::Cuda };
+    let options =
+        Options { documents_per_sequence: data.and_then(documents_per_sequence), ..Options::new(backend) };
+    let mut program = lower_with(plan, &Coordinates::default(), &options).map_err(|error| match error {
+        LowerError::Bug { .. } => Failure::bug(error.to_string()),
+        _ => Failure::refused(error.to_string()),
+    })?;
+    arena::assign(&mut program);
+    let violations = violations(&program);
+    if violations.is_empty() { Ok(program) } else { Err(Failure::bug(violations.join("\n"))) }
+}
+
+/// A program somebody edited: verified, with addresses of its own.
+///
+/// # Errors
+/// Exit code 1 with every violation, 2 when the file is not a program.
+pub fn edited(path: &Path) -> Outcome<Program> {
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::io("read", path, &e))?;
+    let mut program: Program = serde_json::from_str(&text)
+        .map_err(|e| Failure::environment(format!("{} is not a program: {e}", path.display())))?;
+    arena::assign(&mut program);
+    let violations = violations(&program);
+    if violations.is_empty() {
+        return Ok(program);
+    }
+    Err(Failure::refused(format!("{} is refused:\n{}", path.display(), violations.join("\n"))))
+}
+
+fn violations(program: &Program) -> Vec<String> {
+    verify::verify(program).iter().map(ToString::to_string).collect()
+}
+
+/// Opens the corpus for a plan.
+///
+/// # Errors
+/// Exit code 2 with the corpus's sentence, or when corpus and plan do not fit each other, with both figures.
+pub fn corpus(folder: &Path, plan: &Plan, data: &DataSpec) -> Outcome<Stream> {
+    if u64::from(data.context) != plan.model.context {
+        return Err(Failure::environment(format!(
+            "data.json has samples of {} tokens, the plan a context of {}",
+            data.context, plan.model.context
+        )));
+    }
+    let narrow = |what: &str, value: u64| {
+        u32::try_from(value).map_err(|_| Failure::refused(format!("{what} of {value} exceeds 2^32 − 1")))
+    };
+    let sequences = narrow("a micro-batch", plan.batch.micro_batch_sequences)?;
+    let documents = narrow("a segment count", documents_per_sequence(data).unwrap_or(1))?;
+    let shape =
+        BatchShape { sequences, context: data.context, max_documents: sequences.saturating_mul(documents) };
+    let stream = llmc_corpus::open(folder, data, shape, plan.batch.global_sequences).map_err(data_failure)?;
+    let vocab = u64::from(stream.manifest().tokenizer.vocab);
+    if vocab > plan.model.vocab {
+        return Err(Failure::environment(format!(
+            "the tokenizer of {} has {vocab} entries, the plan's vocabulary {}",
+            folder.display(),
+            plan.model.vocab
+        )));
+    }
+    Ok(stream)
+}

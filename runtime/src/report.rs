@@ -1,0 +1,142 @@
+//! The end of a run: predicted against measured, as a table on stderr and as `summary.json`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::progress::symbol;
+
+/// One quantity the plan predicted and the run measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// From the plan.
+    pub predicted: f64,
+    /// From the run.
+    pub measured: f64,
+    /// measured ÷ predicted − 1; null when nothing was predicted.
+    pub error: Option<f64>,
+}
+
+impl Compared {
+    /// Compares.
+    pub fn new(predicted: f64, measured: f64) -> Compared {
+        let error = (predicted > 0.0 && measured.is_finite()).then(|| measured / predicted - 1.0);
+        Compared { predicted, measured, error }
+    }
+}
+
+/// `summary.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Steps made in all sittings.
+    pub steps: u64,
+    /// Tokens trained.
+    pub tokens: u64,
+    /// Updates left out because loss or gradient were not finite.
+    pub skipped_updates: u64,
+    /// Training loss of the last step.
+    pub loss: Option<f64>,
+    /// Validation loss after the last step, when the corpus has validation text.
+    pub eval_loss: Option<f64>,
+    /// Entropy of the token frequencies of the validation text: what a model without context could reach.
+    pub unigram_entropy: Option<f64>,
+    /// Seconds of all sittings.
+    pub seconds: f64,
+    /// Cost so far at the plan's prices.
+    pub cost: f64,
+    /// Currency of the cost.
+    pub currency: String,
+    /// Where it ran: `cpu`, `cuda:0`.
+    pub device: String,
+    /// Threads an operation may use.
+    pub threads: usize,
+    /// Peak bytes of tensors.
+    pub peak_memory_bytes: Compared,
+    /// Peak bytes the simulation of this very program gives.
+    pub simulated_peak_bytes: u64,
+    /// Seconds an optimizer step: the median of this sitting, without its first.
+    pub step_seconds: Compared,
+    /// Tokens a second, by that median.
+    pub tokens_per_second: Compared,
+    /// Model FLOPs utilisation, by that median.
+    pub mfu: Compared,
+}
+
+impl Summary {
+    /// The table people read.
+    pub fn table(&self) -> String {
+        let row = |name: &str, c: &Compared, show: &dyn Fn(f64) -> String| {
+            let error = c.error.map_or("–".to_owned(), |e| format!("{:+.1} %", 100.0 * e));
+            let predicted = if c.error.is_some() { show(c.predicted) } else { "–".to_owned() };
+            format!("{name:<16}{predicted:>14}{:>14}{error:>10}\n", show(c.measured))
+        };
+        let mut text = format!("{:<16}{:>14}{:>14}{:>10}\n", "", "predicted", "measured", "error");
+        text += &row("peak memory", &self.peak_memory_bytes, &|v| format!("{:.1} MiB", v / 1_048_576.0));
+        text += &row("step time", &self.step_seconds, &|v| format!("{v:.3} s"));
+        text += &row("tokens/s", &self.tokens_per_second, &|v| format!("{v:.0}"));
+        text += &row("MFU", &self.mfu, &|v| format!("{:.1} %", 100.0 * v));
+        text += &format!(
+            "{} steps, {} tokens, {}{:.2}",
+            self.steps,
+            self.tokens,
+            symbol(&self.currency),
+            self.cost
+        );
+        if let Some(loss) = self.eval_loss {
+            text += &format!("; validation loss {loss:.4}");
+            if let Some(entropy) = self.unigram_entropy {
+                text += &format!(", {:.2} nats below the unigram entropy {entropy:.4}", entropy - loss);
+            }
+        }
+        text
+    }
+}
+
+/// Median of what is there; NaN of nothing.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
+    if sorted.len() % 2 == 1 { at(middle) } else { (at(middle.wrapping_sub(1)) + at(middle)) / 2.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_reads_well() {
+        let summary = Summary {
+            steps: 300,
+            tokens: 614_400,
+            skipped_updates: 0,
+            loss: Some(4.0),
+            eval_loss: Some(4.25),
+            unigram_entropy: Some(6.5),
+            seconds: 90.0,
+            cost: 0.0123,
+            currency: "CNY".into(),
+            device: "cpu".into(),
+            threads: 2,
+            peak_memory_bytes: Compared::new(104_857_600.0, 105_906_176.0),
+            simulated_peak_bytes: 105_906_176,
+            step_seconds: Compared::new(0.25, 0.2),
+            tokens_per_second: Compared::new(0.0, 10_240.0),
+            mfu: Compared::new(0.4, 0.5),
+        };
+        let want = "\
+                     predicted      measured     error
+peak memory          100.0 MiB     101.0 MiB    +1.0 %
+step time              0.250 s       0.200 s   -20.0 %
+tokens/s                     –         10240         –
+MFU                     40.0 %        50.0 %   +25.0 %
+300 steps, 614400 tokens, ¥0.01; validation loss 4.2500, 2.25 nats below the unigram entropy 6.5000";
+        assert_eq!(summary.table(), want);
+    }
+
+    #[test]
+    fn the_median_by_hand() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0]), 2.5);
+        assert!(median(&[]).is_nan());
+    }
+}

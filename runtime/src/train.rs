@@ -1,0 +1,404 @@
+//! The training loop: steps, evaluations, checkpoints, until the plan's last step or a signal.
+//!
+//! Not here: what a step is ([`crate::interpret`] runs the program's), how files look.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use llmc_corpus::{Cursor, Stream};
+use llmc_plan::plan::Plan;
+use llmc_plan::walk;
+use tch::Device;
+
+use crate::checkpoint::{self, FORMAT, State, config::config};
+use crate::device;
+use crate::evaluate::evaluate;
+use crate::events::Events;
+use crate::failure::{Failure, Outcome};
+use crate::host::{Session, Source, data_failure};
+use crate::interpret::{Machine, Pass};
+use crate::metrics::{EvalMetrics, Metrics, StepMetrics};
+use crate::prepare;
+use crate::progress::Progress;
+use crate::report::{Compared, Summary, median};
+use crate::run_folder::{RunFolder, meaning, write_whole};
+use crate::schedule::learning_rate;
+use crate::snapshot::{Snapshot, restore};
+use crate::stop::Stop;
+use crate::trace::Trace;
+
+/// Updates left out in a row before the run gives up. (Own choice: bad data or a spike passes within a few
+/// steps, a diverged model does not come back.)
+const MOST_SKIPPED: u64 = 10;
+
+/// Steps whose instructions go to `--trace`: the second one waits for events of the first.
+const TRACED_STEPS: u64 = 2;
+
+/// What the command line asks.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The built corpus; `data/` in the run folder when not given.
+    pub data: Option<PathBuf>,
+    /// Go on from the newest checkpoint.
+    pub resume: bool,
+    /// Write what the first steps did.
+    pub trace: Option<PathBuf>,
+    /// Run this program instead of the plan's.
+    pub program: Option<PathBuf>,
+    /// Stop after this optimizer step (the schedule stays that of the whole run).
+    pub steps: Option<u64>,
+    /// Threads an operation may use; all cores when not given.
+    pub threads: Option<usize>,
+    /// Index of the device on this machine.
+    pub local_rank: usize,
+}
+
+/// How training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps asked for are made.
+    Complete,
+    /// A signal asked to stop; the state is saved. Holds the exit code.
+    Stopped(u8),
+}
+
+/// A run under way.
+struct Run<'a> {
+    folder: &'a RunFolder,
+    stream: Stream,
+    machine: Machine<'a>,
+    metrics: Metrics,
+    events: Events,
+    progress: Progress,
+    /// Where it stands; what is on disk as a checkpoint when `saved`.
+    state: State,
+    saved: bool,
+    /// Updates left out since the last one made.
+    skipped_in_a_row: u64,
+    clock: Instant,
+    /// Seconds of former sittings.
+    seconds_before: f64,
+    /// Seconds of each step of this sitting.
+    step_seconds: Vec<f64>,
+    loss: Option<f64>,
+    eval: Option<EvalMetrics>,
+}
+
+/// Trains the run in `folder`.
+///
+/// # Errors
+/// One sentence and an exit code, see [`Failure`].
+pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ended> {
+    let plan = &folder.plan;
+    let program = match &options.program {
+        Some(path) => prepare::edited(path)?,
+        None => prepare::lowered(plan, Some(&folder.data))?,
+    };
+    let data = options.data.clone().unwrap_or_else(|| folder.path.join("data"));
+    let mut stream = prepare::corpus(&data, plan, &folder.data)?;
+    let state = starting_state(folder, &stream, options.resume)?;
+    stream.resume(state.0.step, &cursor(&state.0)).map_err(data_failure)?;
+
+    let device = device::prepare(plan, options.local_rank, options.threads)?;
+    let footprint = walk::memory(&program);
+    device::check_memory(device, footprint.total)?;
+    let mut machine = Machine::new(&program, device, plan.seed)?;
+    let begin = Pass { list: "init", steps_done: 0 };
+    machine.run(&program.init, begin, &mut Session::new(Source::None), None)?;
+    let (state, from) = state;
+    if let Some(checkpoint) = &from {
+        restore(&program, machine.memory(), checkpoint, plan.model.vocab)?;
+    }
+
+    let last = options.steps.map_or(plan.budget.steps, |s| s.min(plan.budget.steps));
+    let progress = Progress::start(last, state.step, &plan.cost.currency);
+    if from.is_some() {
+        progress.note(&format!("resumed at step {} of {}", state.step, plan.budget.steps));
+    }
+    let mut run = Run {
+        metrics: Metrics::open(&folder.path.join("metrics.jsonl"), state.step)?,
+        events: Events::create(&folder.path.join("events"), state.step)?,
+        progress,
+        folder,
+        stream,
+        machine,
+        seconds_before: state.seconds,
+        saved: from.is_some(),
+        state,
+        skipped_in_a_row: 0,
+        clock: Instant::now(),
+        step_seconds: Vec::new(),
+        loss: None,
+        eval: None,
+    };
+    let mut trace = options.trace.as_deref().map(Trace::create).transpose()?;
+    let ended = run.go(last, stop, &mut trace)?;
+    if let Some(trace) = trace {
+        trace.finish()?;
+    }
+    run.progress.finish();
+    if ended == Ended::Complete {
+        let summary = run.summary(device, footprint.total)?;
+        let text = serde_json::to_string_pretty(&summary).map_err(|e| Failure::bug(e.to_string()))?;
+        write_whole(&folder.path.join("summary.json"), &format!("{text}\n"))?;
+        eprintln!("\n{}", summary.table());
+    }
+    Ok(ended)
+}
+
+/// The state to begin with, and the checkpoint to read when it is not the first.
+fn starting_state(
+    folder: &RunFolder,
+    stream: &Stream,
+    resume: bool,
+) -> Outcome<(State, Option<checkpoint::Checkpoint>)> {
+    let plan = meaning(&folder.plan)?;
+    let (found, damaged) = checkpoint::newest(&folder.checkpoints())?;
+    for sentence in damaged {
+        eprintln!("passed over: {sentence}");
+    }
+    let path = folder.path.display();
+    match found {
+        Some(checkpoint) if checkpoint.state.plan != plan => Err(Failure::environment(format!(
+            "{path} holds a run of another plan (model, budget, batch, optimizer, learning rate or seed differ): \
+             choose another run name or restore the plan"
+        ))),
+        Some(checkpoint) if resume => Ok((checkpoint.state.clone(), Some(checkpoint))),
+        Some(checkpoint) => Err(Failure::environment(format!(
+            "{path} holds a run at step {}: add --resume to go on, or choose another run name",
+            checkpoint.state.step
+        ))),
+        None => {
+            if resume {
+                eprintln!("{path} has no checkpoint yet: starting at step 1");
+            }
+            let start = stream.cursor(0).map_err(data_failure)?;
+            let state = State {
+                format: FORMAT.to_owned(),
+                step: 0,
+                next_sample: start.next_sample,
+                tokens: 0,
+                seconds: 0.0,
+                skipped_updates: 0,
+                plan,
+                data: start.data_hash,
+                files: Default::default(),
+                checksum: String::new(),
+            };
+            Ok((state, None))
+        }
+    }
+}
+
+fn cursor(state: &State) -> Cursor {
+    Cursor { next_sample: state.next_sample, data_hash: state.data.clone() }
+}
+
+impl Run<'_> {
+    fn plan(&self) -> &Plan {
+        &self.folder.plan
+    }
+
+    /// Steps until the last or a signal.
+    fn go(&mut self, last: u64, stop: &Stop, trace: &mut Option<Trace>) -> Outcome<Ended> {
+        let schedule = self.folder.plan.schedule.clone();
+        let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
+        let mut left_to_trace = TRACED_STEPS;
+        while self.state.step < last {
+            let tracing = trace.as_mut().filter(|_| left_to_trace > 0);
+            left_to_trace = left_to_trace.saturating_sub(1);
+            self.step(tracing)?;
+            let step = self.state.step;
+            if let Some(code) = stop.asked() {
+                self.save()?;
+                self.progress.note(&format!("stopped after step {step}; `--resume` goes on from here"));
+                return Ok(Ended::Stopped(code));
+            }
+            if step == last || due(schedule.eval_every_steps, step) {
+                self.evaluate()?;
+            }
+            if step == last || due(schedule.checkpoint_every_steps, step) {
+                self.save()?;
+            }
+        }
+        Ok(Ended::Complete)
+    }
+
+    /// One optimizer step, logged.
+    fn step(&mut self, trace: Option<&mut Trace>) -> Outcome<()> {
+        let clock = Instant::now();
+        let done = self.state.step;
+        let plan = &self.folder.plan;
+        let weight = self.stream.step_weight(done).map_err(data_failure)?;
+        if weight <= 0.0 {
+            return Err(Failure::environment(format!("no token of step {} counts in the loss", done + 1)));
+        }
+        let lr = learning_rate(&plan.lr, plan.budget.steps, done + 1);
+        self.machine.set("lr", lr)?;
+        self.machine.set("inv_weight", 1.0 / weight)?;
+        // Bias correction counts updates, not steps: a skipped one left the moments alone.
+        self.machine.set("step", (done + 1 - self.state.skipped_updates) as f64)?;
+        let mut session = Session::new(Source::Train { stream: &self.stream, step: done });
+        let calls = &self.machine.program().step;
+        self.machine.run(calls, Pass { list: "step", steps_done: done }, &mut session, trace)?;
+        let loss = self.machine.get("loss_sum")? / weight;
+        let grad_norm = self.machine.get("grad_sq")?.sqrt();
+        let skipped = self.machine.get("skip")? != 0.0;
+        let first_sample = self.state.next_sample;
+
+        let seconds = clock.elapsed().as_secs_f64();
+        self.step_seconds.push(seconds);
+        self.state.step += 1;
+        self.state.tokens += plan.batch.global_tokens;
+        self.state.next_sample = self.stream.cursor(self.state.step).map_err(data_failure)?.next_sample;
+        self.state.seconds = self.seconds_before + self.clock.elapsed().as_secs_f64();
+        self.state.skipped_updates += u64::from(skipped);
+        self.saved = false;
+        self.loss = loss.is_finite().then_some(loss);
+        let (tokens_per_second, mfu) = self.speed(seconds);
+        let metrics = StepMetrics {
+            step: self.state.step,
+            loss: self.loss,
+            lr,
+            grad_norm: grad_norm.is_finite().then_some(grad_norm),
+            tokens: self.state.tokens,
+            tokens_per_second,
+            mfu,
+            seconds,
+            cost: self.cost(),
+            skipped,
+        };
+        self.log(&metrics, loss, grad_norm)?;
+        self.judge(&metrics, first_sample)
+    }
+
+    fn log(&mut self, metrics: &StepMetrics, loss: f64, grad_norm: f64) -> Outcome<()> {
+        self.metrics.write(metrics)?;
+        self.events.scalars(
+            metrics.step,
+            &[
+                ("train/loss", loss),
+                ("train/lr", metrics.lr),
+                ("train/grad_norm", grad_norm),
+                ("speed/tokens_per_second", metrics.tokens_per_second),
+                ("speed/mfu", metrics.mfu),
+                ("cost/total", metrics.cost),
+            ],
+        )?;
+        self.progress.step(metrics);
+        Ok(())
+    }
+
+    /// Reports a step that was not finite; gives up when they do not end.
+    fn judge(&mut self, metrics: &StepMetrics, first_sample: u64) -> Outcome<()> {
+        if !metrics.skipped && metrics.loss.is_some() {
+            self.skipped_in_a_row = 0;
+            return Ok(());
+        }
+        self.skipped_in_a_row += 1;
+        let last_sample = self.state.next_sample.saturating_sub(1);
+        let what = format!(
+            "step {} (samples {first_sample} to {last_sample}): loss {} and gradient norm {}",
+            metrics.step,
+            if metrics.loss.is_some() { "finite" } else { "not finite" },
+            if metrics.grad_norm.is_some() { "finite" } else { "not finite" },
+        );
+        if self.skipped_in_a_row >= MOST_SKIPPED {
+            return Err(Failure::refused(format!(
+                "{what}, the {MOST_SKIPPED}th in a row: lower the peak learning rate, lengthen the warm-up, or look \
+                 at these samples; the last checkpoint is untouched"
+            )));
+        }
+        self.progress.note(&format!("{what}; update {}", if metrics.skipped { "skipped" } else { "made" }));
+        Ok(())
+    }
+
+    fn evaluate(&mut self) -> Outcome<()> {
+        let (sequences, micro) =
+            (self.plan().schedule.eval_sequences, self.plan().batch.micro_batch_sequences);
+        let found = evaluate(&mut self.machine, &self.stream, sequences, micro, self.state.step)?;
+        let Some(metrics) = found else { return Ok(()) };
+        self.metrics.write(&metrics)?;
+        let values = [("eval/loss", metrics.eval_loss), ("eval/perplexity", metrics.perplexity)];
+        self.events.scalars(metrics.step, &values)?;
+        self.progress.note(&format!(
+            "step {}  validation loss {:.4}  perplexity {:.2}",
+            metrics.step, metrics.eval_loss, metrics.perplexity
+        ));
+        self.eval = Some(metrics);
+        Ok(())
+    }
+
+    fn save(&mut self) -> Outcome<()> {
+        if self.saved {
+            return Ok(());
+        }
+        let folder = self.folder;
+        let plan = &folder.plan;
+        let mut session = Session::new(Source::None);
+        let pass = Pass { list: "save", steps_done: self.state.step };
+        let calls = &self.machine.program().save;
+        self.machine.run(calls, pass, &mut session, None)?;
+        let snapshot = Snapshot::new(self.machine.program(), &session.saved, plan.model.vocab)?;
+        let failure = snapshot.reports();
+        let end = self.stream.manifest().tokenizer.end_of_document;
+        self.state.seconds = self.seconds_before + self.clock.elapsed().as_secs_f64();
+        let texts = [
+            (checkpoint::CONFIG_FILE, config(&plan.model, plan.precision, Some(end))),
+            (checkpoint::PLAN_FILE, folder.plan_text.clone()),
+            (checkpoint::DATA_FILE, folder.data_text.clone()),
+        ];
+        let tensors =
+            [(checkpoint::MODEL_FILE, snapshot.model), (checkpoint::OPTIMIZER_FILE, snapshot.optimizer)];
+        let copied = || Snapshot::failure(&failure);
+        let keep = plan.schedule.checkpoint_keep;
+        checkpoint::write(&folder.checkpoints(), self.state.clone(), &texts, tensors, &copied, keep)?;
+        self.saved = true;
+        Ok(())
+    }
+
+    /// Tokens a second and model FLOPs utilisation of a step of `seconds`.
+    fn speed(&self, seconds: f64) -> (f64, f64) {
+        let plan = self.plan();
+        let tokens_per_second = plan.batch.global_tokens as f64 / seconds.max(1e-9);
+        let peak = plan.hardware.peak_bf16_flops * plan.layout.gpus as f64;
+        (tokens_per_second, tokens_per_second * plan.model.flops_per_token() / peak.max(1.0))
+    }
+
+    /// Rent and electricity of the time so far, at the plan's prices.
+    fn cost(&self) -> f64 {
+        let cost = &self.plan().cost;
+        let hourly = cost.gpu_per_hour + cost.power_kw * cost.pue * cost.electricity_per_kwh;
+        self.state.seconds / 3600.0 * self.plan().layout.gpus as f64 * hourly
+    }
+
+    fn summary(&self, device: Device, simulated: u64) -> Outcome<Summary> {
+        let plan = self.plan();
+        let steady = self.step_seconds.get(1..).filter(|s| !s.is_empty()).unwrap_or(&self.step_seconds);
+        let seconds = median(steady);
+        let (tokens_per_second, mfu) = self.speed(seconds);
+        let allocated = plan.memory.stages.first().map_or(0, |s| s.allocated);
+        let entropy = self.stream.manifest().validation.unigram_entropy;
+        Ok(Summary {
+            steps: self.state.step,
+            tokens: self.state.tokens,
+            skipped_updates: self.state.skipped_updates,
+            loss: self.loss,
+            eval_loss: self.eval.as_ref().map(|e| e.eval_loss),
+            unigram_entropy: self.eval.as_ref().map(|_| entropy),
+            seconds: self.state.seconds,
+            cost: self.cost(),
+            currency: plan.cost.currency.clone(),
+            device: match device {
+                Device::Cuda(index) => format!("cuda:{index}"),
+                _ => "cpu".to_owned(),
+            },
+            threads: usize::try_from(tch::get_num_threads()).unwrap_or(1),
+            peak_memory_bytes: Compared::new(allocated as f64, self.machine.peak_bytes()? as f64),
+            simulated_peak_bytes: simulated,
+            step_seconds: Compared::new(plan.time.step_seconds, seconds),
+            tokens_per_second: Compared::new(plan.time.tokens_per_second, tokens_per_second),
+            mfu: Compared::new(plan.time.mfu, mfu),
+        })
+    }
+}

@@ -1,0 +1,6 @@
+//! The interpreter and the worker: whole-model gradients, memory, resume, traces, edited programs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
+
+mod interpreter;
+mod support;
