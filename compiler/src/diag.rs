@@ -178,8 +178,8 @@ impl Value {
 
 /// A float without trailing noise: six significant digits.
 pub fn short_float(x: f64) -> String {
-    if x == 0.0 {
-        return "0".to_owned();
+    if x == 0.0 || !x.is_finite() {
+        return x.to_string();
     }
     let magnitude = libm::floor(libm::log10(libm::fabs(x)));
     if !(-4.0..15.0).contains(&magnitude) {
@@ -200,6 +200,7 @@ pub fn money(amount: f64, currency: &str) -> String {
     let sign = match currency {
         "CNY" => "¥".to_owned(),
         "USD" => "$".to_owned(),
+        "EUR" => "€".to_owned(),
         other => format!("{other} "),
     };
     if amount >= 1000.0 { format!("{sign}{}", grouped(amount.round() as u64)) } else { format!("{sign}{amount:.2}") }

@@ -172,7 +172,10 @@ const UNITS: &[Unit] = &[
     unit("sequences", Dimension::Sequences, 1, 0),
     unit("steps", Dimension::Steps, 1, 0),
     unit("step", Dimension::Steps, 1, 0),
+    unit("samples", Dimension::Sequences, 1, 0),
     unit("FLOPs", Dimension::Flops, 1, 0),
+    unit("FLOP", Dimension::Flops, 1, 0),
+    unit("ms", Dimension::Time, 1, -3),
     unit("s", Dimension::Time, 1, 0),
     unit("min", Dimension::Time, 60, 0),
     unit("h", Dimension::Time, 3600, 0),
@@ -180,6 +183,8 @@ const UNITS: &[Unit] = &[
     unit("hour", Dimension::Time, 3600, 0),
     unit("days", Dimension::Time, 86_400, 0),
     unit("day", Dimension::Time, 86_400, 0),
+    unit("weeks", Dimension::Time, 604_800, 0),
+    unit("week", Dimension::Time, 604_800, 0),
     unit("KiB", Dimension::Bytes, 1 << 10, 0),
     unit("MiB", Dimension::Bytes, 1 << 20, 0),
     unit("GiB", Dimension::Bytes, 1 << 30, 0),
@@ -189,6 +194,8 @@ const UNITS: &[Unit] = &[
     unit("GB", Dimension::Bytes, 1, 9),
     unit("TB", Dimension::Bytes, 1, 12),
     unit("kWh", Dimension::Energy, 1, 0),
+    unit("MWh", Dimension::Energy, 1000, 0),
+    unit("MW", Dimension::Power, 1000, 0),
     unit("kW", Dimension::Power, 1, 0),
     unit("W", Dimension::Power, 1, -3),
     unit("%", Dimension::Ratio, 1, -2),
@@ -216,6 +223,9 @@ pub enum Currency {
     /// `$`, United States dollar.
     #[serde(rename = "USD")]
     Usd,
+    /// `€`, euro.
+    #[serde(rename = "EUR")]
+    Eur,
 }
 
 impl Currency {
@@ -224,6 +234,7 @@ impl Currency {
         match self {
             Currency::Cny => "CNY",
             Currency::Usd => "USD",
+            Currency::Eur => "EUR",
         }
     }
 
@@ -232,6 +243,7 @@ impl Currency {
         match self {
             Currency::Cny => "¥",
             Currency::Usd => "$",
+            Currency::Eur => "€",
         }
     }
 }
@@ -298,7 +310,7 @@ impl Quantity {
     pub fn parse(text: &str) -> Result<Self, BadQuantity> {
         let mut rest = text.trim();
         let mut currency = None;
-        for (sign, value) in [("¥", Currency::Cny), ("￥", Currency::Cny), ("$", Currency::Usd)] {
+        for (sign, value) in [("¥", Currency::Cny), ("￥", Currency::Cny), ("$", Currency::Usd), ("€", Currency::Eur)] {
             if let Some(tail) = rest.strip_prefix(sign) {
                 currency = Some(value);
                 rest = tail;
