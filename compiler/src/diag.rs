@@ -309,6 +309,17 @@ impl Diagnostic {
     }
 }
 
+/// The nearest candidate to a misspelt name; `None` when none is near or the name is one of them.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    llmc_grammar::nearest(name, candidates).first().copied().filter(|near| *near != name)
+}
+
+/// Words short enough for a sentence.
+pub fn shorten(words: &str) -> String {
+    let flat: String = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    if flat.chars().count() <= 40 { flat } else { flat.chars().take(39).chain(['…']).collect() }
+}
+
 /// Names between braces of a template.
 pub fn names(template: &str) -> Vec<&str> {
     let mut out = Vec::new();

@@ -1,6 +1,23 @@
-//! Recipe to plan.
+//! Recipe → plan: tree → resolved facts → checks → derived settings → a question for the planner → a plan with reasons.
+//!
+//! Pure: a function of the recipe, the overrides and one [`world::World`]. Not here: syntax (`llmc-grammar`), the search
+//! (`llmc-planner`), drawing of diagnostics and anything that touches a file (the command line).
+//!
+//! The pipeline stands on one screen in [`compile()`].
+
+pub mod check;
+mod compile;
+pub mod derive;
 pub mod diag;
+mod join;
+pub mod ledger;
+pub mod question;
+pub mod resolve;
 pub mod shape;
-pub mod suggest;
 pub mod unit;
-mod check { pub fn rule(_: &str) -> Option<&'static crate::diag::Rule> { None } }
+pub mod world;
+
+pub use compile::{Compiled, check, compile, facts_of, hash};
+pub use diag::{Diagnostic, Lang, Severity};
+pub use ledger::{Ledger, Why};
+pub use world::{Nowhere, World};

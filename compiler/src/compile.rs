@@ -1,0 +1,261 @@
+//! The pipeline on one screen: resolve · derive · check · ask · join.
+
+use std::collections::BTreeMap;
+
+use llmc_plan::data::DataSpec;
+use llmc_plan::plan::{Fact as PlanFact, Plan};
+use llmc_planner::{Answer, Question};
+use sha2::{Digest, Sha256};
+
+use crate::check::meaning::{base_absent, base_shape, batch_moved, corpus, expectation, impossible, no_hardware, unfit};
+use crate::check::{self, syntax};
+use crate::derive;
+use crate::diag::{Diagnostic, Severity, Sources};
+use crate::ledger::{Fact, Facts, Ledger, Why};
+use crate::question;
+use crate::resolve::{self, Cx, Resolved};
+use crate::world::World;
+
+/// Everything known about a recipe.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// The plan, with `facts` joined; `None` when an error stands in the way, or in [`check`].
+    pub plan: Option<Plan>,
+    /// The planner's whole answer: spread of the laws, assumptions.
+    pub answer: Option<Answer>,
+    /// Reason of every leaf of the plan but `search.*`.
+    pub ledger: Ledger,
+    /// Typed and derived values, those included that a plan does not repeat.
+    pub facts: Facts,
+    /// What the planner was asked.
+    pub question: Option<Question>,
+    /// What `llmc-data` is told; `None` without a `data` clause.
+    pub data: Option<DataSpec>,
+    /// What was found, errors first as they stand in the text.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The texts that spans point into.
+    pub sources: Sources,
+}
+
+impl Compiled {
+    /// Is there an error among the findings?
+    pub fn failed(&self) -> bool {
+        self.diagnostics.iter().any(|d| d.severity == Severity::Error)
+    }
+}
+
+/// Checks a recipe: no hardware needed, nothing searched.
+pub fn check(recipe: &str, sets: &[String], world: &dyn World) -> Compiled {
+    let (r, mut diagnostics, sources) = front(recipe, sets, world);
+    sort(&mut diagnostics);
+    Compiled {
+        plan: None,
+        answer: None,
+        ledger: ledger_of(&r.facts),
+        question: question::question(&r),
+        data: question::data(&r),
+        facts: r.facts,
+        diagnostics,
+        sources,
+    }
+}
+
+/// Compiles a recipe to a plan.
+pub fn compile(recipe: &str, sets: &[String], world: &dyn World) -> Compiled {
+    let (r, mut diagnostics, sources) = front(recipe, sets, world);
+    let mut question = None;
+    let mut planned = None;
+    if !failed(&diagnostics) {
+        diagnostics.extend(no_hardware::check(&r));
+    }
+    if !failed(&diagnostics) {
+        question = question::question(&r);
+        planned = question.as_ref().and_then(|q| solve(&r, q, &sources, &mut diagnostics));
+    }
+    let mut out = Compiled {
+        plan: None,
+        answer: None,
+        ledger: ledger_of(&r.facts),
+        data: question::data(&r),
+        facts: r.facts,
+        question,
+        diagnostics: Vec::new(),
+        sources,
+    };
+    if let Some((plan, answer)) = planned {
+        out.ledger = crate::join::ledger(&plan, &out.facts, &answer);
+        out.plan = Some(plan);
+        out.answer = Some(answer);
+    }
+    sort(&mut diagnostics);
+    out.diagnostics = diagnostics;
+    out
+}
+
+fn failed(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.iter().any(|d| d.severity == Severity::Error)
+}
+
+/// Text order within a severity, so that the same recipe always reports alike.
+fn sort(diagnostics: &mut [Diagnostic]) {
+    diagnostics.sort_by(|a, b| (a.severity, a.labels.first(), a.code).cmp(&(b.severity, b.labels.first(), b.code)));
+}
+
+/// Resolve, derive, check.
+fn front(recipe: &str, sets: &[String], world: &dyn World) -> (Resolved, Vec<Diagnostic>, Sources) {
+    let mut texts: Vec<String> = Vec::new();
+    let mut diagnostics: Vec<Diagnostic> = Vec::new();
+    for (i, typed) in sets.iter().enumerate() {
+        match resolve::merge::recipe_of_set(typed) {
+            Ok(text) => texts.push(text),
+            Err(head) => {
+                let near = crate::diag::nearest(&head, llmc_grammar::Keyword::ALL.iter().map(|k| k.text()));
+                diagnostics.push(syntax::set::found(i + 1, typed, &head, near));
+                // The finding shows the words as typed; nothing of them is read.
+                texts.push(String::new());
+            }
+        }
+    }
+    let mut cx = Cx::new(recipe, &texts);
+    let mut r = resolve::resolve(&mut cx, world);
+    for span in cx.leftovers() {
+        let words = cx.slice(span).to_owned();
+        cx.report(syntax::leftover::found(span, &words));
+    }
+    diagnostics.extend(std::mem::take(&mut cx.diagnostics));
+    for (i, typed) in sets.iter().enumerate() {
+        if let Some(text) = texts.get_mut(i).filter(|t| t.is_empty()) {
+            typed.clone_into(text);
+        }
+    }
+    let base = read_base(&mut r, world);
+    hardware_facts(&mut r);
+    derive::run(&mut r.facts);
+    // Checks over a half-read recipe would report the consequences of what is reported already.
+    if !failed(&diagnostics) {
+        diagnostics.extend(check::run(&r));
+        diagnostics.extend(outside(&r, world, base));
+    }
+    (r, diagnostics, Sources { recipe: recipe.to_owned(), sets: texts })
+}
+
+/// What `config.json` of the base says, by the model's path.
+type Base = BTreeMap<&'static str, u64>;
+
+/// Reads the base model's config.json into facts; what the recipe pins is compared later.
+fn read_base(r: &mut Resolved, world: &dyn World) -> Option<Base> {
+    let path = format!("{}/config.json", r.facts.word("from")?.trim_end_matches('/'));
+    let text = world.read(&path)?;
+    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let mut base = Base::new();
+    // Keys of Hugging Face's LlamaConfig (huggingface/transformers, models/llama/configuration_llama.py).
+    for (key, name) in [
+        ("num_hidden_layers", "model.layers"),
+        ("hidden_size", "model.hidden"),
+        ("num_attention_heads", "model.heads"),
+        ("num_key_value_heads", "model.kv_heads"),
+        ("head_dim", "model.head_dim"),
+        ("intermediate_size", "model.ffn"),
+        ("vocab_size", "model.vocab"),
+        ("max_position_embeddings", "base.config_context"),
+    ] {
+        if let Some(n) = config.get(key).and_then(serde_json::Value::as_u64).filter(|n| (1..=1 << 30).contains(n)) {
+            base.insert(name, n);
+        }
+    }
+    let why = Why::Preset { table: path, row: "config.json".to_owned(), cite: format!("sha256 {}", hash(&text)) };
+    for (name, n) in &base {
+        if !r.facts.has(name) && (*name == "base.config_context" || !r.facts.has("model.size")) {
+            r.facts.put(*name, Fact::Count(*n), why.clone());
+        }
+    }
+    if let Some(theta) = config.get("rope_theta").and_then(serde_json::Value::as_f64).filter(|t| *t >= 1.0)
+        && !r.facts.has("model.rope.theta")
+    {
+        r.facts.put("model.rope.theta", Fact::Real(theta), why);
+    }
+    Some(base)
+}
+
+fn hardware_facts(r: &mut Resolved) {
+    let Some(h) = &r.hardware else { return };
+    let kind = if h.kind == llmc_planner::hardware::Kind::Cpu { "cpu" } else { "cuda" };
+    let why = Why::Preset {
+        table: "hardware".to_owned(),
+        row: h.name.clone(),
+        cite: h.sources.get("memory").cloned().unwrap_or_default(),
+    };
+    r.facts.put("hardware.kind", Fact::Word(kind.to_owned()), why);
+}
+
+/// What depends on files: absent text, an absent or different base.
+fn outside(r: &Resolved, world: &dyn World, base: Option<Base>) -> Vec<Diagnostic> {
+    let mut out = Vec::new();
+    for source in &r.data.sources {
+        if world.matches(&source.glob) == Some(false) {
+            out.push(corpus::found(source.span, &source.name, &source.glob));
+        }
+    }
+    let Some(path) = r.facts.word("from") else { return out };
+    let at = r.facts.span("from");
+    match (base, at) {
+        (None, Some(at)) => {
+            out.push(base_absent::found(at, path, r.facts.count("base.context").unwrap_or(0)));
+        }
+        (Some(base), _) => {
+            for (name, theirs) in base {
+                let ours = r.facts.count(name);
+                if let (Some(ours), Some(short)) = (ours.filter(|n| *n != theirs), name.strip_prefix("model.")) {
+                    let model = r.facts.span(name).or(r.facts.span("model.size"));
+                    out.push(base_shape::found(at, model, short, (ours, theirs), path));
+                }
+            }
+        }
+        _ => {}
+    }
+    out
+}
+
+fn solve(r: &Resolved, q: &Question, sources: &Sources, diagnostics: &mut Vec<Diagnostic>) -> Option<(Plan, Answer)> {
+    let currency = r.facts.word("cost.currency").unwrap_or("CNY");
+    match llmc_planner::solve(q) {
+        Ok(answer) => {
+            let mut plan = answer.plan.clone();
+            plan.recipe.hash = hash(&sources.recipe);
+            plan.recipe.edition = r.facts.count("recipe.edition").unwrap_or(2026);
+            plan.recipe.text = sources.recipe.clone();
+            plan.freeze = r.freeze.clone();
+            plan.from = r.facts.word("from").map(str::to_owned);
+            diagnostics.extend(batch_moved::check(r, plan.batch.global_tokens));
+            let json = serde_json::to_value(&plan).unwrap_or_default();
+            for e in &r.expect {
+                let planned = crate::join::leaf(&json, e.metric.path).and_then(serde_json::Value::as_f64);
+                diagnostics.extend(planned.and_then(|x| expectation::check(e, x, &plan.cost.currency)));
+            }
+            Some((plan, answer))
+        }
+        Err(why) => {
+            let d = unfit::found(r, currency, &why).unwrap_or_else(|| impossible::found(r, currency, &why));
+            diagnostics.push(d);
+            None
+        }
+    }
+}
+
+fn ledger_of(facts: &Facts) -> Ledger {
+    facts.iter().map(|(path, _, why)| (path.to_owned(), why.clone())).collect()
+}
+
+/// SHA-256 in lower-case hex.
+pub fn hash(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// `facts` of a plan: value and reason by path.
+pub fn facts_of(plan: &Plan, ledger: &Ledger) -> BTreeMap<String, PlanFact> {
+    let json = serde_json::to_value(plan).unwrap_or_default();
+    let why = |w: &Why| serde_json::to_value(w).unwrap_or_default();
+    (crate::join::leaves(&json).into_iter())
+        .filter_map(|(path, value)| Some((path.clone(), PlanFact { value, why: why(ledger.get(&path)?) })))
+        .collect()
+}

@@ -1,0 +1,253 @@
+//! `tokenizer data clean pack mix`: what is read and how it becomes tokens.
+
+use llmc_grammar::{Cmp, Keyword, Value};
+
+use super::Resolved;
+use super::cx::{Cx, span};
+use super::merge::Setting;
+use super::read::{Options, REAL, SHARE, bound, first_value, only_head};
+use crate::check::meaning::phases;
+use crate::check::names::source;
+use crate::check::syntax::valueless;
+use crate::check::values::{kind, range};
+use crate::diag::{self, Span};
+use crate::unit::{Dimension, Slot};
+
+/// What `data`, `tokenizer`, `clean`, `pack` and `mix` say.
+#[derive(Clone, Debug, Default)]
+pub struct DataClause {
+    /// Named sources in source order.
+    pub sources: Vec<SourceClause>,
+    /// Where `data` stands.
+    pub span: Option<Span>,
+    /// Where `mix` stands.
+    pub mix_span: Option<Span>,
+    /// Later phases of the mixture.
+    pub phases: Vec<Phase>,
+}
+
+/// One source of text with its share of the mixture.
+#[derive(Clone, Debug)]
+pub struct SourceClause {
+    /// Name.
+    pub name: String,
+    /// Path or glob.
+    pub glob: String,
+    /// Where the glob stands.
+    pub span: Span,
+    /// Times it may be read.
+    pub max_epochs: Option<f64>,
+    /// Fixed share.
+    pub weight: Option<f64>,
+    /// Smallest share.
+    pub min_share: Option<f64>,
+    /// Largest share.
+    pub max_share: Option<f64>,
+}
+
+/// `at 80% < zh 40% >`: from this share of the run on, these shares hold.
+#[derive(Clone, Debug)]
+pub struct Phase {
+    /// Share of the run, 0 to 1.
+    pub start: f64,
+    /// Source and its share.
+    pub shares: Vec<(String, f64)>,
+    /// Where.
+    pub span: Span,
+}
+
+const EPOCHS: Slot =
+    Slot { accepts: &[Dimension::Count, Dimension::Multiplier], bare: Some(Dimension::Count), binary_k: false };
+const BYTES: Slot = Slot { accepts: &[Dimension::Bytes], bare: None, binary_k: false };
+
+/// `tokenizer bpe < digits split  byte_fallback yes >`
+pub fn tokenizer(cx: &mut Cx, r: &mut Resolved) {
+    let Some(mut view) = cx.view(Keyword::Tokenizer) else { return };
+    if let Some(head) = only_head(cx, &view, "tokenizer bpe")
+        && let Some(word) = cx.choice(&head, &head.node, &["bpe"], "tokenizer")
+    {
+        r.put("tokenizer.kind", word.fact());
+    }
+    let mut options = Options::of(&mut view);
+    if let Some(word) = options.choice(cx, "digits", &["split", "group"]) {
+        r.put("tokenizer.digits", word.fact());
+    }
+    if let Some(b) = options.switch(cx, "byte_fallback") {
+        r.put("tokenizer.byte_fallback", b.fact());
+    }
+    if let Some(s) = options.string(cx, "import") {
+        r.put("tokenizer.import", s.fact());
+    }
+    if let Some(n) = options.count_in(cx, "sample", &BYTES, (1 << 10, 1 << 44)) {
+        r.put("tokenizer.sample_bytes", n.fact());
+    }
+    options.finish(cx);
+}
+
+/// `data < web "corpus/web/*.parquet"  code "corpus/code/*.jsonl.zst" < epochs <= 4 > >`
+pub fn data(cx: &mut Cx, r: &mut Resolved) {
+    let Some(mut view) = cx.view(Keyword::Data) else { return };
+    r.data.span = Some(view.at);
+    if view.options.is_empty() {
+        cx.report(valueless::found(view.at, "data", Some("data < web \"corpus/*.jsonl\" >")));
+    }
+    let mut options = Options::of(&mut view);
+    for mut setting in options.all(cx) {
+        let name = setting.opt.node.name.value.clone();
+        refuse_bound(cx, &setting);
+        let glob = first_value(cx, &setting).and_then(|v| cx.string(&setting.opt, &v, &name));
+        let mut inner = Options::inside(&mut setting, &name);
+        let epochs = inner.take(cx, "epochs");
+        let max_epochs = epochs.and_then(|s| {
+            let value = first_value(cx, &s)?;
+            if bound(&s) == Some(Cmp::Ge) {
+                let at = span(s.opt.source, s.opt.node.span);
+                cx.report(kind::found(at, ">=", "epochs", "an upper bound such as `epochs <= 4`"));
+                return None;
+            }
+            cx.real(&s.opt, &value, &EPOCHS, (0.001, 1e6), "epochs")
+        });
+        inner.finish(cx);
+        let Some(glob) = glob else { continue };
+        if !name.is_ascii() {
+            let at = span(setting.opt.source, setting.opt.node.name.span);
+            cx.report(kind::found(at, &name, "data", "names of ASCII letters, digits, `_` and `-`: they become file names"));
+            continue;
+        }
+        r.data.sources.push(SourceClause {
+            name,
+            glob: glob.value,
+            span: glob.span,
+            max_epochs: max_epochs.map(|t| t.value),
+            weight: None,
+            min_share: None,
+            max_share: None,
+        });
+    }
+    options.finish(cx);
+}
+
+fn refuse_bound(cx: &mut Cx, setting: &Setting) {
+    if let (Some(cmp), Some(at)) = (bound(setting), &setting.opt.node.cmp) {
+        let at = span(setting.opt.source, at.span);
+        cx.report(kind::found(at, cmp.text(), &setting.opt.node.name.value, "a path in quotes"));
+    }
+}
+
+/// `clean < unreadable skip >`
+pub fn clean(cx: &mut Cx, r: &mut Resolved) {
+    let Some(mut view) = cx.view(Keyword::Clean) else { return };
+    if view.options.is_empty() {
+        cx.report(valueless::found(view.at, "clean", Some("clean < unreadable skip >")));
+    }
+    let mut options = Options::of(&mut view);
+    if let Some(word) = options.choice(cx, "unreadable", &["stop", "skip"]) {
+        r.put("clean.unreadable", word.fact());
+    }
+    options.finish(cx);
+}
+
+/// `pack best_fit < document_mask yes >`
+pub fn pack(cx: &mut Cx, r: &mut Resolved) {
+    let Some(mut view) = cx.view(Keyword::Pack) else { return };
+    if let Some(head) = only_head(cx, &view, "pack best_fit")
+        && let Some(word) = cx.choice(&head, &head.node, &["concat", "best_fit", "padding"], "pack")
+    {
+        r.put("pack.kind", word.fact());
+    }
+    let mut options = Options::of(&mut view);
+    if let Some(b) = options.switch(cx, "document_mask") {
+        r.put("pack.document_mask", b.fact());
+    }
+    options.finish(cx);
+}
+
+/// `mix temperature(0.7) < code >= 10%  at 80% < zh 40% > >`
+pub fn mix(cx: &mut Cx, r: &mut Resolved) {
+    let Some(mut view) = cx.view(Keyword::Mix) else { return };
+    r.data.mix_span = Some(view.at);
+    if view.heads.is_empty() && view.options.is_empty() {
+        cx.report(valueless::found(view.at, "mix", Some("mix temperature(0.7)")));
+    }
+    if let Some(head) = view.heads.first().cloned() {
+        match &head.node {
+            Value::Call(call) if call.name.value == "temperature" => {
+                let arguments = cx.arguments(&head, call, &["alpha"]);
+                if arguments.is_empty() {
+                    cx.report(valueless::found(span(head.source, call.span), "temperature", Some("temperature(0.7)")));
+                }
+                for (name, value) in arguments {
+                    if let Some(x) = cx.real(&head, &value, &REAL, (0.0, 1.0), name) {
+                        r.put("mix.temperature", x.fact());
+                    }
+                }
+            }
+            _ => {
+                let at = span(head.source, head.node.span());
+                let words = cx.slice(at).to_owned();
+                if !matches!(head.node, Value::BadNumber(_)) {
+                    cx.report(kind::found(at, &words, "mix", "temperature(0.7)"));
+                }
+            }
+        }
+    }
+    let mut options = Options::of(&mut view);
+    let known: Vec<String> = r.data.sources.iter().map(|s| s.name.clone()).collect();
+    for setting in options.all(cx) {
+        if setting.opt.node.name.value == "at" {
+            phase(cx, r, setting, &known);
+            continue;
+        }
+        let Some((name, share, _)) = share(cx, &setting, &known) else { continue };
+        let cmp = bound(&setting);
+        if let Some(source) = r.data.sources.iter_mut().find(|s| s.name == name) {
+            match cmp {
+                Some(Cmp::Ge) => source.min_share = Some(share),
+                Some(_) => source.max_share = Some(share),
+                None => source.weight = Some(share),
+            }
+        }
+    }
+    options.finish(cx);
+}
+
+/// A source's share: `zh 40%`.
+fn share(cx: &mut Cx, setting: &Setting, known: &[String]) -> Option<(String, f64, Span)> {
+    let node = &setting.opt.node;
+    let value = first_value(cx, setting)?;
+    let typed = cx.real(&setting.opt, &value, &SHARE, (0.0, 1.0), &node.name.value)?;
+    if !known.contains(&node.name.value) {
+        let (whole, at) = (span(setting.opt.source, node.span), span(setting.opt.source, node.name.span));
+        cx.report(source::found(whole, at, &node.name.value, known));
+        return None;
+    }
+    Some((node.name.value.clone(), typed.value, typed.span))
+}
+
+fn phase(cx: &mut Cx, r: &mut Resolved, mut setting: Setting, known: &[String]) {
+    let whole = span(setting.opt.source, setting.opt.node.span);
+    let start = first_value(cx, &setting).and_then(|v| cx.real(&setting.opt, &v, &SHARE, (0.0, 1.0), "at"));
+    if let Some(cmp) = &setting.opt.node.cmp
+        && !cmp.value.is_strict()
+    {
+        let at = span(setting.opt.source, cmp.span);
+        cx.report(kind::found(at, cmp.value.text(), "at", "a share of the run such as `at 80% < zh 40% >`"));
+    }
+    let mut inner = Options::inside(&mut setting, "at");
+    let mut shares: Vec<(String, f64)> = Vec::new();
+    for one in inner.all(cx) {
+        if let Some((name, value, _)) = share(cx, &one, known) {
+            shares.push((name, value));
+        }
+    }
+    inner.finish(cx);
+    let Some(start) = start else { return };
+    let total: f64 = shares.iter().map(|(_, x)| x).sum();
+    if total > 1.0 + 1e-9 {
+        let v = diag::Value::Ratio;
+        cx.report(range::found(whole, "the shares of this phase", v(total), v(0.0), v(1.0)));
+        return;
+    }
+    cx.report(phases::found(whole, start.value));
+    r.data.phases.push(Phase { start: start.value, shares, span: whole });
+}
