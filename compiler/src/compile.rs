@@ -7,7 +7,7 @@ use llmc_plan::plan::{Fact as PlanFact, Plan};
 use llmc_planner::{Answer, Question};
 use sha2::{Digest, Sha256};
 
-use crate::check::meaning::{base_absent, base_shape, batch_moved, corpus, expectation, impossible, no_hardware, unfit};
+use crate::check::meaning::{base_absent, base_shape, budget_over, corpus, expectation, impossible, no_hardware, unfit};
 use crate::check::{self, syntax};
 use crate::derive;
 use crate::diag::{Diagnostic, Severity, Sources};
@@ -226,7 +226,6 @@ fn solve(r: &Resolved, q: &Question, sources: &Sources, diagnostics: &mut Vec<Di
             plan.recipe.text = sources.recipe.clone();
             plan.freeze = r.freeze.clone();
             plan.from = r.facts.word("from").map(str::to_owned);
-            diagnostics.extend(batch_moved::check(r, plan.batch.global_tokens));
             let json = serde_json::to_value(&plan).unwrap_or_default();
             for e in &r.expect {
                 let planned = crate::join::leaf(&json, e.metric.path).and_then(serde_json::Value::as_f64);
@@ -235,8 +234,8 @@ fn solve(r: &Resolved, q: &Question, sources: &Sources, diagnostics: &mut Vec<Di
             Some((plan, answer))
         }
         Err(why) => {
-            let d = unfit::found(r, currency, &why).unwrap_or_else(|| impossible::found(r, currency, &why));
-            diagnostics.push(d);
+            let d = unfit::found(r, currency, &why).or_else(|| budget_over::found(r, currency, &why));
+            diagnostics.push(d.unwrap_or_else(|| impossible::found(r, currency, &why)));
             None
         }
     }

@@ -8,7 +8,6 @@ pub mod meaning {
     pub mod base_absent;
     pub mod base_shape;
     pub mod batch_layout;
-    pub mod batch_moved;
     pub mod batch_whole;
     pub mod budget_over;
     pub mod cluster;
@@ -106,7 +105,6 @@ pub const RULES: &[&Rule] = &[
     &meaning::ratio::RULE,
     &meaning::batch_whole::RULE,
     &meaning::batch_layout::RULE,
-    &meaning::batch_moved::RULE,
     &meaning::warmup::RULE,
     &meaning::multiple::RULE,
     &meaning::lr_high::RULE,
@@ -131,7 +129,6 @@ const CHECKS: &[fn(&Resolved, &mut Vec<Diagnostic>)] = &[
     meaning::rope_scratch::check,
     meaning::rope_factor::check,
     meaning::rope_beyond::check,
-    meaning::budget_over::check,
     meaning::ratio::check,
     meaning::batch_whole::check,
     meaning::batch_layout::check,

@@ -60,6 +60,12 @@ fn place(keyword: Keyword, value: &Value) -> &'static str {
         (Keyword::Model, _) => "family",
         (Keyword::Lr, Value::Word(_) | Value::Call(_)) => "schedule",
         (Keyword::Lr, _) => "peak",
+        (Keyword::Budget, Value::Quantity(q)) => match (q.currency, q.unit.as_ref().map(|u| u.value.as_str())) {
+            (Some(_), _) => "money",
+            (None, Some("token" | "tokens")) => "tokens",
+            (None, Some("FLOP" | "FLOPs")) => "flops",
+            _ => "time",
+        },
         _ => "all",
     }
 }

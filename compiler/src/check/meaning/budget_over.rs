@@ -1,54 +1,59 @@
-//! LLM0502: tokens, time or money, and hardware are all given.
+//! LLM0502: tokens, hardware and time or money contradict each other.
 
-use crate::diag::{Diagnostic, Page, Rule, Severity, text};
+use llmc_planner::Infeasible;
+
+use crate::diag::{Diagnostic, Page, Rule, Severity, Value, money, text};
 use crate::resolve::Resolved;
+use crate::unit::human_time;
 
 /// The rule.
 pub const RULE: Rule = Rule {
     code: "LLM0502",
     severity: Severity::Error,
-    args: &["work", "spend"],
+    args: &["tokens", "gpus", "needed", "asked", "fixes"],
     message: text(
-        "{work}, {spend} and a device count: each two of them decide the third",
-        "同时给出了{work}、{spend}与设备数：其中两个即可决定第三个",
+        "{tokens} tokens on {gpus} devices need {needed}, the budget has {asked}",
+        "{gpus} 张卡训练 {tokens} 词元需要 {needed}，而预算只有 {asked}",
     ),
-    labels: &[text("this", "这里"), text("and this", "这里"), text("and this", "以及这里")],
-    help: &[text(
-        "drop one of the three; what must hold but decides nothing goes to `expect`, as in `expect time <= 21 days`",
-        "请去掉其中一个；必须满足但不参与推导的条件写在 `expect` 里，例如 `expect time <= 21 days`",
-    )],
+    labels: &[text("too little for the tokens", "不足以训练这些词元"), text("the tokens", "词元数"), text("the devices", "设备")],
+    help: &[
+        text("ways out, each planned: {fixes}", "可行的出路（均已规划验证）：{fixes}"),
+        text("raise the limit, lower the tokens, or use more devices", "请提高限额、减少词元，或增加设备"),
+    ],
     page: Page {
         what: text(
-            "Of {tokens or FLOPs, time or money, hardware} all three are given, or two limits of one kind.",
-            "{词元或 FLOPs、时间或金额、硬件} 三者全部给出，或同一类给出两个限制。",
+            "Of {tokens or FLOPs, time or money, hardware} all three are given, and the devices do not train that many tokens within the limit.",
+            "{词元或 FLOPs、时间或金额、硬件} 三者全部给出，但这些设备无法在限额内训练这么多词元。",
         ),
-        why: text("Two decide the third; a third given one contradicts or repeats it.", "两个决定第三个；再给出第三个不是矛盾就是重复。"),
+        why: text(
+            "Two of the three decide the third. A limit that holds is kept as a promise; one that does not is an error now instead of a surprise later.",
+            "三者中两个决定第三个。能满足的限额会被遵守；不能满足的现在就报错，而不是日后才发现。",
+        ),
         example: "model llama 7b\nbudget 1T tokens 7 days on 64xH100",
-        instead: "model llama 7b\nbudget 1T tokens on 64xH100\nexpect time <= 21 days",
+        instead: "model llama 7b\nbudget 1T tokens 30 days on 64xH100",
     },
 };
 
-/// Checks it.
-pub fn check(r: &Resolved, out: &mut Vec<Diagnostic>) {
+/// The planner's contradiction in words of the recipe.
+pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Option<Diagnostic> {
+    let Infeasible::Question { rule: "budget.contradiction", figures, fixes } = why else { return None };
     let f = &r.facts;
-    let given = |paths: &[&'static str]| paths.iter().copied().filter(|p| f.has(p)).collect::<Vec<_>>();
-    let work = given(&["budget.tokens", "budget.asked_flops"]);
-    let spend = given(&["budget.asked_seconds", "budget.asked_money"]);
-    let on = f.has("on.nodes");
-    let over = work.len() > 1 || spend.len() > 1 || (!work.is_empty() && !spend.is_empty() && on);
-    if !over {
-        return;
-    }
-    let name = |p: &str| match p {
-        "budget.tokens" => "tokens",
-        "budget.asked_flops" => "FLOPs",
-        "budget.asked_seconds" => "time",
-        _ => "money",
+    let figure = |name: &str| figures.get(name).copied();
+    let late = figure("seconds_asked").zip(figure("seconds_needed")).filter(|(asked, needed)| needed > asked);
+    let dear = figure("money_asked").zip(figure("money_needed"));
+    let (asked, needed, at) = match (late, dear) {
+        (Some((asked, needed)), _) => (human_time(asked), human_time(needed), f.span("budget.asked_seconds")),
+        (None, Some((asked, needed))) => (money(asked, currency), money(needed, currency), f.span("budget.asked_money")),
+        _ => return None,
     };
-    let names = |ps: &[&str]| ps.iter().map(|p| name(p)).collect::<Vec<_>>().join(" + ");
-    let mut d = Diagnostic::new(&RULE).text("work", names(&work)).text("spend", names(&spend));
-    for path in work.iter().chain(&spend).chain(on.then_some(&"on.nodes")) {
-        d = d.at_maybe(f.span(path));
-    }
-    out.push(d);
+    let d = Diagnostic::new(&RULE)
+        .at_maybe(at)
+        .at_maybe(f.span("budget.tokens").or(f.span("budget.asked_flops")))
+        .at_maybe(f.span("on.nodes"))
+        .arg("tokens", Value::Large(figure("tokens")?))
+        .count("gpus", figure("gpus")? as u64)
+        .text("needed", needed)
+        .text("asked", asked);
+    let fixes: Vec<String> = fixes.iter().map(|fix| super::unfit::fix_words(fix, currency)).collect();
+    Some(if fixes.is_empty() { d } else { d.arg("fixes", Value::List(fixes)) })
 }

@@ -1,11 +1,11 @@
-//! LLM0607: fp8 on a device without it.
+//! LLM0606: fp8 on a device without it.
 
 use crate::diag::{Diagnostic, Page, Rule, Severity, text};
 use crate::resolve::Resolved;
 
 /// The rule.
 pub const RULE: Rule = Rule {
-    code: "LLM0607",
+    code: "LLM0606",
     severity: Severity::Error,
     args: &["sku"],
     message: text("{sku} has no fp8 units", "{sku} 没有 fp8 计算单元"),

@@ -1,11 +1,11 @@
-//! LLM0606: a learning rate that diverges.
+//! LLM0605: a learning rate that diverges.
 
 use crate::diag::{Diagnostic, Page, Rule, Severity, Value, text};
 use crate::resolve::Resolved;
 
 /// The rule.
 pub const RULE: Rule = Rule {
-    code: "LLM0606",
+    code: "LLM0605",
     severity: Severity::Warning,
     args: &["peak", "law", "times"],
     message: text("a peak of {peak} is {times} times what the Step Law gives", "峰值 {peak} 是 Step Law 建议值的 {times} 倍"),

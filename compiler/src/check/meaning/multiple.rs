@@ -1,11 +1,11 @@
-//! LLM0605: a multiple of a learning rate that is not there.
+//! LLM0604: a multiple of a learning rate that is not there.
 
 use crate::diag::{Diagnostic, Page, Rule, Severity, Value, text};
 use crate::resolve::Resolved;
 
 /// The rule.
 pub const RULE: Rule = Rule {
-    code: "LLM0605",
+    code: "LLM0604",
     severity: Severity::Error,
     args: &["multiple"],
     message: text("`{multiple}x` is a multiple of the base's learning rate, and there is no base", "`{multiple}x` 是基础模型学习率的倍数，但没有基础模型"),

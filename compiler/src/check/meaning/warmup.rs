@@ -1,11 +1,11 @@
-//! LLM0604: warm-up and decay are longer than the run.
+//! LLM0603: warm-up and decay are longer than the run.
 
 use crate::diag::{Diagnostic, Page, Rule, Severity, Value, text};
 use crate::resolve::Resolved;
 
 /// The rule.
 pub const RULE: Rule = Rule {
-    code: "LLM0604",
+    code: "LLM0603",
     severity: Severity::Error,
     args: &["warmup", "decay", "total"],
     message: text("warm-up {warmup} and decay {decay} leave no run: {total} of it", "预热 {warmup} 加衰减 {decay} 共占 {total}，超过全程"),
