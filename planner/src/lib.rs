@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod assemble;
+mod confirm;
 pub mod cost;
 pub mod derive;
 mod fixes;

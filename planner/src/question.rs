@@ -102,6 +102,8 @@ pub struct Variant {
     pub unfused_attention: bool,
     /// Pointwise operations are not fused (PyTorch eager).
     pub eager: bool,
+    /// The logits of a whole micro-batch exist at once, instead of a block of rows at a time.
+    pub whole_logits: bool,
 }
 
 /// `nodes × gpus_per_node` devices.

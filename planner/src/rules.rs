@@ -130,6 +130,13 @@ pub const RULES: &[Rule] = &[
         doc: "Bytes of each stage by kind, in closed form.",
     },
     Rule {
+        id: "memory.walk",
+        reads: &["layout", "batch.micro_batch_sequences"],
+        writes: &["memory"],
+        cite: "the plan is lowered to its program, and the program walked instruction by instruction",
+        doc: "Bytes of the program that runs, where it can be lowered.",
+    },
+    Rule {
         id: "time.cost_model",
         reads: &["layout", "hardware", "precision", "determinism"],
         writes: &["time"],

@@ -347,6 +347,7 @@ fn case(row: &Row) -> Result<Case, String> {
             learned_positions: !gated,
             unfused_attention: unfused,
             eager: row.is("compile", "0"),
+            whole_logits: true,
         },
         hardware: card,
         cluster: Some(Cluster { nodes, gpus_per_node: per_node }),

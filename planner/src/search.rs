@@ -16,6 +16,9 @@ use crate::cost::{Point, Setting};
 use crate::question::Pins;
 use crate::space::{enumerate, sharding};
 
+/// Candidates kept for confirmation by the walk over their programs.
+const TOP: usize = 64;
+
 /// The frontier shows plans at most this much slower than the best.
 const FRONTIER: f64 = 2.0;
 
@@ -53,6 +56,8 @@ pub struct Found {
     pub best: Option<Costed>,
     /// The second in the same order.
     pub runner_up: Option<Costed>,
+    /// The first [`TOP`] in that order.
+    pub top: Vec<Costed>,
     /// Points no other beats in both time and memory, fastest first.
     pub frontier: Vec<Costed>,
     /// Of the points that did not fit, the one with the smallest need, and its fullest stage.
@@ -185,10 +190,12 @@ pub fn search_by(s: &Setting, pins: &Pins, limit: u64, bound: fn(&Compute) -> f6
 
 /// Places a feasible point among best, runner-up and frontier.
 fn consider(found: &mut Found, costed: Costed) {
-    if found.best.as_ref().is_none_or(|best| costed.order(best) == Ordering::Less) {
-        found.runner_up = found.best.replace(costed);
-    } else if found.runner_up.as_ref().is_none_or(|second| costed.order(second) == Ordering::Less) {
-        found.runner_up = Some(costed);
+    if found.top.len() < TOP || found.top.last().is_some_and(|last| costed.order(last) == Ordering::Less) {
+        let place = found.top.partition_point(|other| other.order(&costed) == Ordering::Less);
+        found.top.insert(place, costed);
+        found.top.truncate(TOP);
+        found.best = found.top.first().copied();
+        found.runner_up = found.top.get(1).copied();
     }
     let beats = |a: &Costed, b: &Costed| a.device <= b.device && a.order(b) == Ordering::Less;
     if !found.frontier.iter().any(|other| beats(other, &costed)) {

@@ -40,6 +40,8 @@ pub struct Shape {
     pub unfused_attention: bool,
     /// Pointwise operations are not fused.
     pub eager: bool,
+    /// The logits of a whole micro-batch exist at once.
+    pub whole_logits: bool,
 }
 
 impl Shape {
@@ -62,6 +64,7 @@ impl Shape {
             dropout: model.dropout > 0.0,
             unfused_attention: variant.unfused_attention,
             eager: variant.eager,
+            whole_logits: variant.whole_logits,
         }
     }
 
@@ -150,6 +153,7 @@ mod tests {
             dropout: false,
             unfused_attention: false,
             eager: false,
+            whole_logits: false,
         }
     }
 

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use llmc_plan::plan::{Determinism, Precision};
+use llmc_plan::plan::{Determinism, Precision, StageMemory};
 
 use crate::answer::{Answer, Fix, Infeasible, Nearest};
 use crate::assemble::{Outcome, answer, layout_of};
+use crate::confirm::{SLACK, confirm};
 use crate::cost::memory::stage_memory;
 use crate::cost::{Setting, StateBytes};
 use crate::derive::{batch_tokens, flops_6nt, whole_sequences};
 use crate::fixes;
 use crate::money::rates;
 use crate::question::{Budget, Cluster, Question};
-use crate::search::{Found, search};
+use crate::search::{Costed, Found, search};
 use crate::{hardware, laws, profile};
 
 /// Ceilings, checked before anything is searched.
@@ -26,7 +27,7 @@ const MARGIN: f64 = 0.03;
 const TOLERANCE: f64 = 0.005;
 
 /// Rules by which a path was decided.
-type Decided = Vec<(&'static str, &'static str)>;
+pub(crate) type Decided = Vec<(&'static str, &'static str)>;
 
 /// Plans.
 ///
@@ -104,7 +105,8 @@ pub(crate) fn plan(q: &Question) -> Result<Answer, Infeasible> {
     };
     let (outcome, more) = on_cluster(q, &limits, cluster)?;
     decided.extend(more);
-    let out = answer(q, &outcome, decided);
+    let out =
+        if cluster.gpus() == 1 { confirm(q, &outcome, &decided)? } else { answer(q, &outcome, decided) };
     over_budget(q, &limits, &out)?;
     Ok(out)
 }
@@ -197,10 +199,12 @@ fn searched(q: &Question, cluster: Cluster, tokens: u64) -> Result<Outcome, Infe
     };
     let limit = memory_limit(q);
     let setting = setting(q, cluster, sequences).ok_or_else(|| refuse("hardware.profile", &[]))?;
-    let found = search(&setting, &q.pins, limit);
+    // One device: the walk decides what fits, so candidates a little over the limit are kept for it.
+    let slack = if cluster.gpus() == 1 { SLACK } else { 0.0 };
+    let found = search(&setting, &q.pins, (limit as f64 * (1.0 + slack)) as u64);
     match found.best {
         Some(best) => Ok(Outcome { setting, found, best, tokens, limit }),
-        None => Err(nothing_fits(&setting, found, limit)),
+        None => Err(nothing_fits(&setting, found, limit, None)),
     }
 }
 
@@ -210,13 +214,16 @@ fn fixed_ranks(q: &Question) -> u64 {
     [p.tp, p.pp, p.cp].into_iter().flatten().fold(1, u64::saturating_mul)
 }
 
-fn nothing_fits(s: &Setting, found: Found, limit: u64) -> Infeasible {
-    let nearest = found.nearest.map(|(costed, stage)| {
-        Box::new(Nearest {
-            layout: layout_of(s, &costed),
-            micro_batch_sequences: costed.point.micro,
-            memory: stage_memory(s, &costed.point, stage),
-        })
+/// The refusal of a search that found nothing; `walked` is the tightest candidate that the walk refused.
+pub(crate) fn nothing_fits(
+    s: &Setting,
+    found: Found,
+    limit: u64,
+    walked: Option<(Costed, StageMemory)>,
+) -> Infeasible {
+    let weighed = || found.nearest.map(|(costed, stage)| (costed, stage_memory(s, &costed.point, stage)));
+    let nearest = walked.or_else(weighed).map(|(costed, memory)| {
+        Box::new(Nearest { layout: layout_of(s, &costed), micro_batch_sequences: costed.point.micro, memory })
     });
     // Memory is the reason whenever a layout got as far as being weighed; else the rule that rejected most.
     let rule = if nearest.is_some() {

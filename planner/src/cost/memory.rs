@@ -140,13 +140,26 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
         // Two layers' inputs stay while they travel.
         activations = activations.min(2.0 * kept);
     }
-    if point.recompute != Recompute::None {
-        // The layer that is being differentiated is whole.
-        activations += layer_activations(s, point, Recompute::None) - kept.min(activations);
-    }
-    // Gradients alive inside one layer's backward: stream and norm (4h bytes in 16 bits), gate, up, product (6f).
-    activations += n * b * (2.0 * h / spread + 3.0 * f / t);
-    let logits = if stage == point.pp - 1 { n * s.shape.vocab as f64 / t * (b + 4.0) } else { 0.0 };
+    let vocab = s.shape.vocab as f64 / t;
+    // Our head works through blocks of rows: the larger of 1,024 rows and 64 MiB (plan's lowering); other stacks hold a
+    // whole micro-batch's logits, and a copy in f32 for the loss.
+    let (rows, width) =
+        if s.shape.whole_logits { (n, b + 4.0) } else { (n.min((67108864.0 / (vocab * b)).max(1024.0)), b) };
+    let logits = if stage == point.pp - 1 { rows * vocab * width } else { 0.0 };
+    let whole = layer_activations(s, point, Recompute::None);
+    let stream = n * b * h / spread;
+    let wide = n * b * f / t;
+    activations += if s.shape.whole_logits {
+        (whole - kept).max(0.0) + 2.0 * stream + 3.0 * wide
+    } else {
+        // As our lowering frees (checked against its walk): the backward of a layer holds the gradients of the stream
+        // and of the SwiGLU product, or, when all is recomputed, the layer and one gradient; the head holds three
+        // streams beside its logits and is over by then, so the larger of the two counts.
+        let layer =
+            if point.recompute == Recompute::Full { whole - kept + stream } else { wide + 2.0 * stream };
+        let head = if logits > 0.0 { 3.0 * stream } else { 0.0 };
+        head.max(layer - logits)
+    };
     let mut buffers = n * 32.0;
     if point.pp > 1 {
         buffers += 4.0 * n * h * b / spread;
