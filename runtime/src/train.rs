@@ -137,7 +137,9 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
         trace.finish()?;
     }
     run.progress.finish();
-    if ended == Ended::Complete {
+    if run.step_seconds.is_empty() {
+        eprintln!("{} is complete: {} of {last} steps are made", folder.path.display(), run.state.step);
+    } else if ended == Ended::Complete {
         let summary = run.summary(device, footprint.total)?;
         let text = serde_json::to_string_pretty(&summary).map_err(|e| Failure::bug(e.to_string()))?;
         write_whole(&folder.path.join("summary.json"), &format!("{text}\n"))?;

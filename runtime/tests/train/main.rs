@@ -2,5 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
 
+mod faults;
+mod gradients;
 mod interpreter;
+mod reference;
+mod resume;
 mod support;
+mod worker;

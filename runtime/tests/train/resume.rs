@@ -1,0 +1,134 @@
+//! A stopped run goes on as if it had not stopped. Real processes, real signals.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use llmc_plan::plan::Plan;
+use llmc_runtime::checkpoint::{MODEL_FILE, OPTIMIZER_FILE};
+use llmc_runtime::metrics::StepMetrics;
+
+use crate::support::{alone, plan, run_folder, said, train, train_well, worker};
+
+const STEPS: u64 = 40;
+
+fn long_plan() -> Plan {
+    let mut plan = plan();
+    plan.budget.steps = STEPS;
+    plan.model.dropout = 0.1;
+    plan
+}
+
+/// Loss and gradient norm bits of every step.
+fn losses(folder: &Path) -> BTreeMap<u64, (Option<u64>, Option<u64>)> {
+    let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap_or_default();
+    let lines = text.lines().filter_map(|l| serde_json::from_str::<StepMetrics>(l).ok());
+    lines.map(|m| (m.step, (m.loss.map(f64::to_bits), m.grad_norm.map(f64::to_bits)))).collect()
+}
+
+fn files(folder: &Path) -> Vec<Vec<u8>> {
+    let last = folder.join("checkpoints").join(format!("step-{STEPS}"));
+    [MODEL_FILE, OPTIMIZER_FILE].map(|f| std::fs::read(last.join(f)).expect("read")).to_vec()
+}
+
+fn until_step(child: &mut Child, folder: &Path, step: u64) {
+    let begun = Instant::now();
+    while losses(folder).keys().next_back().is_none_or(|last| *last < step) {
+        if child.try_wait().expect("wait").is_some() || begun.elapsed() > Duration::from_secs(120) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn killed_and_resumed_is_bit_equal() {
+    let _alone = alone();
+    let (whole, broken) = (run_folder(&long_plan()), run_folder(&long_plan()));
+    train_well(whole.path(), &["--threads", "1"]);
+    let mut kills = 0;
+    for target in [3, 9, 10, 17, 24, 25, 33] {
+        let mut child = worker(broken.path(), &["--resume", "--threads", "1"])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start the worker");
+        until_step(&mut child, broken.path(), target);
+        kills += u64::from(child.try_wait().expect("wait").is_none());
+        let _ = child.kill(); // SIGKILL
+        child.wait().expect("wait");
+    }
+    assert!(kills >= 3, "only {kills} of 7 workers were still running when killed");
+    train_well(broken.path(), &["--resume", "--threads", "1"]);
+    assert_eq!(losses(whole.path()), losses(broken.path()));
+    assert_eq!(losses(whole.path()).len() as u64, STEPS);
+    assert!(files(whole.path()) == files(broken.path()), "weights, masters and moments");
+}
+
+#[test]
+fn terminated_saves_and_says_how_to_go_on() {
+    let _alone = alone();
+    let (whole, broken) = (run_folder(&long_plan()), run_folder(&long_plan()));
+    train_well(whole.path(), &["--threads", "1"]);
+    for (signal, code) in [("-TERM", 143), ("-INT", 130)] {
+        let mut child = worker(broken.path(), &["--resume", "--threads", "1"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start the worker");
+        let done = losses(broken.path()).len() as u64;
+        until_step(&mut child, broken.path(), done + 3);
+        let kill = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill");
+        assert!(kill.success(), "the worker had ended already");
+        let output = child.wait_with_output().expect("wait");
+        assert_eq!(output.status.code(), Some(code), "{}", said(&output));
+        assert!(said(&output).contains("`--resume` goes on from here"), "{}", said(&output));
+    }
+    let said = train_well(broken.path(), &["--resume", "--threads", "1"]);
+    assert!(said.contains("resumed at step"), "{said}");
+    assert_eq!(losses(whole.path()), losses(broken.path()));
+    assert!(files(whole.path()) == files(broken.path()));
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_is_passed_over() {
+    let _alone = alone();
+    let folder = run_folder(&plan());
+    train_well(folder.path(), &["--steps", "4"]);
+    let path = folder.path().join("checkpoints/step-4").join(OPTIMIZER_FILE);
+    let mut bytes = std::fs::read(&path).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).expect("write");
+    let told = train_well(folder.path(), &["--resume"]);
+    assert!(told.contains("passed over") && told.contains(OPTIMIZER_FILE), "{told}");
+    assert!(told.contains("resumed at step 2"), "{told}");
+
+    for step in ["step-4", "step-6", "step-8"] {
+        std::fs::write(folder.path().join("checkpoints").join(step).join("state.json"), "{}").expect("write");
+    }
+    let output = train(folder.path(), &["--resume"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("state.json"), "{}", said(&output));
+}
+
+#[test]
+fn a_run_is_not_mixed_with_another() {
+    let _alone = alone();
+    let folder = run_folder(&plan());
+    train_well(folder.path(), &["--steps", "2"]);
+    let output = train(folder.path(), &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("add --resume"), "{}", said(&output));
+    let mut other = plan();
+    other.lr.peak = 1e-4;
+    std::fs::write(folder.path().join("plan.json"), other.to_json().expect("json")).expect("write");
+    let output = train(folder.path(), &["--resume"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("another plan"), "{}", said(&output));
+    // What only decides how the run is executed may change: fewer sequences at a time, other recompute.
+    let mut layout = plan();
+    (layout.batch.micro_batch_sequences, layout.batch.accumulation) = (1, 4);
+    layout.layout.recompute = llmc_plan::plan::Recompute::Full;
+    std::fs::write(folder.path().join("plan.json"), layout.to_json().expect("json")).expect("write");
+    train_well(folder.path(), &["--resume"]);
+}
