@@ -19,8 +19,8 @@ pub const RULE: Rule = Rule {
     page: Page {
         what: text("Every layout was rejected by a rule other than memory, or the question contradicts itself. The figures of that rule are shown.", "所有布局都因显存以外的规则被否决，或要求自相矛盾。会列出该规则的数值。"),
         why: text("A plan that breaks a rule would not run.", "违反规则的计划无法运行。"),
-        example: "model llama 7b < ctx 8k >\nbudget 1T tokens on 64xH100\nlayout < tp 16 >",
-        instead: "model llama 7b < ctx 8k >\nbudget 1T tokens on 64xH100\nlayout < tp 8 >",
+        example: "model llama 7b < ctx 8k >\nbudget 1T tokens on 64xH100\nlayout < recompute none  offload activations >",
+        instead: "model llama 7b < ctx 8k >\nbudget 1T tokens on 64xH100\nlayout < recompute full  offload activations >",
     },
 };
 
