@@ -15,6 +15,7 @@ pub mod question;
 pub mod resolve;
 pub mod shape;
 pub mod unit;
+pub mod view;
 pub mod world;
 
 pub use compile::{Compiled, check, compile, facts_of, hash};

@@ -1,0 +1,247 @@
+//! The plan on one screen: at most 60 lines, legible without colour.
+
+use llmc_plan::plan::{Plan, StageMemory};
+
+use super::words;
+use crate::diag::{Lang, money, short_float};
+use crate::unit::{grouped, human_bytes, human_count, human_time};
+
+/// Width of the label column.
+const LABEL: usize = 11;
+
+struct Page {
+    lang: Lang,
+    lines: Vec<String>,
+}
+
+impl Page {
+    fn t(&self, en: &'static str, zh: &'static str) -> &'static str {
+        if self.lang == Lang::En { en } else { zh }
+    }
+
+    /// A labelled line; an empty label continues the line above.
+    fn line(&mut self, en: &'static str, zh: &'static str, text: impl AsRef<str>) {
+        let label = self.t(en, zh);
+        // Chinese characters take two columns.
+        let width: usize = label.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum();
+        let pad = " ".repeat(LABEL.saturating_sub(width).max(1));
+        self.lines.push(format!("{label}{pad}{}", text.as_ref()).trim_end().to_owned());
+    }
+
+    fn more(&mut self, text: impl AsRef<str>) {
+        self.line("", "", text);
+    }
+}
+
+/// The plan for people.
+pub fn human(p: &Plan, lang: Lang) -> String {
+    let mut page = Page { lang, lines: Vec::new() };
+    head(&mut page, p);
+    training(&mut page, p);
+    page.lines.push(String::new());
+    layout(&mut page, p);
+    memory(&mut page, p);
+    time(&mut page, p);
+    money_and_loss(&mut page, p);
+    page.lines.push(String::new());
+    search(&mut page, p);
+    let mut out = page.lines.join("\n");
+    out.push('\n');
+    out
+}
+
+fn head(page: &mut Page, p: &Plan) {
+    let m = &p.model;
+    let hash: String = p.recipe.hash.chars().take(8).collect();
+    let title = match page.lang {
+        Lang::En => format!("{} · {} parameters · {} tokens · {} × {}", m.family, human_count(m.params as f64), human_count(p.budget.tokens as f64), p.layout.gpus, p.hardware.name),
+        Lang::Zh => format!("{} · {} 参数 · {} 词元 · {} × {}", m.family, human_count(m.params as f64), human_count(p.budget.tokens as f64), p.layout.gpus, p.hardware.name),
+    };
+    page.lines.push(format!("{title} · recipe {hash}"));
+    page.lines.push(String::new());
+    let kv = if m.kv_heads == m.heads { String::new() } else { format!(" ({} kv)", m.kv_heads) };
+    let shape = match page.lang {
+        Lang::En => format!("{} parameters: {} layers × {} wide, {} heads{kv} × {}, ffn {}", grouped(m.params), m.layers, grouped(m.hidden), m.heads, m.head_dim, grouped(m.ffn)),
+        Lang::Zh => format!("{} 参数：{} 层 × 宽 {}，{} 头{kv} × {}，ffn {}", grouped(m.params), m.layers, grouped(m.hidden), m.heads, m.head_dim, grouped(m.ffn)),
+    };
+    page.line("model", "模型", shape);
+    let padded = if m.vocab_padded == m.vocab { String::new() } else { format!(" ({})", grouped(m.vocab_padded)) };
+    let rope = words::rope_words(p, page.lang);
+    let second = format!("{} {}, {} {}{padded}, {rope}", page.t("context", "上下文"), grouped(m.context), page.t("vocabulary", "词表"), grouped(m.vocab));
+    page.more(second);
+    if let Some(base) = &p.from {
+        let frozen = if p.freeze.is_empty() { String::new() } else { format!("; {} {}", page.t("frozen:", "冻结："), p.freeze.join(", ")) };
+        page.line("from", "基于", format!("{base}{frozen}"));
+    }
+}
+
+fn training(page: &mut Page, p: &Plan) {
+    let (b, s) = (&p.budget, &p.batch);
+    let ratio = short_float(libm::round(b.tokens as f64 / p.model.params.max(1) as f64 * 10.0) / 10.0);
+    page.line(
+        "budget",
+        "预算",
+        match page.lang {
+            Lang::En => format!("{} tokens in {} steps, {ratio} a parameter; {:.2e} FLOPs (6·N·T {:.2e})", grouped(b.trained_tokens), grouped(b.steps), b.flops, b.flops_6nt),
+            Lang::Zh => format!("{} 词元，{} 步，每参数 {ratio} 个；{:.2e} FLOPs（6·N·T 为 {:.2e}）", grouped(b.trained_tokens), grouped(b.steps), b.flops, b.flops_6nt),
+        },
+    );
+    page.line(
+        "batch",
+        "批大小",
+        match page.lang {
+            Lang::En => format!("{} tokens = {} sequences = dp {} × accumulation {} × micro-batch {}; critical {}", grouped(s.global_tokens), grouped(s.global_sequences), p.layout.dp, s.accumulation, s.micro_batch_sequences, human_count(s.critical_tokens as f64)),
+            Lang::Zh => format!("{} 词元 = {} 序列 = dp {} × 累积 {} × 微批 {}；临界批 {}", grouped(s.global_tokens), grouped(s.global_sequences), p.layout.dp, s.accumulation, s.micro_batch_sequences, human_count(s.critical_tokens as f64)),
+        },
+    );
+    let lr = &p.lr;
+    let last = short_float(lr.final_fraction * 100.0);
+    let decay = if lr.decay_fraction > 0.0 { format!(" ({} {}%)", page.t("decay", "衰减"), short_float(lr.decay_fraction * 100.0)) } else { String::new() };
+    let schedule = words::schedule_word(lr.schedule);
+    page.line(
+        "lr",
+        "学习率",
+        match page.lang {
+            Lang::En => format!("{} {schedule}{decay} to {last}%, warm-up {} steps", short_float(lr.peak), grouped(lr.warmup_steps)),
+            Lang::Zh => format!("{} {schedule}{decay} 降至 {last}%，预热 {} 步", short_float(lr.peak), grouped(lr.warmup_steps)),
+        },
+    );
+    let o = &p.optimizer;
+    page.line(
+        "optimizer",
+        "优化器",
+        format!(
+            "{} betas {} {} wd {} clip {} · {} · {} · seed {}",
+            words::optimizer_word(o.kind),
+            short_float(o.beta1),
+            short_float(o.beta2),
+            short_float(o.weight_decay),
+            short_float(o.clip),
+            words::enum_word(&p.precision),
+            words::enum_word(&p.determinism),
+            p.seed
+        ),
+    );
+}
+
+fn layout(page: &mut Page, p: &Plan) {
+    let l = &p.layout;
+    let nodes = match page.lang {
+        Lang::En => format!("{} {} × {}: ", l.nodes, if l.nodes == 1 { "node" } else { "nodes" }, l.gpus / l.nodes.max(1)),
+        Lang::Zh => format!("{} 节点 × {}：", l.nodes, l.gpus / l.nodes.max(1)),
+    };
+    page.line("layout", "布局", format!("{nodes}{}", words::layout_words(l, p.batch.micro_batch_sequences, page.lang)));
+}
+
+/// A bar of at most twenty blocks.
+fn bar(share: f64) -> String {
+    "█".repeat((share * 20.0 + 0.5) as usize)
+}
+
+fn memory(page: &mut Page, p: &Plan) {
+    let fullest: Option<&StageMemory> = p.memory.stages.iter().max_by_key(|s| s.device);
+    let Some(stage) = fullest else { return };
+    let free = p.hardware.memory_bytes.saturating_sub(stage.device);
+    let text = match page.lang {
+        Lang::En => format!("{} on the fullest device, {} free; allocated {}, reserved {}", words::of_device(p, page.lang), human_bytes(free), human_bytes(stage.allocated), human_bytes(stage.reserved)),
+        Lang::Zh => format!("最满设备 {}，剩余 {}；已分配 {}，保留 {}", words::of_device(p, page.lang), human_bytes(free), human_bytes(stage.allocated), human_bytes(stage.reserved)),
+    };
+    page.line("memory", "显存", text);
+    for (en, zh, bytes) in words::memory_terms(stage) {
+        let share = bytes as f64 / stage.device.max(1) as f64;
+        let name = page.t(en, zh);
+        page.more(format!("{:>10}  {name} {}", human_bytes(bytes), bar(share)).trim_end());
+    }
+}
+
+fn time(page: &mut Page, p: &Plan) {
+    let t = &p.time;
+    let text = match page.lang {
+        Lang::En => format!("{} a step, {} tokens/s, {} a device, MFU {}", human_time(t.step_seconds), grouped(t.tokens_per_second as u64), grouped(t.tokens_per_second_per_gpu as u64), percent(t.mfu)),
+        Lang::Zh => format!("每步 {}，{} 词元/秒，每卡 {}，MFU {}", human_time(t.step_seconds), grouped(t.tokens_per_second as u64), grouped(t.tokens_per_second_per_gpu as u64), percent(t.mfu)),
+    };
+    page.line("time", "时间", text);
+    let mut terms: Vec<(&String, f64)> = t.breakdown.iter().map(|(k, v)| (k, *v)).filter(|(_, v)| *v > 0.0).collect();
+    terms.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
+    for (i, (name, seconds)) in terms.iter().enumerate() {
+        let share = seconds / t.step_seconds.max(f64::MIN_POSITIVE);
+        if i < 6 {
+            page.more(format!("{:>10}  {name} {}", human_time(*seconds), bar(share)).trim_end());
+        }
+    }
+    let rest: f64 = terms.iter().skip(6).map(|(_, s)| s).sum();
+    if rest > 0.0 {
+        let other = page.t("other", "其他");
+        page.more(format!("{:>10}  {other}", human_time(rest)));
+    }
+    let s = &p.schedule;
+    let hours = human_time(s.checkpoint_every_steps as f64 * t.step_seconds);
+    let text = match page.lang {
+        Lang::En => format!("{} (goodput {}); checkpoint every {} steps ({hours}), evaluation every {}", human_time(t.train_seconds), percent(t.goodput), grouped(s.checkpoint_every_steps), grouped(s.eval_every_steps)),
+        Lang::Zh => format!("{}（有效率 {}）；每 {} 步保存检查点（{hours}），每 {} 步评估", human_time(t.train_seconds), percent(t.goodput), grouped(s.checkpoint_every_steps), grouped(s.eval_every_steps)),
+    };
+    page.line("run", "全程", text);
+}
+
+fn money_and_loss(page: &mut Page, p: &Plan) {
+    let c = &p.cost;
+    let total = money(c.total, &c.currency);
+    page.line("cost", "费用", format!("{total} = {}", words::sum_of_money(p, page.lang)));
+    let unit = |x: f64| money(x, &c.currency);
+    let basis = match page.lang {
+        Lang::En => format!("{} GPU hours × {}; {} kWh × {} ({} kW a device, PUE {})", grouped(c.gpu_hours as u64), unit(c.gpu_per_hour), grouped(c.electricity_kwh as u64), unit(c.electricity_per_kwh), short_float(c.power_kw), short_float(c.pue)),
+        Lang::Zh => format!("{} 卡时 × {}；{} 千瓦时 × {}（每卡 {} kW，PUE {}）", grouped(c.gpu_hours as u64), unit(c.gpu_per_hour), grouped(c.electricity_kwh as u64), unit(c.electricity_per_kwh), short_float(c.power_kw), short_float(c.pue)),
+    };
+    page.more(basis);
+    if !c.assumed.is_empty() {
+        let text = page.t("assumed, not given: ", "未给出，取假定值：");
+        page.more(format!("{text}{}", c.assumed.join(", ")));
+    }
+    let l = &p.loss;
+    let text = match page.lang {
+        Lang::En => format!("{:.3} nats a token, {:.3} to {:.3} ({})", l.predicted, l.low, l.high, l.law),
+        Lang::Zh => format!("每词元 {:.3} nat，区间 {:.3} 至 {:.3}（{}）", l.predicted, l.low, l.high, l.law),
+    };
+    page.line("loss", "损失", text);
+}
+
+fn search(page: &mut Page, p: &Plan) {
+    let s = &p.search;
+    let text = match page.lang {
+        Lang::En => format!("{} layouts, {} evaluated, {} fit; the fastest that fits is taken", grouped(s.considered), grouped(s.evaluated), grouped(s.feasible)),
+        Lang::Zh => format!("{} 种布局，评估 {}，可行 {}；取其中最快者", grouped(s.considered), grouped(s.evaluated), grouped(s.feasible)),
+    };
+    page.line("why", "缘由", text);
+    let mut rejected: Vec<(&String, u64)> = s.rejected_by.iter().map(|(k, v)| (k, *v)).filter(|(_, v)| *v > 0).collect();
+    rejected.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    if !rejected.is_empty() {
+        let shown: Vec<String> = rejected.iter().take(4).map(|(k, v)| format!("{k} {}", grouped(*v))).collect();
+        let text = page.t("rejected by ", "否决：");
+        page.more(format!("{text}{}", shown.join(", ")));
+    }
+    if let Some(r) = &s.runner_up {
+        let layout = words::layout_words(&r.layout, r.micro_batch_sequences, page.lang);
+        let text = match page.lang {
+            Lang::En => format!("runner-up {layout}: {} slower a step, by {}", human_time(r.slower_by_seconds), r.decided_by),
+            Lang::Zh => format!("次优 {layout}：每步慢 {}，取决于 {}", human_time(r.slower_by_seconds), r.decided_by),
+        };
+        page.more(text);
+    }
+    for point in s.pareto.iter().skip(1).filter(|x| x.step_seconds > p.time.step_seconds).take(4) {
+        let slower = (point.step_seconds / p.time.step_seconds - 1.0) * 100.0;
+        let layout = words::layout_words(&point.layout, point.micro_batch_sequences, page.lang);
+        let text = match page.lang {
+            Lang::En => format!("{} free at +{slower:.1}% time: {layout}", human_bytes(point.margin_bytes)),
+            Lang::Zh => format!("多用 {slower:.1}% 时间可余 {}：{layout}", human_bytes(point.margin_bytes)),
+        };
+        page.more(text);
+    }
+    for item in s.extrapolated.iter().take(3) {
+        let text = page.t("extrapolated: ", "外推：");
+        page.more(format!("{text}{item}"));
+    }
+}
+
+fn percent(x: f64) -> String {
+    format!("{:.1}%", x * 100.0)
+}

@@ -1,0 +1,102 @@
+//! Parts of a plan in the words of the field, shared by every view.
+
+use llmc_plan::plan::{Layout, LrSchedule, Offload, OptimizerKind, Plan, Recompute, Schedule};
+use llmc_plan::model::RopeMethod;
+
+use crate::diag::{Lang, money, short_float};
+use crate::unit::{grouped, human_bytes};
+
+/// A JSON word of a unit enum (`one_f_one_b`).
+fn word<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// `cosine`, `wsd`, …
+pub fn schedule_word(schedule: LrSchedule) -> String {
+    word(&schedule)
+}
+
+/// `adamw`, …
+pub fn optimizer_word(kind: OptimizerKind) -> String {
+    word(&kind)
+}
+
+/// `bf16`, `fast`, … of any plan enum.
+pub fn enum_word<T: serde::Serialize>(value: &T) -> String {
+    word(value)
+}
+
+/// `dp 64 · tp 1 · ZeRO-3`: only what differs from one device.
+pub fn layout_words(l: &Layout, micro: u64, lang: Lang) -> String {
+    let mut parts = vec![format!("dp {}", l.dp)];
+    for (name, n) in [("tp", l.tp), ("cp", l.cp), ("pp", l.pp), ("vp", l.vp)] {
+        if n > 1 {
+            parts.push(format!("{name} {n}"));
+        }
+    }
+    if l.sequence_parallel {
+        parts.push("sp".to_owned());
+    }
+    parts.push(match (l.zero_stage, l.shard_group == l.dp) {
+        (0, _) => "ZeRO-0".to_owned(),
+        (z, true) => format!("ZeRO-{z}"),
+        (z, false) => format!("ZeRO-{z}/{}", l.shard_group),
+    });
+    if l.schedule != Schedule::None {
+        parts.push(word(&l.schedule));
+    }
+    if l.recompute != Recompute::None {
+        parts.push(format!("{} {}", if lang == Lang::En { "recompute" } else { "重计算" }, word(&l.recompute)));
+    }
+    if l.offload != Offload::None {
+        parts.push(format!("{} {}", if lang == Lang::En { "offload" } else { "卸载" }, word(&l.offload)));
+    }
+    parts.push(format!("{} {micro}", if lang == Lang::En { "micro-batch" } else { "微批" }));
+    parts.join(" · ")
+}
+
+/// `yarn s=2 over 4,096, θ 10,000`
+pub fn rope_words(p: &Plan, lang: Lang) -> String {
+    let r = &p.model.rope;
+    let theta = short_float(r.theta);
+    if r.method == RopeMethod::None {
+        return format!("RoPE θ {theta}");
+    }
+    let over = if lang == Lang::En { "over" } else { "原上下文" };
+    format!("RoPE {} s={} {over} {}, θ {theta}", word(&r.method), short_float(r.factor), grouped(r.original_context))
+}
+
+/// `¥467,997 + ¥18,928 = ¥486,925`
+pub fn sum_of_money(p: &Plan, lang: Lang) -> String {
+    let c = &p.cost;
+    let m = |x: f64| money(x, &c.currency);
+    let (gpu, power) = if lang == Lang::En { ("GPU", "electricity") } else { ("算力", "电费") };
+    let mut parts = vec![format!("{gpu} {}", m(c.gpu)), format!("{power} {}", m(c.electricity))];
+    if c.other > 0.0 {
+        parts.push(format!("{} {}", if lang == Lang::En { "other" } else { "其他" }, m(c.other)));
+    }
+    parts.join(" + ")
+}
+
+/// Bytes of the terms of a stage, largest first.
+pub fn memory_terms(stage: &llmc_plan::plan::StageMemory) -> Vec<(&'static str, &'static str, u64)> {
+    let mut terms = vec![
+        ("parameters", "参数", stage.parameters),
+        ("gradients", "梯度", stage.gradients),
+        ("optimizer", "优化器", stage.optimizer),
+        ("activations", "激活", stage.activations),
+        ("logits", "logits", stage.logits),
+        ("buffers", "缓冲区", stage.buffers),
+        ("allocator", "分配器", stage.reserved.saturating_sub(stage.allocated)),
+        ("context", "CUDA 与通信", stage.device.saturating_sub(stage.reserved)),
+    ];
+    terms.retain(|t| t.2 > 0);
+    terms.sort_by_key(|t| std::cmp::Reverse(t.2));
+    terms
+}
+
+/// `75.1 GiB of 79.1 GiB`
+pub fn of_device(p: &Plan, lang: Lang) -> String {
+    let of = if lang == Lang::En { "of" } else { "/" };
+    format!("{} {of} {}", human_bytes(p.memory.device_bytes), human_bytes(p.hardware.memory_bytes))
+}
