@@ -1,2 +1,62 @@
-//! llmc
-fn main() {}
+//! The command line of llmc. One thin file a command; what they share is in `exit`, `terminal`, `files`, `draw`,
+//! `prepare`.
+//!
+//! Not here: meaning. Recipes are compiled in `llmc-compiler`, plans made in `llmc-planner`; training and corpora are
+//! the work of `llmc-worker` and `llmc-data`, which `sibling` starts.
+
+mod args;
+mod check;
+mod completions;
+mod draw;
+mod exit;
+mod explain;
+mod files;
+mod fmt;
+mod pass;
+mod plan;
+mod prepare;
+mod run;
+mod score;
+mod sibling;
+mod terminal;
+mod world;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use exit::{Exit, Outcome};
+use terminal::Terminal;
+
+fn main() -> ExitCode {
+    exit::guard(|| {
+        let cli = Cli::parse();
+        let terminal = Terminal::new(&cli.global);
+        dispatch(&terminal, cli).unwrap_or_else(|failure| {
+            terminal::talk(&format!("llmc: {}\n", failure.text(terminal.lang)));
+            Exit::Usage.into()
+        })
+    })
+}
+
+fn dispatch(terminal: &Terminal, cli: Cli) -> Outcome {
+    let global = &cli.global;
+    match cli.command {
+        Command::Check { recipes } => check::run(terminal, global, &recipes),
+        Command::Fmt { recipes, check } => fmt::run(terminal, &recipes, check),
+        Command::Plan(args) => plan::run(terminal, global, &args),
+        Command::Run(args) => run::run(terminal, global, &args),
+        Command::Eval { args } => pass::eval(args),
+        Command::Tokenizer(given) => pass::data("tokenizer", given),
+        Command::Data(given) => pass::data("data", given),
+        Command::Score { table } => score::run(terminal, &table),
+        Command::Explain { code, all: _ } => explain::run(terminal, code.as_deref()),
+        Command::Schema => {
+            terminal::data(include_str!("../plan/plan.schema.json"))?;
+            Ok(Exit::Ok.into())
+        }
+        Command::Completions { shell } => completions::run(shell),
+        _ => Err(exit::Failure::new("this command is not there yet", "该命令尚未提供")),
+    }
+}

@@ -158,9 +158,8 @@ impl Layout<'_> {
                 pieces.push(Piece { text, ..self.piece(space, compare.cmp.span) });
                 self.value(&compare.value, space, pieces);
             }
-            Value::BadNumber(text) | Value::Size(text) | Value::String(text) | Value::Word(text) => {
-                pieces.push(self.piece(gap, text.span));
-            }
+            Value::BadNumber(text) => pieces.push(Piece { bare: true, ..self.piece(gap, text.span) }),
+            Value::Size(text) | Value::String(text) | Value::Word(text) => pieces.push(self.piece(gap, text.span)),
         }
     }
 

@@ -140,7 +140,10 @@ impl Builder {
     fn value(&mut self, pair: Pair<'_, Rule>) -> Option<Value> {
         Some(match pair.as_rule() {
             Rule::quantity => Value::Quantity(self.quantity(pair)),
-            Rule::bad_number => Value::BadNumber(self.named(LeafKind::BadNumber, &pair)),
+            Rule::bad_number => {
+                let span = self.leaf(LeafKind::BadNumber, &pair);
+                Value::BadNumber(Spanned { value: pair.into_inner().next()?.as_str().to_owned(), span })
+            }
             Rule::size => Value::Size(self.named(LeafKind::Size, &pair)),
             Rule::cluster => Value::Cluster(self.cluster(pair)?),
             Rule::string => {

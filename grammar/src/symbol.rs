@@ -28,7 +28,7 @@ pub(crate) fn symbol(rule: Rule) -> Symbol {
         Rule::word => ("a word", "词"),
         Rule::number | Rule::num | Rule::digits => ("a number", "数字"),
         Rule::quantity => ("a quantity", "数量"),
-        Rule::bad_number | Rule::tail_c => ("a malformed number", "格式错误的数字"),
+        Rule::bad_number | Rule::bad | Rule::tail_c => ("a malformed number", "格式错误的数字"),
         Rule::currency => ("a currency sign", "货币符号"),
         Rule::ratio => ("`%` or `x`", "`%` 或 `x`"),
         Rule::suffix => ("one of the suffixes k, M, B, T", "后缀 k、M、B、T 之一"),

@@ -216,7 +216,8 @@ impl Cmp {
 pub enum Value {
     /// `4_194_304 tokens`, `¥18/h`, `10%`
     Quantity(Quantity),
-    /// A number with a tail that means nothing: `8kk`, `1t`. An error to report.
+    /// A number with a tail that means nothing: `8kk`, `1t`. An error to report. The span holds a unit that follows, the
+    /// text does not.
     BadNumber(Spanned<String>),
     /// `7b`, `350m`: the size of a model, never arithmetic.
     Size(Spanned<String>),

@@ -91,6 +91,7 @@ fn values() {
             "8kk 1t 1e 8.5.3 ¥x 64x4090",
             &["bad 8kk", "bad 1t", "bad 1e", "bad 8.5.3", "bad ¥x", "bad 64x4090"],
         ),
+        ("1Q tokens 8kk\nmin", &["bad 1Q", "bad 8kk", "word min"]),
         ("7b 1.3b 350m 7B", &["size 7b", "size 1.3b", "size 350m", "- 7 B -"]),
         ("64xH100 8x8xH100 8×8×H100", &["cluster 64 H100", "cluster 8 8 H100", "cluster 8 8 H100"]),
         ("8xA100-80GB H100", &["cluster 8 A100-80GB", "word H100"]),

@@ -1,0 +1,214 @@
+//! The command line as typed. What a command does with it is in the file of its name.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::exit;
+
+const EXAMPLES: &str = "Examples:
+  llmc plan recipe.llm
+  llmc plan recipe.llm --set 'optimizer.wd=0.05' --format json -o plan.json
+  llmc why recipe.llm lr.peak
+  llmc run recipe.llm --resume";
+
+/// A compiler for LLM training: one page of recipe becomes a plan that is true and a run that executes it.
+#[derive(Debug, Parser)]
+#[command(name = "llmc", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
+#[command(disable_help_subcommand = true)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Global {
+    /// Override one value of the recipe, written as in the recipe: --set lr.peak=3e-4
+    #[arg(long, global = true, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// How data is written to stdout, and findings to stderr
+    #[arg(long, global = true, value_enum, default_value_t = Format::Human, hide_default_value = true)]
+    pub format: Format,
+    /// Language of sentences; from the locale unless given
+    #[arg(long, global = true, value_enum)]
+    pub lang: Option<LangArg>,
+    /// When to colour; auto honours NO_COLOR
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, hide_default_value = true)]
+    pub color: Color,
+    /// A hardware record to use beside the built-in ones
+    #[arg(long, global = true, value_name = "FILE")]
+    pub hardware: Vec<PathBuf>,
+    /// Say more on stderr
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+/// Shapes of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people, in a terminal
+    Human,
+    /// For programs; English keys and messages
+    Json,
+    /// For a report or a pull request
+    Markdown,
+}
+
+/// Languages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LangArg {
+    /// English
+    En,
+    /// 中文
+    Zh,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check recipes without planning; needs no data and no hardware
+    Check {
+        /// Recipes; - is stdin
+        #[arg(required = true, value_name = "RECIPE")]
+        recipes: Vec<PathBuf>,
+    },
+    /// Rewrite recipes in the one canonical layout
+    Fmt {
+        /// Recipes; - reads stdin and writes stdout
+        #[arg(required = true, value_name = "RECIPE")]
+        recipes: Vec<PathBuf>,
+        /// Write nothing; exit with 3 if a recipe is not in the canonical layout
+        #[arg(long)]
+        check: bool,
+    },
+    /// Plan a run: does it fit, how long, what does it cost, what loss
+    Plan(PlanArgs),
+    /// Where a value of the plan comes from, and what would change it
+    Why {
+        /// The recipe
+        recipe: PathBuf,
+        /// A path in the plan, such as lr.peak
+        path: String,
+    },
+    /// Why the planner did not choose something, such as tp=8
+    WhyNot {
+        /// The recipe
+        recipe: PathBuf,
+        /// A choice, such as tp=8 or zero_stage=3
+        choice: String,
+    },
+    /// Compare two recipes or plans in consequences: GiB, tokens/s, days, money
+    Diff {
+        /// A recipe or a plan.json
+        a: PathBuf,
+        /// Another one
+        b: PathBuf,
+    },
+    /// What recipes cost: GPU hours, electricity, money
+    Cost {
+        /// Recipes
+        #[arg(required = true, value_name = "RECIPE")]
+        recipes: Vec<PathBuf>,
+    },
+    /// Execute a plan: build the data, train, checkpoint
+    Run(RunArgs),
+    /// Evaluate a checkpoint on texts
+    Eval {
+        /// A checkpoint folder, then texts and options of llmc-worker eval
+        #[arg(
+            required = true,
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "CHECKPOINT DATA"
+        )]
+        args: Vec<String>,
+    },
+    /// Train a tokenizer (llmc-data tokenizer)
+    Tokenizer(PassOn),
+    /// Build, measure, deduplicate or benchmark a corpus (llmc-data)
+    Data(PassOn),
+    /// Fit the planner's constants to measured runs
+    Calibrate {
+        /// Run folders or tables of measurements
+        #[arg(required = true, value_name = "RUNS")]
+        runs: Vec<PathBuf>,
+    },
+    /// Score the planner's predictions against measured runs
+    Score {
+        /// A table of measurements
+        #[arg(value_name = "RUNS.csv")]
+        table: PathBuf,
+    },
+    /// Explain a diagnostic code or a keyword
+    Explain {
+        /// Such as LLM0101
+        code: Option<String>,
+        /// List every code
+        #[arg(long, conflicts_with = "code")]
+        all: bool,
+    },
+    /// Print the JSON schema of plan.json
+    Schema,
+    /// Print a completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The recipe; - is stdin
+    pub recipe: PathBuf,
+    /// Write plan.json there
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Compare with an earlier plan; exit with 3 if they differ
+    #[arg(long, value_name = "PLAN")]
+    pub against: Option<PathBuf>,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A recipe, or a plan.json written by `llmc plan -o`
+    pub recipe: PathBuf,
+    /// Name of the run; from the recipe's file name unless given
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Go on from the last checkpoint
+    #[arg(long)]
+    pub resume: bool,
+    /// Record every instruction, in runs/NAME/trace.jsonl unless =FILE is given
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub trace: Option<Option<PathBuf>>,
+    /// Execute an edited Program instead of the one lowered from the plan
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
+}
+
+/// Arguments that a sibling program reads.
+#[derive(Debug, Args)]
+pub struct PassOn {
+    /// Arguments of that program
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}

@@ -1,0 +1,89 @@
+//! stdout for data, stderr for talk: language, colour, and pipes that close early.
+
+use std::io::{ErrorKind, IsTerminal, Write};
+
+use crate::args::{Color, Format, Global, LangArg};
+use crate::exit::Failure;
+
+pub use llmc_compiler::diag::Lang;
+
+/// How to speak, settled once from the command line and the environment.
+#[derive(Debug, Clone, Copy)]
+pub struct Terminal {
+    /// Language of sentences.
+    pub lang: Lang,
+    /// Shape of output.
+    pub format: Format,
+    /// Whether to colour stderr.
+    pub color: bool,
+    /// Whether to say more.
+    pub verbose: bool,
+}
+
+impl Terminal {
+    /// From the command line, the locale and `NO_COLOR`.
+    pub fn new(global: &Global) -> Terminal {
+        let lang = match global.lang {
+            Some(LangArg::En) => Lang::En,
+            Some(LangArg::Zh) => Lang::Zh,
+            None => locale(|name| std::env::var(name).ok()),
+        };
+        let color = match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                std::io::stderr().is_terminal()
+                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
+        };
+        Terminal { lang, format: global.format, color, verbose: global.verbose }
+    }
+
+    /// One of two sentences.
+    pub fn say<'a>(&self, en: &'a str, zh: &'a str) -> &'a str {
+        match self.lang {
+            Lang::En => en,
+            Lang::Zh => zh,
+        }
+    }
+}
+
+/// The POSIX order: the first of LC_ALL, LC_MESSAGES and LANG that is set and not empty decides.
+fn locale(variable: impl Fn(&str) -> Option<String>) -> Lang {
+    let names = ["LC_ALL", "LC_MESSAGES", "LANG"];
+    let set = names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()));
+    if set.is_some_and(|value| value.starts_with("zh")) { Lang::Zh } else { Lang::En }
+}
+
+/// Writes data to stdout. A reader that has gone away (`llmc plan … | head`) is no failure.
+pub fn data(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write to stdout: {error}"), format!("无法写入标准输出:{error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes talk to stderr; there is nobody to tell when that fails.
+pub fn talk(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_set_variable_decides() {
+        let with = |set: &[(&str, &str)]| {
+            let set: Vec<(String, String)> = set.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+            locale(move |name| set.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
+        };
+        assert_eq!(with(&[]), Lang::En);
+        assert_eq!(with(&[("LANG", "zh_CN.UTF-8")]), Lang::Zh);
+        assert_eq!(with(&[("LC_ALL", ""), ("LANG", "zh_CN.UTF-8")]), Lang::Zh);
+        assert_eq!(with(&[("LC_ALL", "C"), ("LANG", "zh_CN.UTF-8")]), Lang::En);
+    }
+}

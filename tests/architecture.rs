@@ -1,0 +1,227 @@
+//! The invariants of ARCHITECTURE.md that the type system cannot hold.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// What each crate may use of the others.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("llmc-grammar", &[]),
+    ("llmc-plan", &[]),
+    ("llmc-planner", &["llmc-plan"]),
+    ("llmc-compiler", &["llmc-grammar", "llmc-planner", "llmc-plan"]),
+    ("llmc-corpus", &["llmc-plan"]),
+    ("llmc-runtime", &["llmc-plan", "llmc-corpus"]),
+    ("llmc", &["llmc-grammar", "llmc-compiler", "llmc-planner", "llmc-plan"]),
+];
+
+/// Folders of hand-written files.
+const ROOMS: &[&str] = &[
+    "grammar",
+    "compiler",
+    "planner",
+    "plan",
+    "corpus",
+    "runtime",
+    "cli",
+    "templates",
+    "recipes",
+    "tests",
+    "benches",
+    "docs",
+];
+
+const CEILING: usize = 600;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file under a folder, sorted, build output left out.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return all };
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && !name.starts_with('.') && name != "target" && name != "snapshots" {
+            all.extend(files(&path));
+        } else if path.is_file() {
+            all.push(path);
+        }
+    }
+    all.sort();
+    all
+}
+
+fn files_of(rooms: &[&str], extensions: &[&str]) -> Vec<PathBuf> {
+    let all = rooms.iter().flat_map(|room| files(&root().join(room)));
+    all.filter(|path| path.extension().is_some_and(|e| extensions.iter().any(|known| e == *known))).collect()
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+/// The part of a Rust file before its tests.
+fn code(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap_or(text)
+}
+
+#[test]
+fn crates_use_only_what_they_may() {
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let mut seen = BTreeSet::new();
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        let (_, may) =
+            ARROWS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("no row for {name}"));
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let other = dependency["name"].as_str().unwrap();
+            let ours = ARROWS.iter().any(|(known, _)| *known == other) && dependency["kind"].is_null();
+            assert!(!ours || may.contains(&other), "{name} may not use {other}");
+        }
+        seen.insert(name);
+    }
+    assert_eq!(seen.len(), ARROWS.len(), "a crate of ARROWS is gone");
+}
+
+#[test]
+fn llmc_links_neither_libtorch_nor_tokenizers() {
+    let lock: toml::Value = toml::from_str(&text(&root().join("Cargo.lock"))).unwrap();
+    let mut uses: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for package in lock["package"].as_array().unwrap() {
+        let dependencies = package.get("dependencies").and_then(|list| list.as_array());
+        let names = dependencies.into_iter().flatten().filter_map(|name| name.as_str()?.split(' ').next());
+        uses.entry(package["name"].as_str().unwrap()).or_default().extend(names);
+    }
+    let mut reached = BTreeSet::from(["llmc"]);
+    let mut open = vec!["llmc"];
+    while let Some(name) = open.pop() {
+        open.extend(uses.get(name).into_iter().flatten().filter(|other| reached.insert(other)));
+    }
+    assert!(reached.contains("pest"), "the walk reaches nothing");
+    for heavy in ["tch", "torch-sys", "tokenizers", "arrow", "parquet", "onig"] {
+        assert!(!reached.contains(heavy), "llmc would link {heavy}");
+    }
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let files = files_of(ROOMS, &["rs", "pest", "cpp", "h", "cu", "hbs", "py", "md", "llm"]);
+    assert!(files.len() > 20);
+    for path in files {
+        let lines = text(&path).lines().count();
+        assert!(lines <= CEILING, "{} has {lines} lines, the ceiling is {CEILING}", shown(&path));
+    }
+}
+
+#[test]
+fn the_front_half_is_pure() {
+    let banned = [
+        "std::fs",
+        "std::env",
+        "std::net",
+        "std::process",
+        "std::time",
+        "SystemTime",
+        "Instant::now",
+        "println!",
+        "eprintln!",
+    ];
+    for path in files_of(&["grammar/src", "compiler/src", "planner/src", "plan/src"], &["rs"]) {
+        if path.components().any(|part| part.as_os_str() == "tests") || shown(&path).ends_with("_tests.rs") {
+            continue;
+        }
+        let whole = text(&path);
+        for line in code(&whole).lines().filter(|line| !line.trim_start().starts_with("//")) {
+            for word in banned {
+                assert!(!line.contains(word), "{} uses {word}: {line}", shown(&path));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let manifests = ARROWS.iter().map(|(name, _)| match name.strip_prefix("llmc-") {
+        Some(room) => root().join(room).join("Cargo.toml"),
+        None => root().join("Cargo.toml"),
+    });
+    for path in manifests {
+        let whole = text(&path);
+        let mut dependencies = false;
+        for line in whole.lines() {
+            if line.starts_with('[') {
+                dependencies = line.contains("dependencies");
+            }
+            let external = dependencies
+                && line.contains('=')
+                && !line.contains("workspace = true")
+                && !line.contains("path = ");
+            assert!(
+                !external || line.contains(" # ") || line.contains("\t# "),
+                "{}: no reason: {line}",
+                shown(&path)
+            );
+        }
+    }
+}
+
+/// What the runtime does is in the Program; only the interpreter walks it.
+#[test]
+fn only_the_interpreter_loops_over_layers_micro_batches_and_ranks() {
+    for path in files_of(&["runtime/src"], &["rs"]) {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("interpret")) {
+            continue;
+        }
+        let whole = text(&path);
+        for line in code(&whole).lines() {
+            let line = line.trim_start();
+            let loops = line.starts_with("for ") || line.starts_with("while ");
+            let over = ["layers", "micro_batch", "accumulation", "num_layers", "world_size", "ranks"];
+            assert!(!loops || !over.iter().any(|word| line.contains(word)), "{}: {line}", shown(&path));
+        }
+    }
+}
+
+/// Recipes in fenced blocks marked `llm`, in README and docs.
+fn documented_recipes() -> Vec<(String, String)> {
+    let mut pages = files_of(&["docs"], &["md"]);
+    pages.extend(
+        ["README.md", "README.zh-CN.md"]
+            .map(|page| root().join(page))
+            .into_iter()
+            .filter(|page| page.exists()),
+    );
+    let mut recipes = Vec::new();
+    for page in pages {
+        let whole = text(&page);
+        for (at, block) in whole.split("\n```llm\n").skip(1).enumerate() {
+            let recipe = block.split("\n```").next().unwrap();
+            recipes.push((format!("{} #{}", shown(&page), at + 1), format!("{recipe}\n")));
+        }
+    }
+    recipes
+}
+
+#[test]
+fn every_recipe_parses_whole() {
+    let mut recipes = documented_recipes();
+    recipes.extend(files_of(&["recipes"], &["llm"]).into_iter().map(|path| (shown(&path), text(&path))));
+    for (name, recipe) in recipes {
+        let tree = llmc_grammar::parse(&recipe);
+        assert!(tree.junk().is_empty(), "{name} has junk");
+        assert!(tree.clauses().iter().all(|clause| clause.is_whole()), "{name} lacks a bracket");
+    }
+}
