@@ -19,7 +19,7 @@ use crate::world::World;
 /// Everything known about a recipe.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// The plan, with `facts` joined; `None` when an error stands in the way, or in [`check`].
+    /// The plan, its `facts` left empty until [`Compiled::plan_json`]; `None` when an error stands in the way, or in [`check`].
     pub plan: Option<Plan>,
     /// The planner's whole answer: spread of the laws, assumptions.
     pub answer: Option<Answer>,
@@ -38,6 +38,13 @@ pub struct Compiled {
 }
 
 impl Compiled {
+    /// `plan.json`: the plan with `facts` joined, each value once with its reason.
+    pub fn plan_json(&self) -> Option<String> {
+        let mut plan = self.plan.clone()?;
+        plan.facts = facts_of(&plan, &self.ledger);
+        plan.to_json().ok()
+    }
+
     /// Is there an error among the findings?
     pub fn failed(&self) -> bool {
         self.diagnostics.iter().any(|d| d.severity == Severity::Error)

@@ -7,8 +7,11 @@
 
 pub mod check;
 mod compile;
+pub mod cost;
 pub mod derive;
 pub mod diag;
+pub mod diff;
+pub mod explain;
 mod join;
 pub mod ledger;
 pub mod question;
@@ -16,6 +19,8 @@ pub mod resolve;
 pub mod shape;
 pub mod unit;
 pub mod view;
+pub mod why;
+pub mod why_not;
 pub mod world;
 
 pub use compile::{Compiled, check, compile, facts_of, hash};

@@ -1,0 +1,139 @@
+//! Two plans compared in consequences: GiB, tokens/s, days, money, loss; then the settings that differ.
+
+use llmc_plan::plan::Plan;
+use serde::Serialize;
+
+use crate::diag::{Lang, money, short_float};
+use crate::join;
+use crate::unit::{grouped, human_bytes, human_count, human_time};
+
+/// One consequence or setting that differs.
+#[derive(Clone, Debug, Serialize, PartialEq)]
+pub struct Change {
+    /// Path in the plan.
+    pub path: String,
+    /// In the first plan.
+    pub before: serde_json::Value,
+    /// In the second.
+    pub after: serde_json::Value,
+    /// For people.
+    pub text: String,
+}
+
+/// Consequences first, settings after.
+#[derive(Clone, Debug, Serialize, Default)]
+pub struct Difference {
+    /// What it means.
+    pub consequences: Vec<Change>,
+    /// What was decided differently.
+    pub settings: Vec<Change>,
+}
+
+impl Difference {
+    /// Nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.consequences.is_empty() && self.settings.is_empty()
+    }
+
+    /// As lines.
+    pub fn lines(&self, lang: Lang) -> String {
+        if self.is_empty() {
+            return if lang == Lang::En { "no difference\n" } else { "没有差别\n" }.to_owned();
+        }
+        let all = self.consequences.iter().chain(&self.settings);
+        all.map(|c| format!("{}\n", c.text)).collect()
+    }
+}
+
+/// Consequences in the order people ask for them: name in both languages, path, how to show it.
+type Show = fn(f64, &str) -> String;
+const CONSEQUENCES: &[(&str, &str, &str, Show)] = &[
+    ("parameters", "参数", "model.params", |x, _| human_count(x)),
+    ("tokens", "词元", "budget.tokens", |x, _| human_count(x)),
+    ("devices", "设备", "layout.gpus", |x, _| grouped(x as u64)),
+    ("memory", "显存", "memory.device_bytes", |x, _| human_bytes(x as u64)),
+    ("step", "每步", "time.step_seconds", |x, _| human_time(x)),
+    ("tokens/s", "词元/秒", "time.tokens_per_second", |x, _| grouped(x as u64)),
+    ("MFU", "MFU", "time.mfu", |x, _| format!("{:.1}%", x * 100.0)),
+    ("run", "全程", "time.train_seconds", |x, _| human_time(x)),
+    ("cost", "费用", "cost.total", money),
+    ("loss", "损失", "loss.predicted", |x, _| format!("{x:.3}")),
+];
+
+/// Sections whose leaves are decisions rather than consequences.
+const SETTINGS: &[&str] =
+    &["model.", "batch.", "hardware.", "layout.", "optimizer.", "lr.", "precision", "determinism", "seed", "freeze", "from", "schedule.", "budget."];
+
+/// Compares two plans.
+pub fn diff(a: &Plan, b: &Plan, lang: Lang) -> Difference {
+    let json = |p: &Plan| serde_json::to_value(p).unwrap_or_default();
+    let (ja, jb) = (json(a), json(b));
+    let mut out = Difference::default();
+    for (en, zh, path, show) in CONSEQUENCES {
+        let (va, vb) = (join::leaf(&ja, path), join::leaf(&jb, path));
+        let (Some(x), Some(y)) = (va.and_then(serde_json::Value::as_f64), vb.and_then(serde_json::Value::as_f64)) else {
+            continue;
+        };
+        if x == y {
+            continue;
+        }
+        let name = if lang == Lang::En { en } else { zh };
+        // Money in two currencies has no ratio.
+        let comparable = *path != "cost.total" || a.cost.currency == b.cost.currency;
+        let change = if x != 0.0 && comparable { format!(" ({:+.1}%)", (y / x - 1.0) * 100.0) } else { String::new() };
+        let text = format!("{name}: {} → {}{change}", show(x, &a.cost.currency), show(y, &b.cost.currency));
+        out.consequences.push(change_of(path, va, vb, text));
+    }
+    let after: std::collections::BTreeMap<String, serde_json::Value> = join::leaves(&jb).into_iter().collect();
+    let before: std::collections::BTreeMap<String, serde_json::Value> = join::leaves(&ja).into_iter().collect();
+    let mut paths: Vec<&String> = before.keys().chain(after.keys()).collect();
+    paths.sort();
+    paths.dedup();
+    for path in paths {
+        let setting = SETTINGS.iter().any(|s| path.starts_with(s));
+        let shown = CONSEQUENCES.iter().any(|c| c.2 == path);
+        let (va, vb) = (before.get(path), after.get(path));
+        if !setting || shown || va == vb {
+            continue;
+        }
+        let text = format!("{path}: {} → {}", shown_value(va), shown_value(vb));
+        out.settings.push(change_of(path, va, vb, text));
+    }
+    out
+}
+
+fn change_of(path: &str, a: Option<&serde_json::Value>, b: Option<&serde_json::Value>, text: String) -> Change {
+    Change { path: path.to_owned(), before: a.cloned().unwrap_or_default(), after: b.cloned().unwrap_or_default(), text }
+}
+
+fn shown_value(v: Option<&serde_json::Value>) -> String {
+    match v {
+        None => "–".to_owned(),
+        Some(serde_json::Value::String(s)) => s.clone(),
+        Some(serde_json::Value::Number(n)) => match n.as_u64() {
+            Some(n) => grouped(n),
+            None => short_float(n.as_f64().unwrap_or(f64::NAN)),
+        },
+        Some(v) => v.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(text: &str) -> Plan {
+        crate::compile(text, &[], &crate::Nowhere).plan.unwrap()
+    }
+
+    #[test]
+    fn a_longer_context_costs_time() {
+        let a = plan("model llama 3b < ctx 4k > budget 60B tokens on 8xH100 batch 1_048_576 tokens");
+        let b = plan("model llama 3b < ctx 8k > budget 60B tokens on 8xH100 batch 1_048_576 tokens");
+        let d = diff(&a, &b, Lang::En);
+        let run = d.consequences.iter().find(|c| c.path == "time.train_seconds").unwrap();
+        assert!(run.after.as_f64() > run.before.as_f64(), "{}", run.text);
+        assert!(d.settings.iter().any(|c| c.path == "model.context" && c.text.contains("4,096 → 8,192")));
+        assert!(diff(&a, &a, Lang::En).is_empty());
+    }
+}

@@ -1,0 +1,161 @@
+//! `why PATH`: from any value of a plan down to recipe text, rule and paper.
+
+use serde::Serialize;
+
+use crate::compile::Compiled;
+use crate::derive;
+use crate::diag::{Lang, Source, nearest};
+use crate::join;
+use crate::ledger::Why;
+
+/// One value with its reason and what that reason read.
+#[derive(Clone, Debug, Serialize)]
+pub struct Node {
+    /// JSON path.
+    pub path: String,
+    /// Value there; null when the path is a group such as `layout`.
+    pub value: serde_json::Value,
+    /// The reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+    /// What the rule says, for rules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doc: Option<&'static str>,
+    /// Where the rule is from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cite: Option<String>,
+    /// Words of the recipe or of a `--set`, with line and column.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// What it depends on.
+    pub reads: Vec<Node>,
+}
+
+/// How deep the tree is drawn: below this everything repeats.
+const DEPTH: usize = 6;
+
+/// The derivation of a path. `Err` names the nearest path there is, if any.
+///
+/// # Errors
+/// The path is in neither the plan nor the recipe.
+pub fn why(c: &Compiled, path: &str) -> Result<Node, Option<String>> {
+    let json = c.plan.as_ref().map(|p| serde_json::to_value(p).unwrap_or_default()).unwrap_or_default();
+    let known = |p: &str| {
+        c.ledger.contains_key(p) || join::leaf(&json, p).is_some() || c.facts.has(p)
+    };
+    if !known(path) {
+        let leaves = join::leaves(&json);
+        let all = c.ledger.keys().map(String::as_str).chain(leaves.iter().map(|(p, _)| p.as_str()));
+        let tail = |p: &&str| p.rsplit('.').next() == Some(path);
+        let same_name = all.clone().find(tail).map(str::to_owned);
+        return Err(same_name.or_else(|| nearest(path, all).map(str::to_owned)));
+    }
+    let mut seen = Vec::new();
+    Ok(node(c, &json, path, DEPTH, &mut seen))
+}
+
+fn node(c: &Compiled, json: &serde_json::Value, path: &str, depth: usize, seen: &mut Vec<String>) -> Node {
+    let value = match join::leaf(json, path) {
+        Some(v) if v.is_object() || v.is_array() => serde_json::Value::Null,
+        Some(v) => v.clone(),
+        None => c.facts.get(path).and_then(|f| serde_json::to_value(f).ok()).unwrap_or_default(),
+    };
+    let why = c.ledger.get(path).cloned().or_else(|| group_reason(c, path));
+    let mut out = Node { path: path.to_owned(), value, why, doc: None, cite: None, text: None, reads: Vec::new() };
+    let reads: &[&str] = match &out.why {
+        Some(Why::Typed { span, .. } | Why::Set { span, .. }) => {
+            let (line, column) = c.sources.position(*span);
+            let place = match span.source {
+                Source::Recipe => format!("{line}:{column}"),
+                Source::Set(n) => format!("--set #{n}"),
+            };
+            out.text = Some(format!("{place} `{}`", c.sources.slice(*span)));
+            &[]
+        }
+        Some(Why::Preset { cite, .. }) => {
+            out.cite = Some(cite.clone());
+            &[]
+        }
+        Some(Why::Rule { id } | Why::Search { id }) => {
+            if let Some(rule) = derive::find(id) {
+                (out.doc, out.cite) = (Some(rule.doc), Some(rule.cite.to_owned()));
+                rule.reads
+            } else if let Some(rule) = llmc_planner::rules::find(id) {
+                (out.doc, out.cite) = (Some(rule.doc), Some(rule.cite.to_owned()));
+                rule.reads
+            } else {
+                &[]
+            }
+        }
+        None => &[],
+    };
+    // Every value is explained once; later mentions only name it.
+    if depth == 0 || seen.iter().any(|p| p == path) {
+        return out;
+    }
+    seen.push(path.to_owned());
+    for read in reads {
+        let there = c.ledger.contains_key(*read) || c.facts.has(read) || join::leaf(json, read).is_some();
+        if there && *read != path {
+            out.reads.push(node(c, json, read, depth - 1, seen));
+        }
+    }
+    out
+}
+
+/// A group such as `layout` has the reason that most of its leaves have.
+fn group_reason(c: &Compiled, path: &str) -> Option<Why> {
+    let prefix = format!("{path}.");
+    let mut rules: Vec<&Why> = c.ledger.iter().filter(|(p, _)| p.starts_with(&prefix)).map(|(_, w)| w).collect();
+    rules.retain(|w| matches!(w, Why::Rule { .. } | Why::Search { .. }));
+    let count = |w: &Why| rules.iter().filter(|o| **o == w).count();
+    rules.iter().max_by_key(|w| count(w)).map(|w| (*w).clone())
+}
+
+/// The tree as indented lines.
+pub fn lines(root: &Node, lang: Lang) -> String {
+    let mut out = String::new();
+    draw(root, 0, lang, &mut out);
+    out
+}
+
+fn draw(n: &Node, depth: usize, lang: Lang, out: &mut String) {
+    let indent = "  ".repeat(depth);
+    let value = match &n.value {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(s) if s.chars().count() > 60 => " = …".to_owned(),
+        serde_json::Value::String(s) => format!(" = {s}"),
+        serde_json::Value::Number(x) => match x.as_u64() {
+            Some(count) => format!(" = {}", crate::unit::grouped(count)),
+            None => format!(" = {}", crate::diag::short_float(x.as_f64().unwrap_or(f64::NAN))),
+        },
+        v => format!(" = {v}"),
+    };
+    let (typed, set, preset, rule, search) = match lang {
+        Lang::En => ("typed at", "given by", "preset", "rule", "found by the search"),
+        Lang::Zh => ("写于", "由", "预设", "规则", "由搜索得出"),
+    };
+    let reason = match &n.why {
+        Some(Why::Typed { overrides, .. }) => {
+            let over = overrides.as_ref().map_or(String::new(), |o| format!(", instead of {o}"));
+            format!("{typed} {}{over}", n.text.as_deref().unwrap_or(""))
+        }
+        Some(Why::Set { .. }) => format!("{set} {}", n.text.as_deref().unwrap_or("")),
+        Some(Why::Preset { table, row, .. }) => format!("{preset} {table}/{row}"),
+        Some(Why::Rule { id }) => format!("{rule} {id}"),
+        Some(Why::Search { .. }) => search.to_owned(),
+        None => String::new(),
+    };
+    let arrow = if reason.is_empty() { "" } else { "  ← " };
+    out.push_str(format!("{indent}{}{value}{arrow}{reason}", n.path).trim_end());
+    out.push('\n');
+    if let Some(doc) = n.doc {
+        out.push_str(&format!("{indent}    {doc}\n"));
+    }
+    if let Some(cite) = &n.cite {
+        out.push_str(&format!("{indent}    [{cite}]\n"));
+    }
+    for read in &n.reads {
+        draw(read, depth + 1, lang, out);
+    }
+}

@@ -1,0 +1,104 @@
+//! `why-not CHOICE`: the recipe planned again with another choice, and what that costs or what forbids it.
+
+use serde::Serialize;
+
+use crate::compile::{Compiled, compile};
+use crate::diag::{Diagnostic, Lang, Severity, render};
+use crate::diff::{Difference, diff};
+use crate::world::World;
+
+/// The verdict on a choice.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// It is what the plan has.
+    Chosen,
+    /// It works, with these consequences against the plan.
+    Worse {
+        /// Plan → plan with the choice.
+        difference: Difference,
+    },
+    /// It is refused.
+    Refused {
+        /// The first rule that rejects it, with its figures.
+        diagnostics: Vec<Diagnostic>,
+    },
+}
+
+/// A choice such as `tp=8 zero=3`, `recompute=full`, `model.ctx=4k` as overrides: a bare name is the layout's.
+pub fn overrides(choice: &str) -> Vec<String> {
+    let parts = choice.split([',', ' ']).map(str::trim).filter(|p| !p.is_empty());
+    parts
+        .map(|part| {
+            let name = part.split(['=', '<', '>']).next().unwrap_or("");
+            let clause = name.split('.').next().unwrap_or("");
+            if llmc_grammar::Keyword::from_text(clause).is_some() { part.to_owned() } else { format!("layout.{part}") }
+        })
+        .collect()
+}
+
+/// Plans the choice and compares. The planned recipe with the choice comes back too, for its texts.
+pub fn why_not(recipe: &str, sets: &[String], choice: &str, world: &dyn World) -> (Verdict, Compiled) {
+    let base = compile(recipe, sets, world);
+    let mut with: Vec<String> = sets.to_vec();
+    let changes = overrides(choice);
+    // A choice replaces an earlier `--set` of the same path instead of clashing with it.
+    let path = |s: &str| s.split(['=', '<', '>']).next().unwrap_or("").trim().to_owned();
+    with.retain(|old| changes.iter().all(|new| path(new) != path(old)));
+    with.extend(changes);
+    let other = compile(recipe, &with, world);
+    let verdict = match (&base.plan, &other.plan) {
+        (_, None) => Verdict::Refused {
+            diagnostics: other.diagnostics.iter().filter(|d| d.severity == Severity::Error).cloned().collect(),
+        },
+        (Some(a), Some(b)) if a.layout == b.layout && a.batch == b.batch && a.model == b.model && a.lr == b.lr => Verdict::Chosen,
+        (Some(a), Some(b)) => Verdict::Worse { difference: diff(a, b, Lang::En) },
+        (None, Some(_)) => Verdict::Worse { difference: Difference::default() },
+    };
+    (verdict, other)
+}
+
+/// The verdict as lines.
+pub fn lines(verdict: &Verdict, other: &Compiled, lang: Lang) -> String {
+    match verdict {
+        Verdict::Chosen => match lang {
+            Lang::En => "this is what the plan has\n".to_owned(),
+            Lang::Zh => "计划采用的正是它\n".to_owned(),
+        },
+        Verdict::Worse { difference } => {
+            let head = if lang == Lang::En { "it works; plan → with this choice:\n" } else { "可行；计划 → 改用此选择：\n" };
+            format!("{head}{}", difference.lines(lang))
+        }
+        Verdict::Refused { diagnostics } => {
+            diagnostics.iter().map(|d| render(d, &other.sources, lang)).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECIPE: &str = "model llama 7b < ctx 8k > budget 1T tokens on 64xH100";
+
+    #[test]
+    fn bare_names_are_the_layouts() {
+        assert_eq!(overrides("tp=8 zero=3"), ["layout.tp=8", "layout.zero=3"]);
+        assert_eq!(overrides("model.ctx=4k, recompute=full"), ["model.ctx=4k", "layout.recompute=full"]);
+    }
+
+    #[test]
+    fn a_worse_choice_shows_its_price() {
+        let (verdict, other) = why_not(RECIPE, &[], "tp=8", &crate::Nowhere);
+        let Verdict::Worse { difference } = &verdict else { panic!("{verdict:?}") };
+        let step = difference.consequences.iter().find(|c| c.path == "time.step_seconds").unwrap();
+        assert!(step.after.as_f64() > step.before.as_f64(), "{}", lines(&verdict, &other, Lang::En));
+    }
+
+    #[test]
+    fn an_impossible_choice_names_the_rule() {
+        let (verdict, _) = why_not(RECIPE, &[], "tp=3", &crate::Nowhere);
+        let Verdict::Refused { diagnostics } = verdict else { panic!("{verdict:?}") };
+        assert_eq!(diagnostics[0].code, "LLM0801");
+    }
+}
