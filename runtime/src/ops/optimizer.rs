@@ -94,7 +94,8 @@ fn lion(
         let _ = mc.f_lerp_(&gc, 1.0 - op.beta2)?;
         let _ = c.f_lerp_(&gc, 1.0 - op.beta1)?.f_sign_()?;
         // The gradient block is done with: it takes λp.
-        let _ = pc.f_mul_scalar_out(&gc, op.weight_decay)?;
+        gc.f_copy_(&pc)?;
+        let _ = gc.f_mul_scalar_(op.weight_decay)?;
         let _ = c.f_add_(&gc)?.f_mul_(lr)?;
         let _ = pc.f_sub_(&c)?;
     }

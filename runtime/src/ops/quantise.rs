@@ -24,7 +24,7 @@ pub(super) fn quantise(x: &Tensor, q: &Tensor, scale: &Tensor) -> Result<()> {
     let _ = scale.f_zero_()?;
     for (start, len) in blocks(n, step) {
         let peak = load(&work, &x.f_narrow(0, start, len)?)?.f_abs_()?.f_amax(0i64, true)?;
-        let _ = scale.f_copy_(&scale.f_maximum(&peak)?)?;
+        scale.f_copy_(&scale.f_maximum(&peak)?)?;
     }
     let _ = scale.f_div_scalar_(largest)?;
     scale.f_copy_(&scale.f_where_self(&scale.f_gt(0.0)?, &scale.f_ones_like()?)?)?;

@@ -6,5 +6,7 @@
 
 mod check;
 mod dense;
+mod sequence;
 mod shim;
 mod support;
+mod training;

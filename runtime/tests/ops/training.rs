@@ -1,0 +1,278 @@
+//! Batch, initialisation, dropout, loss, gradient norm, optimizers.
+
+use llmc_plan::batch::Batch;
+use llmc_plan::op;
+use llmc_plan::param::{Init, ParamBuffers, ParamSpec, Part};
+use llmc_plan::plan::OptimizerKind;
+use llmc_plan::program::BufferId;
+use llmc_runtime::ops::philox::Stream;
+use tch::{Device, Kind, Tensor};
+
+use crate::check::{KINDS, assert_close, autograd};
+use crate::support::{
+    At, TestHost, bench, randn, refused, relative_error, run, run_at, scalar, try_run, unset,
+};
+
+#[test]
+fn batches_are_uploaded_as_declared() {
+    let _bench = bench();
+    let n = 600u32;
+    let batch = Batch {
+        ids: (0..n).collect(),
+        targets: (1..=n).collect(),
+        positions: (0..n).map(|i| i % 300).collect(),
+        cu_seqlens: vec![0, 300, 600, 600],
+        weights: (0..n).map(|i| i as f32 * 0.5).collect(),
+        ..Batch::default()
+    };
+    let mut host = TestHost { batch: Some(batch), ..TestHost::default() };
+    let ids = || Tensor::zeros([600], (Kind::Int64, Device::Cpu));
+    let (a, b, c) = (ids(), ids(), ids());
+    let (lengths, weights) = (Tensor::zeros([4], (Kind::Int, Device::Cpu)), unset(&[600], Kind::Float));
+    let load = op::LoadBatch { sequences: 2, context: 300 };
+    run_at(load.clone(), &mut host, At::default(), &[], &[&a, &b, &c, &lengths, &weights]);
+    assert_eq!(a.int64_value(&[599]), 599);
+    assert_eq!(b.int64_value(&[599]), 600);
+    assert_eq!(c.int64_value(&[301]), 1);
+    assert_eq!(Vec::<i32>::try_from(&lengths).expect("lengths"), [0, 300, 600, 600]);
+    assert_eq!(weights.double_value(&[3]), 1.5);
+    assert!(refused(load, &[], &[&a, &b, &c, &lengths, &weights]).contains("no batch"));
+}
+
+fn parameter(parts: &[(&str, u64)], columns: u64, init: Init) -> ParamSpec {
+    let rows = parts.iter().map(|(_, rows)| rows).sum();
+    ParamSpec {
+        name: "p".into(),
+        parts: parts.iter().map(|(name, rows)| Part { hf_name: (*name).into(), rows: *rows }).collect(),
+        global_shape: if columns == 0 { vec![rows] } else { vec![rows, columns] },
+        shard: Vec::new(),
+        init,
+        decay: true,
+        lr_multiplier: 1.0,
+        frozen: false,
+        state_dtypes: Vec::new(),
+        buffers: ParamBuffers { weight: BufferId(0), gradient: None, master: None, states: Vec::new() },
+        layer: None,
+    }
+}
+
+/// A packed parameter holds what its Hugging Face tensors would hold apart, and a row block holds the same rows.
+#[test]
+fn initialisation_depends_on_name_and_element_alone() {
+    let _bench = bench();
+    let spec = parameter(&[("q.weight", 500), ("k.weight", 301)], 400, Init::Normal { std: 0.02 });
+    let whole = unset(&[801, 400], Kind::Float);
+    let at = |first| At { seed: 5, parameter: Some((&spec, first)), ..At::default() };
+    run_at(op::Initialise {}, &mut TestHost::default(), at(0), &[], &[&whole]);
+    let mut k = vec![0.0f32; 301 * 400];
+    Stream::new(5, "k.weight", 0).normal(0, 0.02, &mut k);
+    assert!(whole.narrow(0, 500, 301).equal(&Tensor::from_slice(&k).view([301, 400])));
+    let block = unset(&[77, 400], Kind::BFloat16);
+    run_at(op::Initialise {}, &mut TestHost::default(), at(450), &[], &[&block]);
+    assert!(block.equal(&whole.narrow(0, 450, 77).to_kind(Kind::BFloat16)));
+
+    let ones = unset(&[64], Kind::Float);
+    let norm = parameter(&[("norm.weight", 64)], 0, Init::Ones);
+    let at = At { parameter: Some((&norm, 0)), ..At::default() };
+    run_at(op::Initialise {}, &mut TestHost::default(), at, &[], &[&ones]);
+    assert!(ones.equal(&ones.ones_like()));
+    assert_eq!(refused(op::Initialise {}, &[], &[&ones]), "initialise: the output is no parameter");
+}
+
+#[test]
+fn dropout_is_its_own_backward_and_knows_its_place() {
+    let _bench = bench();
+    for kind in KINDS {
+        let (n, h, p) = (2100, 256, 0.3);
+        let ones = || Tensor::ones([n, h], (kind, Device::Cpu));
+        let at = At { seed: 1, step: 3, layer: 2, ..At::default() };
+        let drop = op::Dropout { p, site: "attention".into() };
+        let run_on = |x: &Tensor, at: At<'_>| run_at(drop.clone(), &mut TestHost::default(), at, &[], &[x]);
+        let x = ones();
+        run_on(&x, at);
+        let kept = x.gt(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+        // Standard error √(p(1−p)/n) = 0.0006.
+        assert!((kept - (1.0 - p)).abs() < 0.003, "{kept}");
+        let value = x.max().double_value(&[]);
+        assert!(
+            (value * (1.0 - p) - 1.0).abs() < if kind == Kind::BFloat16 { 0.004 } else { 1e-6 },
+            "{value}"
+        );
+        let again = ones();
+        run_on(&again, at);
+        assert!(again.equal(&x), "backward meets the same mask");
+        // Rows 700.. of the micro-batch as another rank's micro-batch.
+        let part = Tensor::ones([50, h], (kind, Device::Cpu));
+        run_on(&part, At { first_token: 700, ..at });
+        assert!(part.equal(&x.narrow(0, 700, 50)));
+        for other in [At { seed: 2, ..at }, At { step: 4, ..at }, At { layer: 3, ..at }] {
+            let y = ones();
+            run_on(&y, other);
+            assert!(!y.equal(&x));
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_matches_autograd() {
+    let _bench = bench();
+    for kind in KINDS {
+        for (n, vocab, columns) in [(7, 11, 16), (700, 2999, 3008), (9, 64, 64)] {
+            let logits = randn(&[n, columns], kind) * 3.0;
+            let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
+            // A token without a target weighs 0, others differ.
+            let weights = Tensor::rand([n], (Kind::Float, Device::Cpu));
+            let _ = weights.narrow(0, 2, 2).fill_(0.0);
+            let inverse = scalar(0.25);
+            let one = Tensor::ones([], (Kind::Double, Device::Cpu));
+            let (_, grads) = autograd(&[&logits], &one, |t| {
+                let log_p = t[0].narrow(1, 0, vocab).log_softmax(-1, Kind::Double);
+                let nll = -log_p.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
+                (nll * weights.to_kind(Kind::Double)).sum(Kind::Double) * 0.25
+            });
+            let want = (&grads[0], {
+                let log_p = logits.to_kind(Kind::Double).narrow(1, 0, vocab).log_softmax(-1, Kind::Double);
+                let nll = -log_p.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
+                (nll * weights.to_kind(Kind::Double)).sum(Kind::Double).double_value(&[])
+            });
+            let sum = scalar(2.0);
+            run(op::CrossEntropyEval { vocab: vocab as u64 }, &[&logits, &targets, &weights], &[&sum]);
+            assert!(((sum.double_value(&[0]) - 2.0) / want.1 - 1.0).abs() < 1e-5);
+            let sum = scalar(2.0);
+            run(
+                op::CrossEntropyTrain { vocab: vocab as u64 },
+                &[&targets, &weights, &inverse],
+                &[&logits, &sum],
+            );
+            assert!(((sum.double_value(&[0]) - 2.0) / want.1 - 1.0).abs() < 1e-5);
+            assert_close("dlogits", &logits, want.0, kind);
+            let padded = logits.narrow(1, vocab, columns - vocab).abs().sum(Kind::Double);
+            assert_eq!(padded.double_value(&[]), 0.0, "padded columns have no gradient");
+        }
+    }
+    let (logits, sum) = (randn(&[1, 8], Kind::Float), scalar(0.0));
+    let text = refused(
+        op::CrossEntropyEval { vocab: 5 },
+        &[&logits, &Tensor::from_slice(&[6i64]), &scalar(1.0)],
+        &[&sum],
+    );
+    assert!(text.contains("out of bounds"), "{text}");
+}
+
+/// Logits so large that a plain softmax overflows.
+#[test]
+fn cross_entropy_survives_large_logits() {
+    let _bench = bench();
+    let logits = Tensor::from_slice(&[3e4f32, -3e4, 0.0, 2e4]).view([1, 4]);
+    let (target, sum) = (Tensor::from_slice(&[1i64]), scalar(0.0));
+    run(op::CrossEntropyTrain { vocab: 4 }, &[&target, &scalar(1.0), &scalar(1.0)], &[&logits, &sum]);
+    assert_eq!(sum.double_value(&[0]), 6e4);
+    assert_eq!(Vec::<f32>::try_from(&logits.view([-1])).expect("row"), [1.0, -1.0, 0.0, 0.0]);
+}
+
+#[test]
+fn norm_and_clip() {
+    let _bench = bench();
+    for kind in KINDS {
+        let (a, b) = (randn(&[1000, 300], kind), randn(&[5], kind));
+        let squared = scalar(0.0);
+        run(op::SquaredNorm {}, &[&a], &[&squared]);
+        run(op::SquaredNorm {}, &[&b], &[&squared]);
+        let exact = |t: &Tensor| t.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
+        let want = exact(&a) + exact(&b);
+        assert!((squared.double_value(&[0]) / want - 1.0).abs() < 1e-6);
+    }
+    for (squared, max_norm, scale, skip) in
+        [(16.0, 1.0, 4.0, 0.0), (0.25, 1.0, 1.0, 0.0), (16.0, 0.0, 1.0, 0.0), (f64::INFINITY, 0.0, 1.0, 1.0)]
+    {
+        let (s, k) = (unset(&[1], Kind::Float), unset(&[1], Kind::Float));
+        run(op::Clip { max_norm }, &[&scalar(squared)], &[&s, &k]);
+        assert_eq!((s.double_value(&[0]), k.double_value(&[0])), (scale, skip));
+    }
+    let (s, k) = (unset(&[1], Kind::Float), unset(&[1], Kind::Float));
+    run(op::Clip { max_norm: 1.0 }, &[&scalar(f64::NAN)], &[&s, &k]);
+    assert_eq!(k.double_value(&[0]), 1.0);
+}
+
+fn optimize(kind: OptimizerKind, eps: f64) -> op::Optimize {
+    op::Optimize { kind, beta1: 0.9, beta2: 0.95, eps, weight_decay: 0.1, lr_multiplier: 0.5, master: true }
+}
+
+/// Runs five steps of `op` on a parameter of `shape` beside `reference`, which updates f64 copies of parameter and
+/// states by (step number, scaled gradient, learning rate). Then a skipped step, which must change nothing.
+fn five_steps(op: op::Optimize, shape: &[i64], reference: impl Fn(f64, &Tensor, f64, &mut [Tensor])) {
+    let master = randn(shape, Kind::Float);
+    let extents: Vec<u64> = shape.iter().map(|e| *e as u64).collect();
+    let mut tensors = vec![master];
+    for state in op::Optimize::state_shapes(op.kind, &extents) {
+        let state: Vec<i64> = state.iter().map(|e| *e as i64).collect();
+        tensors.push(Tensor::zeros(state, (Kind::Float, Device::Cpu)));
+    }
+    let mut want: Vec<Tensor> = tensors.iter().map(|t| t.to_kind(Kind::Double)).collect();
+    tensors.push(unset(shape, Kind::BFloat16));
+    let outputs: Vec<&Tensor> = tensors.iter().collect();
+    let (lr, scale) = (scalar(0.02), scalar(2.0));
+    for step in 1..=5 {
+        let gradient = randn(shape, Kind::Float);
+        let scaled = gradient.to_kind(Kind::Double) / 2.0;
+        run(op.clone(), &[&gradient, &lr, &scale, &scalar(0.0), &scalar(f64::from(step))], &outputs);
+        reference(f64::from(step), &scaled, 0.01, &mut want);
+        for (i, (got, want)) in outputs.iter().zip(&want).enumerate() {
+            let error = relative_error(got, want);
+            assert!(error < 2e-6, "{:?} step {step} tensor {i}: {error:.2e}", op.kind);
+        }
+        let compute = outputs[outputs.len() - 1];
+        assert!(compute.equal(&outputs[0].to_kind(Kind::BFloat16)), "compute copy follows the master");
+    }
+    let before: Vec<Tensor> = tensors.iter().map(Tensor::copy).collect();
+    let gradient = Tensor::full(shape, f64::NAN, (Kind::Float, Device::Cpu));
+    let inputs = [&gradient, &lr, &scalar(f64::NAN), &scalar(1.0), &scalar(6.0)];
+    try_run(&op.into(), &mut TestHost::default(), At::default(), &inputs, &outputs).expect("skipped step");
+    assert!(tensors.iter().zip(&before).all(|(a, b)| a.equal(b)), "a skipped step changes nothing");
+}
+
+#[test]
+fn adamw_matches_the_paper() {
+    let _bench = bench();
+    five_steps(optimize(OptimizerKind::Adamw, 1e-8), &[130, 40], |t, g, lr, state| {
+        let (b1, b2) = (0.9, 0.95);
+        state[1] = &state[1] * b1 + g * (1.0 - b1);
+        state[2] = &state[2] * b2 + g.square() * (1.0 - b2);
+        let m = &state[1] / (1.0 - libm::pow(b1, t));
+        let v = &state[2] / (1.0 - libm::pow(b2, t));
+        state[0] = &state[0] * (1.0 - lr * 0.1) - m / (v.sqrt() + 1e-8) * lr;
+    });
+}
+
+#[test]
+fn lion_matches_the_paper() {
+    let _bench = bench();
+    five_steps(optimize(OptimizerKind::Lion, 0.0), &[700, 600], |_, g, lr, state| {
+        let update = (&state[1] * 0.9 + g * 0.1).sign();
+        state[0] = &state[0] - (update + &state[0] * 0.1) * lr;
+        state[1] = &state[1] * 0.95 + g * 0.05;
+    });
+}
+
+#[test]
+fn adafactor_matches_the_paper() {
+    let _bench = bench();
+    let eps = 1e-30;
+    let finish = |u: Tensor, lr: f64, p: &Tensor| {
+        let rms = u.square().mean(Kind::Double).sqrt().double_value(&[]).max(1.0);
+        p * (1.0 - lr * 0.1) - u * (lr / rms)
+    };
+    five_steps(optimize(OptimizerKind::Adafactor, eps), &[700, 600], |t, g, lr, state| {
+        let decay = 1.0 - libm::pow(t, -0.8);
+        let square = g.square() + eps;
+        state[1] = &state[1] * decay + square.mean_dim(1, false, Kind::Double) * (1.0 - decay);
+        state[2] = &state[2] * decay + square.mean_dim(0, false, Kind::Double) * (1.0 - decay);
+        let v = state[1].unsqueeze(1) * state[2].unsqueeze(0) / state[1].mean(Kind::Double);
+        state[0] = finish(g / v.sqrt(), lr, &state[0]);
+    });
+    five_steps(optimize(OptimizerKind::Adafactor, eps), &[300], |t, g, lr, state| {
+        let decay = 1.0 - libm::pow(t, -0.8);
+        state[1] = &state[1] * decay + (g.square() + eps) * (1.0 - decay);
+        state[0] = finish(g / state[1].sqrt(), lr, &state[0]);
+    });
+}
