@@ -144,25 +144,16 @@ pub enum Command {
     Tokenizer(PassOn),
     /// Build, measure, deduplicate or benchmark a corpus (llmc-data)
     Data(PassOn),
-    /// Fit the planner's constants to measured runs
-    Calibrate {
-        /// Run folders or tables of measurements
-        #[arg(required = true, value_name = "RUNS")]
-        runs: Vec<PathBuf>,
-    },
     /// Score the planner's predictions against measured runs
     Score {
         /// A table of measurements
         #[arg(value_name = "RUNS.csv")]
         table: PathBuf,
     },
-    /// Explain a diagnostic code or a keyword
+    /// Explain a diagnostic code, a keyword or a rule; without a name, list every code
     Explain {
-        /// Such as LLM0101
-        code: Option<String>,
-        /// List every code
-        #[arg(long, conflicts_with = "code")]
-        all: bool,
+        /// Such as LLM0101, budget or lr.step_law
+        name: Option<String>,
     },
     /// Print the JSON schema of plan.json
     Schema,

@@ -1,8 +1,8 @@
-//! `llmc explain`: the long page of a code, or what a keyword is for.
+//! `llmc explain`: the long page of a code, a keyword or a rule.
 
-use llmc_compiler::check::{RULES, rule};
+use llmc_compiler::check::RULES;
 use llmc_compiler::diag::Rule;
-use llmc_grammar::{Keyword, nearest};
+use llmc_compiler::explain::explain;
 use serde_json::json;
 
 use crate::args::Format;
@@ -11,37 +11,17 @@ use crate::prepare::pretty;
 use crate::terminal::{Terminal, data};
 
 /// Prints one page, or the list of all codes.
-pub fn run(terminal: &Terminal, code: Option<&str>) -> Outcome {
-    let text = match code {
-        None if terminal.format == Format::Json => {
-            pretty(&RULES.iter().map(|r| as_json(r)).collect::<Vec<_>>())?
-        }
-        None => RULES.iter().map(|r| format!("{}  {}\n", r.code, r.message.get(terminal.lang))).collect(),
-        Some(code) => match (rule(&code.to_uppercase()), Keyword::from_text(code)) {
-            (Some(rule), _) if terminal.format == Format::Json => pretty(&as_json(rule))?,
-            (Some(rule), _) => page(terminal, rule),
-            (None, Some(keyword)) => format!("{keyword}: {}\n", keyword.doc()),
-            (None, None) => return Err(unknown(code)),
-        },
+pub fn run(terminal: &Terminal, name: Option<&str>) -> Outcome {
+    let text = match (name, terminal.format) {
+        (None, Format::Json) => pretty(&RULES.iter().map(|rule| as_json(rule)).collect::<Vec<_>>())?,
+        (None, _) => RULES
+            .iter()
+            .map(|rule| format!("{}  {}\n", rule.code, rule.page.what.get(terminal.lang)))
+            .collect(),
+        (Some(name), _) => explain(name, terminal.lang).map_err(|near| unknown(name, near))?,
     };
     data(&text)?;
     Ok(Exit::Ok.into())
-}
-
-fn page(terminal: &Terminal, rule: &Rule) -> String {
-    let indent = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
-    let (lang, page) = (terminal.lang, &rule.page);
-    format!(
-        "{}: {}\n\n{}\n\n{}\n\n{}\n{}\n{}\n{}",
-        rule.code,
-        rule.message.get(lang),
-        page.what.get(lang),
-        page.why.get(lang),
-        terminal.say("For example:", "例如:"),
-        indent(page.example),
-        terminal.say("Instead:", "应写作:"),
-        indent(page.instead),
-    )
 }
 
 fn as_json(rule: &Rule) -> serde_json::Value {
@@ -51,16 +31,15 @@ fn as_json(rule: &Rule) -> serde_json::Value {
     })
 }
 
-fn unknown(code: &str) -> Failure {
-    let names = RULES.iter().map(|rule| rule.code).chain(Keyword::ALL.iter().map(|keyword| keyword.text()));
-    match nearest(code, names).first() {
+fn unknown(name: &str, near: Option<String>) -> Failure {
+    match near {
         Some(near) => Failure::new(
-            format!("no code or keyword is `{code}`: did you mean `{near}`?"),
-            format!("没有名为 `{code}` 的代码或关键字:是否想写 `{near}`?"),
+            format!("nothing is called `{name}`: did you mean `{near}`?"),
+            format!("没有名为 `{name}` 的代码、关键字或规则:是否想写 `{near}`?"),
         ),
         None => Failure::new(
-            format!("no code or keyword is `{code}`: `llmc explain --all` lists the codes"),
-            format!("没有名为 `{code}` 的代码或关键字:`llmc explain --all` 列出全部代码"),
+            format!("nothing is called `{name}`: `llmc explain` lists the codes"),
+            format!("没有名为 `{name}` 的代码、关键字或规则:`llmc explain` 列出全部代码"),
         ),
     }
 }

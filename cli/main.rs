@@ -7,6 +7,8 @@
 mod args;
 mod check;
 mod completions;
+mod cost;
+mod diff;
 mod draw;
 mod exit;
 mod explain;
@@ -19,6 +21,7 @@ mod run;
 mod score;
 mod sibling;
 mod terminal;
+mod why;
 mod world;
 
 use std::process::ExitCode;
@@ -51,12 +54,15 @@ fn dispatch(terminal: &Terminal, cli: Cli) -> Outcome {
         Command::Tokenizer(given) => pass::data("tokenizer", given),
         Command::Data(given) => pass::data("data", given),
         Command::Score { table } => score::run(terminal, &table),
-        Command::Explain { code, all: _ } => explain::run(terminal, code.as_deref()),
+        Command::Why { recipe, path } => why::run(terminal, global, &recipe, &path),
+        Command::WhyNot { recipe, choice } => why::not(terminal, global, &recipe, &choice),
+        Command::Diff { a, b } => diff::run(terminal, global, &a, &b),
+        Command::Cost { recipes } => cost::run(terminal, global, &recipes),
+        Command::Explain { name } => explain::run(terminal, name.as_deref()),
         Command::Schema => {
             terminal::data(include_str!("../plan/plan.schema.json"))?;
             Ok(Exit::Ok.into())
         }
         Command::Completions { shell } => completions::run(shell),
-        _ => Err(exit::Failure::new("this command is not there yet", "该命令尚未提供")),
     }
 }

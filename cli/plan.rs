@@ -1,12 +1,19 @@
 //! `llmc plan`: the plan of a recipe, shown, written, or compared with an earlier one.
 
-use crate::args::{Format, Global, PlanArgs};
-use crate::exit::{Exit, Outcome};
-use crate::terminal::{Terminal, data};
-use crate::{files, prepare};
+use llmc_compiler::diff::diff;
+use llmc_compiler::view;
+use llmc_plan::plan::Plan;
 
-/// Plans. With `-o` the plan goes to the file and the summary for people still to stdout.
+use crate::args::{Format, Global, PlanArgs};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::files;
+use crate::prepare::{self, pretty, read_plan};
+use crate::terminal::{Terminal, data};
+
+/// Plans. `-o` writes plan.json as well; with `--against`, the difference is shown instead of the plan.
 pub fn run(terminal: &Terminal, global: &Global, args: &PlanArgs) -> Outcome {
+    // Read first: what cannot be compared with is an error of the command line, whatever the recipe says.
+    let earlier = args.against.as_deref().map(read_plan).transpose()?;
     let compiled = prepare::compiled(terminal, global, &args.recipe)?;
     let Some(plan) = compiled.plan.as_ref().filter(|_| !compiled.failed()) else {
         return Ok(Exit::Recipe.into());
@@ -15,10 +22,24 @@ pub fn run(terminal: &Terminal, global: &Global, args: &PlanArgs) -> Outcome {
     if let Some(path) = &args.output {
         files::write(path, &json)?;
     }
-    match (terminal.format, &args.output) {
-        (Format::Json, Some(_)) => {}
-        (Format::Json, None) => data(&json)?,
-        _ => data(&json)?,
-    }
-    Ok(Exit::Ok.into())
+    let Some((earlier, _)) = earlier else {
+        data(&match terminal.format {
+            Format::Json => json,
+            Format::Human => view::human(plan, terminal.lang),
+            Format::Markdown => view::markdown(plan).map_err(|error| Failure::new(&error, &error))?,
+        })?;
+        return Ok(Exit::Ok.into());
+    };
+    let difference = diff(&earlier, plan, terminal.lang);
+    data(&match terminal.format {
+        Format::Json => pretty(&difference)?,
+        _ => difference.lines(terminal.lang),
+    })?;
+    Ok(if decisions(&earlier) == decisions(plan) { Exit::Ok } else { Exit::Difference }.into())
+}
+
+/// What a plan decides and predicts: comments of its recipe and reasons left out.
+fn decisions(plan: &Plan) -> Plan {
+    let recipe = llmc_plan::plan::Recipe { hash: String::new(), text: String::new(), ..plan.recipe.clone() };
+    Plan { recipe, facts: Default::default(), ..plan.clone() }
 }

@@ -1,0 +1,58 @@
+//! `llmc why` and `llmc why-not`: where a value comes from, and what another choice would do.
+
+use std::path::Path;
+
+use llmc_compiler::why::{self, why};
+use llmc_compiler::why_not::{self, Verdict, why_not};
+
+use crate::args::{Format, Global};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::prepare::{self, pretty};
+use crate::terminal::{Terminal, data};
+use crate::world::Folder;
+use crate::{draw, files};
+
+/// The derivation of one value.
+pub fn run(terminal: &Terminal, global: &Global, recipe: &Path, path: &str) -> Outcome {
+    let compiled = prepare::compiled(terminal, global, recipe)?;
+    if compiled.plan.is_none() {
+        return Ok(Exit::Recipe.into());
+    }
+    let node = why(&compiled, path).map_err(|near| unknown(path, near))?;
+    data(&match terminal.format {
+        Format::Json => pretty(&node)?,
+        _ => why::lines(&node, terminal.lang),
+    })?;
+    Ok(Exit::Ok.into())
+}
+
+/// The consequences of another choice, or the rule that refuses it. The question is answered in either case.
+pub fn not(terminal: &Terminal, global: &Global, recipe: &Path, choice: &str) -> Outcome {
+    // The recipe itself must stand before a choice can be judged.
+    let compiled = prepare::compiled(terminal, global, recipe)?;
+    if compiled.plan.is_none() {
+        return Ok(Exit::Recipe.into());
+    }
+    let world = Folder::new(recipe, &global.hardware)?;
+    let (verdict, other) = why_not(&files::read(recipe)?, &global.set, choice, &world);
+    let name = recipe.display().to_string();
+    data(&match (&verdict, terminal.format) {
+        (_, Format::Json) => pretty(&verdict)?,
+        (Verdict::Refused { diagnostics }, _) => draw::each(terminal, &name, &other.sources, diagnostics),
+        _ => why_not::lines(&verdict, &other, terminal.lang),
+    })?;
+    Ok(Exit::Ok.into())
+}
+
+fn unknown(path: &str, near: Option<String>) -> Failure {
+    match near {
+        Some(near) => Failure::new(
+            format!("no value is called `{path}`: did you mean `{near}`?"),
+            format!("没有名为 `{path}` 的值:是否想写 `{near}`?"),
+        ),
+        None => Failure::new(
+            format!("no value is called `{path}`: `llmc plan --format json` shows all of them"),
+            format!("没有名为 `{path}` 的值:`llmc plan --format json` 列出全部"),
+        ),
+    }
+}
