@@ -8,15 +8,19 @@ use miette::{LabeledSpan, MietteHandlerOpts, NamedSource, ReportHandler};
 use crate::args::Format;
 use crate::terminal::{Lang, Terminal};
 
-/// All findings of one recipe, in the terminal's format, ready to be written.
+/// All findings of one recipe and how many there are, in the terminal's format.
 pub fn all(terminal: &Terminal, name: &str, sources: &Sources, found: &[Diagnostic]) -> String {
     match terminal.format {
+        Format::Json => each(terminal, name, sources, found),
+        _ => each(terminal, name, sources, found) + &summary(terminal, name, found),
+    }
+}
+
+/// The findings alone.
+pub fn each(terminal: &Terminal, name: &str, sources: &Sources, found: &[Diagnostic]) -> String {
+    match terminal.format {
         Format::Json => found.iter().map(|d| format!("{}\n", diag::to_json(d, sources))).collect(),
-        _ => found
-            .iter()
-            .map(|d| one(terminal, name, sources, d))
-            .chain([summary(terminal, name, found)])
-            .collect(),
+        _ => found.iter().map(|d| one(terminal, name, sources, d)).collect(),
     }
 }
 
