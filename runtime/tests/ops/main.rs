@@ -8,5 +8,6 @@ mod check;
 mod dense;
 mod sequence;
 mod shim;
+mod speed;
 mod support;
 mod training;
