@@ -15,5 +15,7 @@ pub mod param;
 pub mod pass;
 pub mod plan;
 pub mod program;
+pub mod ranks;
+pub mod sync;
 pub mod verify;
 pub mod walk;

@@ -50,7 +50,10 @@ pub struct ParamSpec {
     /// Shape before sharding.
     pub global_shape: Vec<u64>,
     /// Mesh axis → tensor axis it is split along, in the order the splits apply. Shards are row or column
-    /// blocks, never flat ranges across tensors.
+    /// blocks, never flat ranges across tensors. A split along `tensor` takes its block out of each part
+    /// (queries, keys and values are each split by heads); a split along `shard` takes a block of the rows that
+    /// are left, of ⌈rows ÷ ranks⌉ rows each, those beyond the parameter zero. Master and states are split so;
+    /// the weight buffer may hold all `shard` blocks, one after another (its shape says which).
     pub shard: Vec<(Axis, u64)>,
     /// How it starts.
     pub init: Init,

@@ -146,6 +146,12 @@ pub struct Buffer {
     pub first_layer: u64,
     /// Instances along the layers (1 unless indexed by layer).
     pub layers: u64,
+    /// Ranks of an interleaved pipeline hold several runs of layers: instances a run; 0 = one run.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub run: u64,
+    /// Layers from the first of one run to the first of the next; 0 = one run.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub period: u64,
     /// Instances along the slots (1 unless indexed by slot).
     pub slots: u64,
     /// Byte offset of each instance in the arena of its space; empty for persistent classes and before
@@ -175,10 +181,18 @@ impl Buffer {
         }
     }
 
+    /// Position among the layers held of the layer this far behind the first.
+    fn local(&self, layer: u64) -> Option<u64> {
+        let Some((run, inside)) = layer.checked_div(self.period).zip(layer.checked_rem(self.period)) else {
+            return Some(layer);
+        };
+        (inside < self.run).then(|| run.saturating_mul(self.run).saturating_add(inside))
+    }
+
     /// Which instance a call means, or `None` when there is no such instance.
     pub fn instance(&self, layer: i64, slot: u64) -> Option<u64> {
         let layer = u64::try_from(layer).ok();
-        let local = layer.and_then(|l| l.checked_sub(self.first_layer));
+        let local = layer.and_then(|l| l.checked_sub(self.first_layer)).and_then(|l| self.local(l));
         match self.index {
             Index::One => Some(0),
             Index::Layer => local.filter(|l| *l < self.layers),

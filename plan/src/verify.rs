@@ -6,10 +6,10 @@
 //! update, streams are kept apart by events, and no two live tensors share bytes. Never panics, whatever the
 //! program holds.
 //!
-//! Not here: whether several ranks fit together ([`crate::walk_ranks`]).
+//! Not here: whether several ranks fit together ([`crate::ranks`]).
 
 use crate::live::Instances;
-use crate::op::{Kind, Op, TensorType};
+use crate::op::{Op, TensorType};
 use crate::order::{Clock, Moment, Order, awaited};
 use crate::program::{Buffer, Call, Class, Instr, Place, Program, Ref};
 use crate::walk::place;
@@ -177,7 +177,7 @@ fn lifetimes(program: &Program, instances: &Instances, name: &str, calls: &[Call
                     wrong(format!("adds to {} before anything in {name} has cleared it", buffer.name));
                 }
                 let dead = transient && state == State::Untouched;
-                if dead || spec.kind() == Kind::Collective {
+                if dead || matches!(instr.op, Op::AllReduce(_)) {
                     read(buffer, transient, state, &mut wrong);
                 }
             } else if transient && state != State::Untouched && reference.rows.is_none() {
@@ -210,7 +210,7 @@ fn read(buffer: &Buffer, transient: bool, state: State, wrong: &mut dyn FnMut(St
     if transient && state == State::Untouched {
         wrong(format!("reads {}, which is not live", buffer.name));
     }
-    if buffer.class == Class::Gradient && state == State::Cleared {
+    if matches!(buffer.class, Class::Gradient | Class::Communication) && state == State::Cleared {
         wrong(format!("reads {}, to which nothing was added since it was cleared", buffer.name));
     }
 }

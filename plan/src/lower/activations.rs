@@ -3,7 +3,7 @@
 use super::build::Builder;
 use super::shape::Shape;
 use crate::plan::{DType, Plan};
-use crate::program::{Class, Index, Ref};
+use crate::program::{Class, Index, Ref, Space};
 
 /// Handles of every buffer that is not a parameter.
 pub struct Activations {
@@ -26,12 +26,13 @@ pub struct Activations {
     pub weights: Ref,
     /// Residual stream: the input of each block; the last feeds the head.
     pub x: Ref,
+    /// Block inputs in host memory; with activation offload only.
+    pub x_host: Option<Ref>,
     /// Saved by a block.
     pub n1: Ref,
     pub rstd1: Ref,
-    pub qkv: Ref,
+    pub attention: Attention,
     pub o: Ref,
-    pub lse: Ref,
     pub x2: Ref,
     pub n2: Ref,
     pub rstd2: Ref,
@@ -39,14 +40,16 @@ pub struct Activations {
     pub act: Ref,
     /// Output of a residual branch before it is added.
     pub branch: Ref,
+    /// All tokens of what sequence parallelism splits; with tensor parallelism only.
+    pub wide: Option<Ref>,
     /// Gradient of the residual stream, updated in place from block to block.
     pub dres: Ref,
-    /// Gradient of a residual branch: `dres` after dropout.
-    pub dbranch: Ref,
+    /// Gradient of a residual branch, where it is not `dres` itself.
+    pub dy_ffn: Ref,
+    pub dy_attention: Ref,
     pub dact: Ref,
     pub dn: Ref,
     pub d_o: Ref,
-    pub dqkv: Ref,
     /// Head.
     pub xf: Ref,
     pub rstdf: Ref,
@@ -54,11 +57,40 @@ pub struct Activations {
     pub dxf: Ref,
 }
 
+/// What attention saves and passes back.
+pub enum Attention {
+    /// All tokens are here: packed queries, keys and values.
+    Packed { qkv: Ref, lse: Ref, dqkv: Ref },
+    /// Tokens are split along context ranks.
+    Ring(Box<Ring>),
+}
+
+/// Buffers of ring attention. Tokens lie in two halves of rows: an early and a late block of every sequence.
+pub struct Ring {
+    pub q: Ref,
+    pub kv: Ref,
+    /// Log-sum-exp of each half.
+    pub lse: [Ref; 2],
+    /// Keys and values on their way around.
+    pub kv_ring: [Ref; 2],
+    /// Result of one pair of blocks before it is merged.
+    pub partial: Ref,
+    pub partial_lse: Ref,
+    /// Sums of gradients, f32.
+    pub dq: Ref,
+    pub dkv_ring: [Ref; 2],
+    /// This rank's share of the gradient of a passing block.
+    pub dkv_share: Ref,
+    /// Gradients in compute format.
+    pub dq_out: Ref,
+    pub dkv_out: Ref,
+}
+
 /// Declares them.
 pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
     let m = &plan.model;
-    let (n, h, f, c) = (shape.tokens, m.hidden, m.ffn, shape.compute);
-    let (heads, qkv) = (m.heads * m.head_dim, m.qkv_rows());
+    let (n, rows, h, f, c) = (shape.tokens, shape.rows, m.hidden, shape.ffn, shape.compute);
+    let heads = shape.heads * m.head_dim;
     let documents = shape.sequences * shape.documents.unwrap_or(1);
 
     let table = [m.context, m.head_dim / 2];
@@ -73,31 +105,36 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
     let cu_seqlens = batch("cu_seqlens", documents + 1, DType::I32);
     let weights = batch("weights", n, DType::F32);
 
+    let x = residual_stream(b, shape, &[rows, h]);
+    let x_host = shape.offload_activations.then(|| {
+        let host = b.buffer("x.host", &[rows, h], c, Class::Activation, Index::LayerSlot);
+        if let Some(buffer) = b.edit(host) {
+            buffer.space = Space::Pinned;
+        }
+        host
+    });
     let mut saved =
         |name: &str, shape: &[u64], dtype| b.buffer(name, shape, dtype, Class::Activation, Index::LayerSlot);
-    let x = saved("x", &[n, h], c);
-    let n1 = saved("n1", &[n, h], c);
-    let rstd1 = saved("rstd1", &[n], DType::F32);
-    let qkv_ = saved("qkv", &[n, qkv], c);
+    let n1 = saved("n1", &[rows, h], c);
+    let rstd1 = saved("rstd1", &[rows], DType::F32);
     let o = saved("o", &[n, heads], c);
-    let lse = saved("lse", &[m.heads, n], DType::F32);
-    let x2 = saved("x2", &[n, h], c);
-    let n2 = saved("n2", &[n, h], c);
-    let rstd2 = saved("rstd2", &[n], DType::F32);
+    let x2 = saved("x2", &[rows, h], c);
+    let n2 = saved("n2", &[rows, h], c);
+    let rstd2 = saved("rstd2", &[rows], DType::F32);
     let gate_up = saved("gate_up", &[n, 2 * f], c);
     let act = saved("act", &[n, f], c);
-    if let Some(x) = b.edit(x) {
-        x.layers += 1;
-    }
+    let attention = attention(b, plan, shape);
 
-    let mut transient =
-        |name: &str, shape: &[u64], dtype, class| b.buffer(name, shape, dtype, class, Index::Slot);
-    let mut rows = |name: &str, width| transient(name, &[n, width], c, Class::Activation);
-    let [branch, dres, dbranch, dn] = ["branch", "dres", "dbranch", "dn"].map(|s| rows(s, h));
-    let (dact, d_o, dqkv) = (rows("dact", f), rows("do", heads), rows("dqkv", qkv));
-    let (xf, dxf) = (rows("xf", h), rows("dxf", h));
-    let rstdf = transient("rstdf", &[n], DType::F32, Class::Activation);
-    let logits = transient("logits", &[shape.head_rows, m.vocab_padded], c, Class::Logits);
+    // A deferred weight gradient reads what its input gradient left behind, layer by layer.
+    let kept = if shape.deferred { Index::LayerSlot } else { Index::Slot };
+    let mut transient = |name: &str, shape: &[u64], index| b.buffer(name, shape, c, Class::Activation, index);
+    let [branch, dres, dn, xf, dxf] =
+        ["branch", "dres", "dn", "xf", "dxf"].map(|s| transient(s, &[rows, h], Index::Slot));
+    let [dy_ffn, dy_attention] = ["dy.ffn", "dy.attention"].map(|s| transient(s, &[rows, h], kept));
+    let (dact, d_o) = (transient("dact", &[n, f], Index::Slot), transient("do", &[n, heads], Index::Slot));
+    let wide = (shape.tensor.0 > 1).then(|| transient("wide", &[n, h], Index::Slot));
+    let rstdf = b.buffer("rstdf", &[rows], DType::F32, Class::Activation, Index::Slot);
+    let logits = b.buffer("logits", &[shape.head_rows, m.vocab_padded], c, Class::Logits, Index::Slot);
 
     Activations {
         rope,
@@ -114,26 +151,72 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
         cu_seqlens,
         weights,
         x,
+        x_host,
         n1,
         rstd1,
-        qkv: qkv_,
+        attention,
         o,
-        lse,
         x2,
         n2,
         rstd2,
         gate_up,
         act,
         branch,
+        wide,
         dres,
-        dbranch,
+        dy_ffn,
+        dy_attention,
         dact,
         dn,
         d_o,
-        dqkv,
         xf,
         rstdf,
         logits,
         dxf,
     }
+}
+
+/// Declares x: one more than there are blocks in each run; only two when block inputs leave for host memory.
+fn residual_stream(b: &mut Builder, shape: &Shape, extents: &[u64]) -> Ref {
+    let index = if shape.offload_activations { Index::LayerRing } else { Index::LayerSlot };
+    let x = b.buffer("x", extents, shape.compute, Class::Activation, index);
+    if let Some(buffer) = b.edit(x).filter(|_| index == Index::LayerSlot) {
+        buffer.layers += shape.chunks.len() as u64;
+        buffer.run += u64::from(buffer.period > 0);
+    }
+    x
+}
+
+/// Declares what attention saves and passes back.
+fn attention(b: &mut Builder, plan: &Plan, shape: &Shape) -> Attention {
+    let (n, c, dim) = (shape.tokens, shape.compute, plan.model.head_dim);
+    let (q, kv) = (shape.heads * dim, 2 * shape.kv_heads * dim);
+    let class = Class::Activation;
+    if shape.cp.0 == 1 {
+        let kept = if shape.deferred { Index::LayerSlot } else { Index::Slot };
+        return Attention::Packed {
+            qkv: b.buffer("qkv", &[n, q + kv], c, class, Index::LayerSlot),
+            lse: b.buffer("lse", &[shape.heads, n], DType::F32, class, Index::LayerSlot),
+            dqkv: b.buffer("dqkv", &[n, q + kv], c, class, kept),
+        };
+    }
+    let mut saved = |name: &str, shape: &[u64], dtype| b.buffer(name, shape, dtype, class, Index::LayerSlot);
+    let (q_, kv_) = (saved("q", &[n, q], c), saved("kv", &[n, kv], c));
+    let lse = ["lse.early", "lse.late"].map(|s| saved(s, &[shape.heads, n / 2], DType::F32));
+    let mut passing =
+        |name: &str, shape: &[u64], dtype, class| b.buffer(name, shape, dtype, class, Index::Slot);
+    let rings = Class::Communication;
+    Attention::Ring(Box::new(Ring {
+        q: q_,
+        kv: kv_,
+        lse,
+        kv_ring: ["kv.ring.0", "kv.ring.1"].map(|s| passing(s, &[n, kv], c, rings)),
+        partial: passing("partial", &[n / 2, q], c, class),
+        partial_lse: passing("partial.lse", &[shape.heads, n / 2], DType::F32, class),
+        dq: passing("dq", &[n, q], DType::F32, class),
+        dkv_ring: ["dkv.ring.0", "dkv.ring.1"].map(|s| passing(s, &[n, kv], DType::F32, rings)),
+        dkv_share: passing("dkv.share", &[n, kv], DType::F32, class),
+        dq_out: passing("dq.out", &[n, q], c, class),
+        dkv_out: passing("dkv.out", &[n, kv], c, class),
+    }))
 }

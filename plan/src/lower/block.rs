@@ -4,30 +4,35 @@
 //! differs, so losses and gradients are bit-equal.
 
 use super::Lowering;
+use super::attention;
 use super::build::Draft;
 use super::params::Param;
+use super::units;
 use crate::op::{
-    Add, AttentionBackward, AttentionForward, Copy, Dropout, Gemm, NormBackwardInput, NormBackwardWeight,
-    NormForward, RopeRotate, SwigluBackward, SwigluForward,
+    Add, Copy, Dropout, Fill, Gather, Gemm, NormBackwardInput, NormBackwardWeight, NormForward,
+    ReduceScatter, SwigluBackward, SwigluForward,
 };
 use crate::plan::Recompute;
-use crate::program::Ref;
+use crate::program::{Axis, Ref};
 
 /// For what the forward is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {
-    /// Forward of training.
-    Train(Recompute),
+    /// Forward of training. `kept`: the block input stays for the backward pass.
+    Train { policy: Recompute, kept: bool },
     /// Again in the backward pass, up to the feed-forward's activation; keeps what backward reads.
     Redo,
     /// Forward without dropout, nothing kept.
     Eval,
 }
 
-/// Forward of a training step; keeps what the policy says.
-pub fn forward(l: &Lowering, policy: Recompute) -> Draft {
-    let mut draft = Draft::new(format!("block.forward.{}", policy_name(policy)));
-    pass(l, &mut draft, Pass::Train(policy));
+/// Forward of a training step; keeps what the policy says, and the block input if it does not wait in host
+/// memory.
+pub fn forward(l: &Lowering, policy: Recompute, kept: bool) -> Draft {
+    let suffix = if kept { "" } else { ".offload" };
+    let mut draft = Draft::new(format!("block.forward.{}{suffix}", policy_name(policy)));
+    pass(l, &mut draft, Pass::Train { policy, kept });
+    draft.free(units::gathered(&l.params.block.all()));
     draft
 }
 
@@ -35,6 +40,7 @@ pub fn forward(l: &Lowering, policy: Recompute) -> Draft {
 pub fn eval(l: &Lowering) -> Draft {
     let mut draft = Draft::new("block.eval");
     pass(l, &mut draft, Pass::Eval);
+    draft.free(units::gathered(&l.params.block.all()));
     draft
 }
 
@@ -51,33 +57,40 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     let (a, w) = (l.acts, &l.params.block);
     let norm = NormForward { eps: l.plan.model.norm_eps };
     let eval = pass == Pass::Eval;
+    let policy = match pass {
+        Pass::Train { policy, .. } => policy,
+        Pass::Redo => Recompute::None,
+        Pass::Eval => Recompute::Full,
+    };
     // What is given up at its last reader in this pass: inputs of weight gradients unless one will read them,
     // and everything but the block input when the policy redoes the block.
-    let redone = matches!(pass, Pass::Eval | Pass::Train(Recompute::Full));
-    let unread =
-        |p: &Param| p.gradient.is_none() || !matches!(pass, Pass::Redo | Pass::Train(Recompute::None));
-    let redone_norm = |reader: &Param| pass == Pass::Train(Recompute::Selective) && reader.gradient.is_some();
+    let redone = policy == Recompute::Full;
+    let unread = |p: &Param| p.gradient.is_none() || policy != Recompute::None;
+    let redone_norm = |reader: &Param| policy == Recompute::Selective && reader.gradient.is_some();
     let drop = |s: &mut Draft, when: bool, refs: &[Ref]| {
         if when {
             s.free(refs.iter().copied());
         }
     };
 
-    s.op(norm.clone(), [a.x, w.norm1.weight], [a.n1, a.rstd1]);
-    s.op(Gemm::FORWARD, [a.n1, w.qkv.weight], [a.qkv]);
+    s.op(norm.clone(), [a.x, w.norm1.read], [a.n1, a.rstd1]);
+    let input = widen(l, s, a.n1);
+    attention::project(l, s, input);
+    release_wide(l, s, input);
     drop(s, unread(&w.qkv), &[a.n1]);
     drop(s, redone || redone_norm(&w.qkv), &[a.rstd1]);
-    s.op(rope(l, false), [a.rope[0], a.rope[1], a.positions], [a.qkv]);
-    s.op(attention(l), [a.qkv, a.cu_seqlens], [a.o, a.lse]);
-    drop(s, redone, &[a.qkv, a.lse]);
-    s.op(Gemm::FORWARD, [a.o, w.o.weight], [a.branch]);
+    attention::forward(l, s);
+    drop(s, redone, &attention::saved(l));
+    project(l, s, a.o, w.o.read);
     drop(s, redone, &[a.o]);
     dropout(l, s, !eval, "attention", a.branch);
     s.op(Add {}, [a.x, a.branch], [a.x2]);
     s.free([a.branch]);
-    drop(s, eval, &[a.x]);
-    s.op(norm, [a.x2, w.norm2.weight], [a.n2, a.rstd2]);
-    s.op(Gemm::FORWARD, [a.n2, w.gate_up.weight], [a.gate_up]);
+    drop(s, eval || matches!(pass, Pass::Train { kept: false, .. }), &[a.x]);
+    s.op(norm, [a.x2, w.norm2.read], [a.n2, a.rstd2]);
+    let input = widen(l, s, a.n2);
+    s.op(Gemm::FORWARD, [input, w.gate_up.read], [a.gate_up]);
+    release_wide(l, s, input);
     drop(s, unread(&w.gate_up), &[a.n2]);
     drop(s, redone || redone_norm(&w.gate_up), &[a.rstd2]);
     if pass == Pass::Redo {
@@ -85,7 +98,7 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     }
     s.op(SwigluForward {}, [a.gate_up], [a.act]);
     drop(s, redone, &[a.gate_up]);
-    s.op(Gemm::FORWARD, [a.act, w.down.weight], [a.branch]);
+    project(l, s, a.act, w.down.read);
     drop(s, unread(&w.down), &[a.act]);
     dropout(l, s, !eval, "ffn", a.branch);
     s.op(Add {}, [a.x2, a.branch], [a.x.at_layer(1)]);
@@ -94,106 +107,197 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
 }
 
 /// Backward under a policy. `first`: nothing below is trained, so the gradient stops here.
-pub fn backward(l: &Lowering, policy: Recompute, first: bool) -> Draft {
+///
+/// Gives the backward pass and, where weight gradients are deferred, a second segment with them.
+pub fn backward(l: &Lowering, policy: Recompute, first: bool) -> (Draft, Option<Draft>) {
     let suffix = if first { ".first" } else { "" };
-    let mut draft = Draft::new(format!("block.backward.{}{suffix}", policy_name(policy)));
-    let s = &mut draft;
+    let name = |pass: &str| format!("block.{pass}.{}{suffix}", policy_name(policy));
+    let later = l.shape.deferred.then(|| Draft::new(name("weight")));
+    let mut b = Backward { l, s: Draft::new(name("backward")), later };
     let (a, w) = (l.acts, &l.params.block);
-    let norm = NormForward { eps: l.plan.model.norm_eps };
 
-    s.recompute(true);
+    for passing in units::passing_gradients(&w.all(), l.shape) {
+        b.s.op(Fill { value: 0.0 }, [], [passing]);
+    }
+    b.s.recompute(true);
     if policy == Recompute::Full {
-        pass(l, s, Pass::Redo);
+        pass(l, &mut b.s, Pass::Redo);
     }
     if policy != Recompute::None && w.down.gradient.is_some() {
-        s.op(SwigluForward {}, [a.gate_up], [a.act]);
+        b.s.op(SwigluForward {}, [a.gate_up], [a.act]);
     }
-    s.recompute(false);
+    b.s.recompute(false);
 
-    let dy = branch_gradient(l, s, "ffn");
-    weight_gradient(s, &w.down, dy, a.act);
-    s.op(Gemm::INPUT_GRADIENT, [dy, w.down.weight], [a.dact]);
-    release_branch(l, s);
-    s.op(SwigluBackward {}, [a.dact], [a.gate_up]);
-    s.free([a.dact]);
-    redo_norm(s, policy, &w.gate_up, &norm, [a.x2, w.norm2.weight], [a.n2, a.rstd2]);
-    weight_gradient(s, &w.gate_up, a.gate_up, a.n2);
-    s.op(Gemm::INPUT_GRADIENT, [a.gate_up, w.gate_up.weight], [a.dn]);
-    s.free([a.gate_up]);
-    norm_gradient(s, &w.norm2, [a.dn, a.x2, a.rstd2], Some(a.dres));
-    s.free([a.dn, a.x2, a.rstd2]);
+    let dy = b.branch(&w.down, "ffn", a.dy_ffn);
+    let dy_wide = widen(l, &mut b.s, dy);
+    b.weight(&w.down, (dy, dy_wide), a.act, &[a.act], &[dy]);
+    b.s.op(Gemm::INPUT_GRADIENT, [dy_wide, w.down.read], [a.dact]);
+    release_wide(l, &mut b.s, dy_wide);
+    b.release(&w.down, dy);
+    b.s.op(SwigluBackward {}, [a.dact], [a.gate_up]);
+    b.s.free([a.dact]);
+    b.redo_norm(policy, &w.gate_up, [a.x2, w.norm2.read], [a.n2, a.rstd2]);
+    b.weight(&w.gate_up, (a.gate_up, a.gate_up), a.n2, &[a.n2], &[a.gate_up]);
+    b.narrow(|s, dn| s.op(Gemm::INPUT_GRADIENT, [a.gate_up, w.gate_up.read], [dn]));
+    b.done_with(&w.gate_up, &[a.gate_up]);
+    b.norm(&w.norm2, [a.dn, a.x2, a.rstd2], Some(a.dres));
+    b.s.free([a.dn, a.x2, a.rstd2]);
 
-    let dy = branch_gradient(l, s, "attention");
-    if let Some(gradient) = w.o.gradient {
-        s.op(Gemm::WEIGHT_GRADIENT, [dy, a.o], [gradient]);
-    }
-    s.op(Gemm::INPUT_GRADIENT, [dy, w.o.weight], [a.d_o]);
-    release_branch(l, s);
-    s.op(AttentionBackward { forward: attention(l) }, [a.d_o, a.qkv, a.o, a.lse, a.cu_seqlens], [a.dqkv]);
-    s.free([a.d_o, a.qkv, a.o, a.lse]);
-    s.op(rope(l, true), [a.rope[0], a.rope[1], a.positions], [a.dqkv]);
-    redo_norm(s, policy, &w.qkv, &norm, [a.x, w.norm1.weight], [a.n1, a.rstd1]);
-    weight_gradient(s, &w.qkv, a.dqkv, a.n1);
+    let dy = b.branch(&w.o, "attention", a.dy_attention);
+    let dy_wide = widen(l, &mut b.s, dy);
+    b.weight(&w.o, (dy, dy_wide), a.o, &[], &[dy, a.o]);
+    b.s.op(Gemm::INPUT_GRADIENT, [dy_wide, w.o.read], [a.d_o]);
+    release_wide(l, &mut b.s, dy_wide);
+    b.release(&w.o, dy);
+    attention::backward(l, &mut b.s);
+    b.done_with(&w.o, &[a.o]);
+    b.redo_norm(policy, &w.qkv, [a.x, w.norm1.read], [a.n1, a.rstd1]);
+    b.qkv_weight();
     if !first || w.norm1.gradient.is_some() {
-        s.op(Gemm::INPUT_GRADIENT, [a.dqkv, w.qkv.weight], [a.dn]);
-        norm_gradient(s, &w.norm1, [a.dn, a.x, a.rstd1], (!first).then_some(a.dres));
-        s.free([a.dn]);
+        b.narrow(|s, dn| attention::input_gradient(l, s, dn));
+        b.norm(&w.norm1, [a.dn, a.x, a.rstd1], (!first).then_some(a.dres));
+        b.s.free([a.dn]);
     }
-    s.free([a.dqkv, a.x, a.rstd1]);
+    b.done_with(&w.qkv, &attention::gradients(l));
+    b.s.free([a.x, a.rstd1]);
     if first {
-        s.free([a.dres, a.positions, a.cu_seqlens]);
+        b.s.free([a.dres, a.positions, a.cu_seqlens]);
     }
-    draft
+    b.s.free(units::gathered(&w.all()));
+    (b.s, b.later)
 }
 
-/// Gradient of a residual branch's output: `dres` itself, or a copy under the branch's dropout.
-fn branch_gradient(l: &Lowering, s: &mut Draft, site: &str) -> Ref {
-    let a = l.acts;
-    if l.plan.model.dropout == 0.0 {
-        return a.dres;
-    }
-    s.op(Copy {}, [a.dres], [a.dbranch]);
-    dropout(l, s, true, site, a.dbranch);
-    a.dbranch
+/// A backward pass under construction.
+struct Backward<'a> {
+    l: &'a Lowering<'a>,
+    s: Draft,
+    /// Weight gradients, where they run apart.
+    later: Option<Draft>,
 }
 
-fn release_branch(l: &Lowering, s: &mut Draft) {
-    if l.plan.model.dropout > 0.0 {
-        s.free([l.acts.dbranch]);
+impl Backward<'_> {
+    /// Whether a parameter's weight gradient runs later, and reads what this pass leaves.
+    fn deferred(&self, param: &Param) -> bool {
+        self.later.is_some() && param.gradient.is_some()
     }
-}
 
-/// gW += dyᵀ·x unless frozen, and x is done with.
-fn weight_gradient(s: &mut Draft, param: &Param, dy: Ref, x: Ref) {
-    if let Some(gradient) = param.gradient {
+    /// Gradient of a residual branch's output: `dres` itself, or a copy where dropout changes it or a deferred
+    /// weight gradient reads it after `dres` has moved on.
+    fn branch(&mut self, param: &Param, site: &str, copy: Ref) -> Ref {
+        let dres = self.l.acts.dres;
+        if self.l.plan.model.dropout == 0.0 && !self.deferred(param) {
+            return dres;
+        }
+        self.s.op(Copy {}, [dres], [copy]);
+        dropout(self.l, &mut self.s, true, site, copy);
+        copy
+    }
+
+    /// The branch's gradient is done with, unless it is `dres` or read later.
+    fn release(&mut self, param: &Param, dy: Ref) {
+        if dy != self.l.acts.dres {
+            self.done_with(param, &[dy]);
+        }
+    }
+
+    /// Frees here what a deferred weight gradient of the parameter would free.
+    fn done_with(&mut self, param: &Param, refs: &[Ref]) {
+        if !self.deferred(param) {
+            self.s.free(refs.iter().copied());
+        }
+    }
+
+    /// gW += dyᵀ·x unless frozen, now or later; frees `always` after it, and `held` too when it is later.
+    /// `dy` is given as it is kept and as it is used: all tokens of it.
+    fn weight(&mut self, param: &Param, (dy, used): (Ref, Ref), x: Ref, always: &[Ref], held: &[Ref]) {
+        let (l, later) = (self.l, self.later.is_some());
+        let Some(gradient) = param.gradient else { return };
+        let s = self.later.as_mut().unwrap_or(&mut self.s);
+        let again = later && dy != used;
+        let dy = if again { widen(l, s, dy) } else { used };
+        let split = x == l.acts.n2;
+        let x = if split { widen(l, s, x) } else { x };
         s.op(Gemm::WEIGHT_GRADIENT, [dy, x], [gradient]);
+        if again || split {
+            s.free(l.acts.wide);
+        }
+        s.free(always.iter().copied());
+        if later {
+            s.free(held.iter().copied());
+        }
+    }
+
+    /// The same for the projection of queries, keys and values.
+    fn qkv_weight(&mut self) {
+        let (l, a) = (self.l, self.l.acts);
+        let Some(gradient) = l.params.block.qkv.gradient else { return };
+        let later = self.later.is_some();
+        let s = self.later.as_mut().unwrap_or(&mut self.s);
+        let n = widen(l, s, a.n1);
+        attention::weight_gradient(l, s, gradient, n);
+        release_wide(l, s, n);
+        s.free([a.n1]);
+        if later {
+            s.free(attention::gradients(l));
+        }
+    }
+
+    /// Under `selective`, the norm again, right before the weight gradient that reads it.
+    fn redo_norm(&mut self, policy: Recompute, reader: &Param, inputs: [Ref; 2], outputs: [Ref; 2]) {
+        if policy == Recompute::Selective && reader.gradient.is_some() {
+            self.s.recompute(true);
+            self.s.op(NormForward { eps: self.l.plan.model.norm_eps }, inputs, outputs);
+            self.s.recompute(false);
+        }
+    }
+
+    /// Backward of a norm from [dy, x, rstd]: its weight's gradient unless frozen, and dx added to `dx`.
+    fn norm(&mut self, param: &Param, [dy, x, rstd]: [Ref; 3], dx: Option<Ref>) {
+        if let Some(gradient) = param.gradient {
+            self.s.op(NormBackwardWeight {}, [dy, x, rstd], [gradient]);
+        }
+        if let Some(dx) = dx {
+            self.s.op(NormBackwardInput { accumulate: true }, [dy, x, param.read, rstd], [dx]);
+        }
+    }
+
+    /// Lets `write` fill the gradient of a norm's output: partial sums over tensor ranks are reduced to this
+    /// rank's rows.
+    fn narrow(&mut self, write: impl FnOnce(&mut Draft, Ref)) {
+        let dn = self.l.acts.dn;
+        match self.l.acts.wide {
+            None => write(&mut self.s, dn),
+            Some(wide) => {
+                write(&mut self.s, wide);
+                self.s.op(ReduceScatter { axis: Axis::Tensor, accumulate: false }, [wide], [dn]);
+                self.s.free([wide]);
+            }
+        }
+    }
+}
+
+/// The projection that ends a residual branch, into `branch`: partial sums over tensor ranks are reduced to
+/// this rank's rows.
+fn project(l: &Lowering, s: &mut Draft, x: Ref, weight: Ref) {
+    let branch = l.acts.branch;
+    s.op(Gemm::FORWARD, [x, weight], [l.acts.wide.unwrap_or(branch)]);
+    if let Some(wide) = l.acts.wide {
+        s.op(ReduceScatter { axis: Axis::Tensor, accumulate: false }, [wide], [branch]);
+        s.free([wide]);
+    }
+}
+
+/// All tokens of a tensor of which this rank holds its rows.
+fn widen(l: &Lowering, s: &mut Draft, x: Ref) -> Ref {
+    let Some(wide) = l.acts.wide else { return x };
+    s.op(Gather { axis: Axis::Tensor }, [x], [wide]);
+    wide
+}
+
+/// Frees the result of [`widen`], if it is not the tensor itself.
+fn release_wide(l: &Lowering, s: &mut Draft, x: Ref) {
+    if l.acts.wide == Some(x) {
         s.free([x]);
-    }
-}
-
-/// Under `selective`, the norm again, right before the weight gradient that reads it.
-fn redo_norm(
-    s: &mut Draft,
-    policy: Recompute,
-    reader: &Param,
-    norm: &NormForward,
-    inputs: [Ref; 2],
-    outputs: [Ref; 2],
-) {
-    if policy == Recompute::Selective && reader.gradient.is_some() {
-        s.recompute(true);
-        s.op(norm.clone(), inputs, outputs);
-        s.recompute(false);
-    }
-}
-
-/// Backward of a norm from [dy, x, rstd]: its weight's gradient unless frozen, and dx added to `dx`.
-fn norm_gradient(s: &mut Draft, param: &Param, [dy, x, rstd]: [Ref; 3], dx: Option<Ref>) {
-    if let Some(gradient) = param.gradient {
-        s.op(NormBackwardWeight {}, [dy, x, rstd], [gradient]);
-    }
-    if let Some(dx) = dx {
-        s.op(NormBackwardInput { accumulate: true }, [dy, x, param.weight, rstd], [dx]);
     }
 }
 
@@ -202,22 +306,5 @@ pub fn dropout(l: &Lowering, s: &mut Draft, on: bool, site: &str, x: Ref) {
     let p = l.plan.model.dropout;
     if on && p > 0.0 {
         s.op(Dropout { p, site: site.to_string() }, [], [x]);
-    }
-}
-
-fn rope(l: &Lowering, inverse: bool) -> RopeRotate {
-    let m = &l.plan.model;
-    RopeRotate { heads: m.heads, kv_heads: m.kv_heads, head_dim: m.head_dim, inverse }
-}
-
-fn attention(l: &Lowering) -> AttentionForward {
-    let m = &l.plan.model;
-    AttentionForward {
-        heads: m.heads,
-        kv_heads: m.kv_heads,
-        head_dim: m.head_dim,
-        sequences: l.shape.sequences,
-        context: l.shape.context,
-        document_mask: l.shape.documents.is_some(),
     }
 }

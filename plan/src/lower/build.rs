@@ -1,12 +1,16 @@
 //! Writes programs: buffers by name, segments instruction by instruction, every operand checked.
 
 use super::LowerError;
+use super::params::RING;
 use super::shape::Shape;
 use crate::op::{Backend, Op};
 use crate::plan::DType;
 use crate::program::{
-    Buffer, BufferId, Call, Class, Index, Instr, Mesh, Program, Ref, Segment, SegmentId, Space, StreamId,
+    Buffer, BufferId, Class, Index, Instr, Mesh, Program, Ref, Segment, SegmentId, Space, StreamId,
 };
+
+/// The stream everything runs on that nothing else is said of.
+pub const COMPUTE: &str = "compute";
 
 /// A program under construction.
 pub struct Builder {
@@ -14,6 +18,8 @@ pub struct Builder {
     pub program: Program,
     first_layer: u64,
     layers: u64,
+    run: u64,
+    period: u64,
     slots: u64,
 }
 
@@ -26,7 +32,7 @@ impl Builder {
             params: Vec::new(),
             buffers: Vec::new(),
             mesh: Mesh { axes: shape.axes.clone(), coordinates: shape.coordinates.clone() },
-            streams: vec!["compute".to_string()],
+            streams: vec![COMPUTE.to_string()],
             events: Vec::new(),
             segments: Vec::new(),
             init: Vec::new(),
@@ -35,7 +41,15 @@ impl Builder {
             save: Vec::new(),
             arena_bytes: 0,
         };
-        Builder { program, first_layer: shape.first_layer, layers: shape.layers, slots: shape.slots }
+        let first = shape.chunks.first();
+        Builder {
+            program,
+            first_layer: first.map_or(0, |c| c.first),
+            layers: shape.chunks.iter().map(|c| c.layers).sum(),
+            run: if shape.period > 0 { first.map_or(0, |c| c.layers) } else { 0 },
+            period: shape.period,
+            slots: shape.slots,
+        }
     }
 
     /// Declares a device buffer whose instances the index tells apart; layers and slots are this rank's.
@@ -51,10 +65,35 @@ impl Builder {
             index,
             first_layer: if by_layer { self.first_layer } else { 0 },
             layers: if by_layer { self.layers } else { 1 },
-            slots: if by_slot { self.slots } else { 1 },
+            run: if by_layer { self.run } else { 0 },
+            period: if by_layer { self.period } else { 0 },
+            slots: if index == Index::LayerRing {
+                RING
+            } else if by_slot {
+                self.slots
+            } else {
+                1
+            },
             offsets: Vec::new(),
         });
         Ref::of(BufferId(self.program.buffers.len() as u32 - 1))
+    }
+
+    /// A buffer that several owners pass through: declared once.
+    pub fn shared(&mut self, name: &str, shape: &[u64], dtype: DType, class: Class, index: Index) -> Ref {
+        match self.program.buffer_named(name) {
+            Some(id) => Ref::of(id),
+            None => self.buffer(name, shape, dtype, class, index),
+        }
+    }
+
+    /// Number of a stream; declares it on first use.
+    pub fn stream(&mut self, name: &str) -> StreamId {
+        let known = self.program.streams.iter().position(|s| s == name);
+        StreamId(known.unwrap_or_else(|| {
+            self.program.streams.push(name.to_string());
+            self.program.streams.len() - 1
+        }) as u32)
     }
 
     /// The buffer just declared or any other, to adjust.
@@ -62,10 +101,16 @@ impl Builder {
         self.program.buffers.get_mut(reference.buffer.0 as usize)
     }
 
+    /// Adds a segment unless it is empty.
+    pub fn add_some(&mut self, draft: Draft) -> Result<Option<SegmentId>, LowerError> {
+        if draft.is_empty() { Ok(None) } else { self.add(draft).map(Some) }
+    }
+
     /// Adds a segment: checks every instruction against its operands and computes its workspace.
     pub fn add(&mut self, draft: Draft) -> Result<SegmentId, LowerError> {
-        let Draft { name, mut instrs, .. } = draft;
-        for (index, instr) in instrs.iter_mut().enumerate() {
+        let Draft { name, mut instrs, streams, .. } = draft;
+        for (index, (instr, stream)) in instrs.iter_mut().zip(streams).enumerate() {
+            instr.stream = self.stream(stream);
             let bug = |reason: String| LowerError::Bug { place: format!("{name}/{index}"), reason };
             let types =
                 |refs: &[Ref]| refs.iter().map(|r| self.program.tensor(r)).collect::<Option<Vec<_>>>();
@@ -85,14 +130,39 @@ impl Builder {
 pub struct Draft {
     name: String,
     instrs: Vec<Instr>,
-    stream: StreamId,
+    /// Stream of each instruction, by name.
+    streams: Vec<&'static str>,
+    stream: &'static str,
     recompute: bool,
 }
 
 impl Draft {
     /// An empty segment on the compute stream.
     pub fn new(name: impl Into<String>) -> Draft {
-        Draft { name: name.into(), instrs: Vec::new(), stream: StreamId(0), recompute: false }
+        Draft {
+            name: name.into(),
+            instrs: Vec::new(),
+            streams: Vec::new(),
+            stream: COMPUTE,
+            recompute: false,
+        }
+    }
+
+    /// Issues what follows on another stream.
+    pub fn on(&mut self, stream: &'static str) {
+        self.stream = stream;
+    }
+
+    /// Issues one thing on another stream.
+    pub fn on_for(&mut self, stream: &'static str, write: impl FnOnce(&mut Draft)) {
+        let before = std::mem::replace(&mut self.stream, stream);
+        write(self);
+        self.stream = before;
+    }
+
+    /// Whether it has no instructions.
+    pub fn is_empty(&self) -> bool {
+        self.instrs.is_empty()
     }
 
     /// Marks what follows as repeated forward work, or not.
@@ -112,12 +182,13 @@ impl Draft {
             inputs: inputs.into_iter().collect(),
             outputs: outputs.into_iter().collect(),
             workspace: 0,
-            stream: self.stream,
+            stream: StreamId(0),
             waits: Vec::new(),
             signals: Vec::new(),
             frees: Vec::new(),
             recompute: self.recompute,
         });
+        self.streams.push(self.stream);
     }
 
     /// Frees instances after the last instruction so far.
@@ -126,9 +197,4 @@ impl Draft {
             last.frees.extend(refs.into_iter().map(|r| Ref { rows: None, ..r }));
         }
     }
-}
-
-/// A call for a layer and micro-batch in slot 0.
-pub fn call(segment: SegmentId, layer: u64, micro_batch: u64) -> Call {
-    Call { segment, layer, micro_batch, slot: 0 }
 }

@@ -1,97 +1,128 @@
-//! Embedding, last norm, logits and loss, forward and backward.
+//! Embedding, last norm, logits and loss, forward and backward. Tensor-parallel ranks each work on their own
+//! rows of tokens.
 
 use super::Lowering;
 use super::block::dropout;
 use super::build::Draft;
+use super::units;
 use crate::op::{
-    CrossEntropyEval, CrossEntropyTrain, EmbeddingBackward, EmbeddingForward, Gemm, LoadBatch,
+    CrossEntropyEval, CrossEntropyTrain, EmbeddingBackward, EmbeddingForward, Fill, Gemm, LoadBatch,
     NormBackwardInput, NormBackwardWeight, NormForward,
 };
+use crate::program::Ref;
 
-/// Takes the next micro-batch.
+/// Takes the next micro-batch; what this rank has no use for dies at once.
 pub fn load(l: &Lowering) -> Draft {
     let a = l.acts;
     let mut s = Draft::new("load");
     let op = LoadBatch { sequences: l.shape.sequences, context: l.shape.context };
     s.op(op, [], [a.ids, a.targets, a.positions, a.cu_seqlens, a.weights]);
+    let (embeds, has_head) = l.shape.ends;
+    if !embeds {
+        s.free([a.ids]);
+    }
+    if !has_head {
+        s.free([a.targets, a.weights]);
+    }
     s
 }
 
-/// x₀ = embedding of the ids.
-pub fn embed_forward(l: &Lowering) -> Draft {
+/// Rows `[start, end)` of this rank's tokens; the tensor itself where they are all.
+fn mine(l: &Lowering, tensor: Ref, start: u64, end: u64) -> Ref {
+    let first = l.shape.tensor.1 * l.shape.rows;
+    if (start, end) == (0, l.shape.tokens) { tensor } else { tensor.rows(first + start, first + end) }
+}
+
+/// x₀ = embedding of the ids. None on a rank that does not embed.
+pub fn embed_forward(l: &Lowering) -> Option<Draft> {
+    let embed = l.params.embed.as_ref()?;
     let mut s = Draft::new("embed.forward");
-    s.op(EmbeddingForward {}, [l.params.embed.weight, l.acts.ids], [l.acts.x]);
-    if l.params.embed.gradient.is_none() {
+    s.op(EmbeddingForward {}, [embed.read, mine(l, l.acts.ids, 0, l.shape.rows)], [l.acts.x]);
+    if embed.gradient.is_none() {
         s.free([l.acts.ids]);
     }
     dropout(l, &mut s, true, "embed", l.acts.x);
-    s
+    s.free(embed.gathered);
+    Some(s)
 }
 
-/// x₀ without dropout.
-pub fn embed_eval(l: &Lowering) -> Draft {
+/// x₀ without dropout. None on a rank that does not embed.
+pub fn embed_eval(l: &Lowering) -> Option<Draft> {
+    let embed = l.params.embed.as_ref()?;
     let mut s = Draft::new("embed.eval");
-    s.op(EmbeddingForward {}, [l.params.embed.weight, l.acts.ids], [l.acts.x]);
+    s.op(EmbeddingForward {}, [embed.read, mine(l, l.acts.ids, 0, l.shape.rows)], [l.acts.x]);
     s.free([l.acts.ids]);
-    s
+    s.free(embed.gathered);
+    Some(s)
 }
 
-/// Gradient of the embedding; none when it is frozen.
+/// Gradient of the embedding; none when it is frozen or elsewhere.
 pub fn embed_backward(l: &Lowering) -> Option<Draft> {
     let a = l.acts;
-    let gradient = l.params.embed.gradient?;
+    let gradient = l.params.embed.as_ref()?.gradient?;
     let mut s = Draft::new("embed.backward");
+    clear(l, &mut s, &l.params.embed_unit());
     dropout(l, &mut s, true, "embed", a.dres);
-    s.op(EmbeddingBackward {}, [a.dres, a.ids], [gradient]);
+    s.op(EmbeddingBackward {}, [a.dres, mine(l, a.ids, 0, l.shape.rows)], [gradient]);
     s.free([a.dres, a.ids, a.positions, a.cu_seqlens]);
     Some(s)
 }
 
+/// Clears accumulators that pass through.
+fn clear(l: &Lowering, s: &mut Draft, params: &[&super::params::Param]) {
+    for passing in units::passing_gradients(params, l.shape) {
+        s.op(Fill { value: 0.0 }, [], [passing]);
+    }
+}
+
 /// Last norm, then logits, loss and their gradients, a block of rows at a time so that the logits of the whole
-/// micro-batch never exist. Called with the layer after the last block.
-pub fn loss(l: &Lowering) -> Draft {
+/// micro-batch never exist. Called with the layer after the last block. None on a rank without the head.
+pub fn loss(l: &Lowering) -> Option<Draft> {
     let (a, w) = (l.acts, l.params);
-    let head = w.head();
+    let (norm, head) = (w.norm_f.as_ref()?, w.head()?);
     let mut s = Draft::new("head.loss");
-    s.op(NormForward { eps: l.plan.model.norm_eps }, [a.x, w.norm_f.weight], [a.xf, a.rstdf]);
+    clear(l, &mut s, &w.head_unit());
+    s.op(NormForward { eps: l.plan.model.norm_eps }, [a.x, norm.read], [a.xf, a.rstdf]);
     for (start, end) in l.shape.head_chunks() {
-        let rows = |r: crate::program::Ref| r.rows(start, end);
         let logits = a.logits.rows(0, end - start);
-        s.op(Gemm::FORWARD, [rows(a.xf), head.weight], [logits]);
+        s.op(Gemm::FORWARD, [a.xf.rows(start, end), head.read], [logits]);
         s.op(
             CrossEntropyTrain { vocab: l.plan.model.vocab },
-            [rows(a.targets), rows(a.weights), a.inv_weight],
+            [mine(l, a.targets, start, end), mine(l, a.weights, start, end), a.inv_weight],
             [logits, a.loss_sum],
         );
-        s.op(Gemm::INPUT_GRADIENT, [logits, head.weight], [rows(a.dxf)]);
+        s.op(Gemm::INPUT_GRADIENT, [logits, head.read], [a.dxf.rows(start, end)]);
         if let Some(gradient) = head.gradient {
-            s.op(Gemm::WEIGHT_GRADIENT, [logits, rows(a.xf)], [gradient]);
+            s.op(Gemm::WEIGHT_GRADIENT, [logits, a.xf.rows(start, end)], [gradient]);
         }
     }
     s.free([a.logits, a.xf, a.targets, a.weights]);
-    if let Some(gradient) = w.norm_f.gradient {
+    if let Some(gradient) = norm.gradient {
         s.op(NormBackwardWeight {}, [a.dxf, a.x, a.rstdf], [gradient]);
     }
-    s.op(NormBackwardInput { accumulate: false }, [a.dxf, a.x, w.norm_f.weight, a.rstdf], [a.dres]);
+    s.op(NormBackwardInput { accumulate: false }, [a.dxf, a.x, norm.read, a.rstdf], [a.dres]);
     s.free([a.dxf, a.x, a.rstdf]);
-    s
+    s.free(units::gathered(&w.head_unit()));
+    Some(s)
 }
 
-/// Loss alone.
-pub fn eval(l: &Lowering) -> Draft {
+/// Loss alone. None on a rank without the head.
+pub fn eval(l: &Lowering) -> Option<Draft> {
     let (a, w) = (l.acts, l.params);
+    let (norm, head) = (w.norm_f.as_ref()?, w.head()?);
     let mut s = Draft::new("head.eval");
-    s.op(NormForward { eps: l.plan.model.norm_eps }, [a.x, w.norm_f.weight], [a.xf, a.rstdf]);
+    s.op(NormForward { eps: l.plan.model.norm_eps }, [a.x, norm.read], [a.xf, a.rstdf]);
     s.free([a.x, a.rstdf]);
     for (start, end) in l.shape.head_chunks() {
         let logits = a.logits.rows(0, end - start);
-        s.op(Gemm::FORWARD, [a.xf.rows(start, end), w.head().weight], [logits]);
+        s.op(Gemm::FORWARD, [a.xf.rows(start, end), head.read], [logits]);
         s.op(
             CrossEntropyEval { vocab: l.plan.model.vocab },
-            [logits, a.targets.rows(start, end), a.weights.rows(start, end)],
+            [logits, mine(l, a.targets, start, end), mine(l, a.weights, start, end)],
             [a.loss_sum],
         );
     }
     s.free([a.logits, a.xf, a.targets, a.weights, a.positions, a.cu_seqlens]);
-    s
+    s.free(units::gathered(&w.head_unit()));
+    Some(s)
 }

@@ -7,17 +7,23 @@
 //! Not here: addresses ([`crate::arena`]), costs ([`crate::walk`]), well-formedness ([`crate::verify`]).
 
 mod activations;
+mod attention;
 mod block;
 mod build;
 mod head;
 mod optimizer;
 mod params;
+mod pipeline;
 mod schedule;
 mod shape;
+mod transfer;
+mod units;
+mod update;
 
 use crate::op::Backend;
 use crate::plan::Plan;
 use crate::program::Program;
+use crate::sync;
 
 pub(crate) use block::policy_name;
 pub use shape::Coordinates;
@@ -98,7 +104,9 @@ pub fn lower_with(plan: &Plan, coordinates: &Coordinates, options: &Options) -> 
     let acts = activations::declare(&mut builder, plan, &shape);
     let lowering = Lowering { plan, shape: &shape, params: &params, acts: &acts };
     schedule::write(&mut builder, &lowering)?;
-    Ok(builder.program)
+    let mut program = builder.program;
+    sync::derive(&mut program);
+    Ok(program)
 }
 
 /// What every segment writer reads.

@@ -3,25 +3,40 @@
 use super::Lowering;
 use super::build::Draft;
 use super::params::Param;
-use crate::op::{Clip, Copy, Fill, Initialise, Optimize, RopeTables, Snapshot, SquaredNorm};
+use super::shape::Shape;
+use super::units::GATHER;
+use crate::op::{
+    AllReduce, Clip, Copy, Fill, Gather, Initialise, Optimize, RopeTables, Snapshot, SquaredNorm,
+};
 use crate::plan::Plan;
+use crate::program::{Axis, Ref};
 
-/// Fills weights, masters and states of some parameters.
-pub fn init(name: &str, params: &[&Param]) -> Draft {
+/// Fills weights, masters, accumulators and states of some parameters. Masters are filled shard by shard and
+/// gathered; weights without a master are filled whole: the values do not depend on who makes them.
+pub fn init(name: &str, params: &[&Param], shape: &Shape) -> Draft {
     let mut s = Draft::new(name);
     for param in params {
         match param.master {
-            Some(master) => {
-                s.op(Initialise {}, [], [master]);
-                s.op(Copy {}, [master], [param.weight]);
-            }
             None => s.op(Initialise {}, [], [param.weight]),
+            Some(master) => {
+                s.op(Initialise {}, [], [master.home]);
+                s.op(Copy {}, [master.home], [param.own]);
+                if param.own != param.weight {
+                    s.on_for(GATHER, |s| s.op(Gather { axis: Axis::Shard }, [param.own], [param.weight]));
+                }
+            }
         }
-        for filled in param.gradient.iter().chain(&param.states) {
-            s.op(Fill { value: 0.0 }, [], [*filled]);
+        let states = param.states.iter().map(|stored| stored.home);
+        for filled in accumulator(param, shape).into_iter().chain(states) {
+            s.op(Fill { value: 0.0 }, [], [filled]);
         }
     }
     s
+}
+
+/// What sums up a parameter's gradient over a step.
+fn accumulator(param: &Param, shape: &Shape) -> Option<Ref> {
+    if shape.zero >= 2 { param.reduced } else { param.gradient_whole() }
 }
 
 /// Fills the tables.
@@ -31,26 +46,19 @@ pub fn tables(l: &Lowering) -> Draft {
     s
 }
 
-/// Clears what a step sums up.
-pub fn begin(l: &Lowering) -> Draft {
-    let mut s = Draft::new("step.begin");
-    for scalar in [l.acts.loss_sum, l.acts.grad_sq] {
-        s.op(Fill { value: 0.0 }, [], [scalar]);
+/// Clears scalars that are summed up.
+pub fn begin(name: &str, scalars: &[Ref]) -> Draft {
+    let mut s = Draft::new(name);
+    for scalar in scalars {
+        s.op(Fill { value: 0.0 }, [], [*scalar]);
     }
     s
 }
 
-/// Clears what an evaluation sums up.
-pub fn eval_begin(l: &Lowering) -> Draft {
-    let mut s = Draft::new("eval.begin");
-    s.op(Fill { value: 0.0 }, [], [l.acts.loss_sum]);
-    s
-}
-
 /// Clears gradient accumulators.
-pub fn zero(name: &str, params: &[&Param]) -> Draft {
+pub fn zero(name: &str, params: &[&Param], shape: &Shape) -> Draft {
     let mut s = Draft::new(name);
-    for gradient in params.iter().filter_map(|p| p.gradient) {
+    for gradient in params.iter().filter_map(|p| accumulator(p, shape)) {
         s.op(Fill { value: 0.0 }, [], [gradient]);
     }
     s
@@ -59,8 +67,17 @@ pub fn zero(name: &str, params: &[&Param]) -> Draft {
 /// Adds the squared norms of gradients.
 pub fn norm(l: &Lowering, name: &str, params: &[&Param]) -> Draft {
     let mut s = Draft::new(name);
-    for gradient in params.iter().filter_map(|p| p.gradient) {
+    for gradient in params.iter().filter_map(|p| p.reduced) {
         s.op(SquaredNorm {}, [gradient], [l.acts.grad_sq]);
+    }
+    s
+}
+
+/// Sums a scalar over those of the axes that there are; empty when there is none.
+pub fn sum(name: &str, scalar: Ref, axes: &[Axis], shape: &Shape) -> Draft {
+    let mut s = Draft::new(name);
+    for axis in axes.iter().filter(|axis| shape.size(**axis) > 1) {
+        s.op(AllReduce { axis: *axis }, [], [scalar]);
     }
     s
 }
@@ -78,10 +95,11 @@ pub fn optimize(l: &Lowering, name: &str, params: &[&Param]) -> Draft {
     let a = l.acts;
     let mut s = Draft::new(name);
     for param in params {
-        let Some(gradient) = param.gradient else { continue };
-        let updated = param.master.unwrap_or(param.weight);
-        let copy = param.master.map(|_| param.weight);
-        let outputs = [updated].into_iter().chain(param.states.iter().copied()).chain(copy);
+        let Some(gradient) = param.reduced else { continue };
+        let updated = param.master.map_or(param.own, |master| master.work);
+        let states = param.states.iter().map(|stored| stored.work);
+        let copy = param.master.map(|_| param.own);
+        let outputs = [updated].into_iter().chain(states).chain(copy);
         let op = settings(l.plan, param);
         s.op(op, [gradient, a.lr, a.grad_scale, a.skip, a.step], outputs);
     }
@@ -105,9 +123,13 @@ fn settings(plan: &Plan, param: &Param) -> Optimize {
 /// Hands everything a resumed run needs to the checkpoint writer; a weight with a master is derived from it.
 pub fn save(name: &str, params: &[&Param]) -> Draft {
     let mut s = Draft::new(name);
-    let saved =
-        params.iter().flat_map(|p| [p.master.unwrap_or(p.weight)].into_iter().chain(p.states.clone()));
-    let saved: Vec<_> = saved.collect();
-    s.op(Snapshot {}, saved, []);
+    let saved = params.iter().flat_map(|p| {
+        let states = p.states.iter().map(|stored| stored.home);
+        [p.master.map_or(p.own, |master| master.home)].into_iter().chain(states)
+    });
+    let saved: Vec<Ref> = saved.collect();
+    if !saved.is_empty() {
+        s.op(Snapshot {}, saved, []);
+    }
     s
 }

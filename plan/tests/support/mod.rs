@@ -1,10 +1,14 @@
 //! A small plan to vary; every figure is chosen so that sizes can be worked out by hand.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 
+use llmc_plan::arena::assign;
+use llmc_plan::lower::{Coordinates, lower};
 use llmc_plan::model::{Model, Rope, RopeMethod};
+use llmc_plan::op::Backend;
 use llmc_plan::plan::*;
+use llmc_plan::program::Program;
 
 /// 2 layers, h = 8, 2 query heads and 1 key-value head of 4, f = 16, vocabulary 30 padded to 32, context 6,
 /// 2 sequences a micro-batch (12 tokens), 2 micro-batches, AdamW, f32, one device.
@@ -122,4 +126,109 @@ pub fn toy() -> Plan {
         },
         facts: BTreeMap::new(),
     }
+}
+
+/// The programs of all ranks, addresses assigned.
+pub fn programs(plan: &Plan) -> Vec<Program> {
+    let lower = |rank| {
+        let coordinates = Coordinates::of_rank(plan, rank);
+        let mut program = lower(plan, &coordinates, Backend::Cpu).unwrap();
+        assign(&mut program);
+        program
+    };
+    (0..plan.layout.gpus).map(lower).collect()
+}
+
+/// The toy with room to be cut: 4 heads, 2 key-value heads, context 8, 4 micro-batches of 2 sequences.
+pub fn wide_toy() -> Plan {
+    let mut plan = toy();
+    plan.model.heads = 4;
+    plan.model.kv_heads = 2;
+    plan.model.context = 8;
+    plan.batch.accumulation = 4;
+    plan
+}
+
+/// A plan of the wide toy over dp × tp × cp × pp devices.
+pub fn spread(dp: u64, tp: u64, cp: u64, pp: u64) -> Plan {
+    let mut plan = wide_toy();
+    let layout = &mut plan.layout;
+    (layout.dp, layout.tp, layout.cp, layout.pp) = (dp, tp, cp, pp);
+    layout.gpus = dp * tp * cp * pp;
+    layout.shard_group = dp;
+    layout.sequence_parallel = tp > 1;
+    layout.schedule = if pp > 1 { Schedule::OneFOneB } else { Schedule::None };
+    plan
+}
+
+/// Layouts to run every check on, each with a name.
+pub fn layouts() -> Vec<(String, Plan)> {
+    let mut plans = Vec::new();
+    for zero in 0..4 {
+        let sizes = [(2, 1, 1, 1, 2), (4, 1, 1, 1, 2), (2, 2, 1, 1, 2), (2, 1, 2, 1, 2), (2, 1, 1, 2, 2)];
+        for (dp, tp, cp, pp, group) in sizes {
+            let mut plan = spread(dp, tp, cp, pp);
+            plan.layout.zero_stage = zero;
+            plan.layout.shard_group = group;
+            plans.push((format!("zero {zero} dp {dp} (groups of {group}) tp {tp} cp {cp} pp {pp}"), plan));
+        }
+    }
+    let mut all_axes = spread(2, 2, 2, 2);
+    all_axes.layout.zero_stage = 1;
+    plans.push(("zero 1 on every axis".to_string(), all_axes));
+    for (tp, cp) in [(2, 1), (1, 2), (1, 4), (2, 2)] {
+        plans.push((format!("tp {tp} cp {cp}"), spread(1, tp, cp, 1)));
+    }
+    for (schedule, pp, vp, layers) in [
+        (Schedule::OneFOneB, 2, 1, 2),
+        (Schedule::OneFOneB, 4, 1, 5),
+        (Schedule::Interleaved, 2, 2, 4),
+        (Schedule::Interleaved, 4, 2, 16),
+        (Schedule::ZeroBubble, 2, 1, 2),
+        (Schedule::ZeroBubble, 4, 1, 4),
+    ] {
+        for tp in [1, 2] {
+            for zero in [0, 1] {
+                let mut plan = spread(2, tp, 1, pp);
+                plan.model.layers = layers;
+                plan.layout.schedule = schedule;
+                plan.layout.vp = vp;
+                plan.layout.zero_stage = zero;
+                plan.batch.accumulation = 8;
+                plans.push((format!("{schedule:?} pp {pp} vp {vp} tp {tp} zero {zero}"), plan));
+            }
+        }
+    }
+    for offload in [Offload::Activations, Offload::Optimizer] {
+        for zero in [0, 1, 3] {
+            for layers in [1, 2, 5] {
+                let mut plan = spread(2, 1, 1, 1);
+                plan.model.layers = layers;
+                plan.layout.zero_stage = zero;
+                plan.layout.offload = offload;
+                plan.layout.recompute = Recompute::Full;
+                plans.push((format!("offload {offload:?} zero {zero} layers {layers}"), plan));
+            }
+        }
+    }
+    // Every layout again under every policy, in bf16, with dropout, tied and frozen parts.
+    let mut all = plans.clone();
+    for (name, plan) in &plans {
+        for policy in [Recompute::Selective, Recompute::Full] {
+            let mut plan = plan.clone();
+            plan.layout.recompute = policy;
+            if plan.layout.offload == Offload::Activations {
+                plan.layout.recompute = Recompute::Full;
+            }
+            plan.precision = Precision::Bf16;
+            plan.model.dropout = 0.1;
+            plan.model.tied = plan.layout.pp == 1 && policy == Recompute::Full;
+            plan.model.vocab_padded = 33; // not a multiple of any shard group: padded blocks
+            if policy == Recompute::Selective {
+                plan.freeze = vec!["embeddings".to_string(), "attention".to_string()];
+            }
+            all.push((format!("{name}, {policy:?} bf16 dropout"), plan));
+        }
+    }
+    all
 }

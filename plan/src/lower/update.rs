@@ -1,0 +1,79 @@
+//! The end of a step: gradient norm, clipping, optimizer.
+
+use super::build::Builder;
+use super::params::Param;
+use super::schedule::{call, ring};
+use super::{LowerError, Lowering, optimizer, transfer, units};
+use crate::program::{Axis, Call, SegmentId};
+
+/// Calls of the update.
+pub fn write(b: &mut Builder, l: &Lowering) -> Result<Vec<Call>, LowerError> {
+    let mut calls = norms(b, l)?;
+    let clip = b.add(optimizer::clip(l))?;
+    calls.push(call(clip, 0));
+    let (blocks, top) = (l.params.block.all(), l.params.top());
+    let block = Unit::write(b, l, "block", &blocks)?;
+    let top = Unit::write(b, l, "top", &top)?;
+    let mut units: Vec<(&Unit, u64)> = l.shape.layers().into_iter().map(|layer| (&block, layer)).collect();
+    units.push((&top, 0));
+    // Optimizer tensors that live in host memory come in while the unit before is updated.
+    let place = |(unit, layer): (&Unit, u64)| if std::ptr::eq(unit, &top) { None } else { Some(ring(layer)) };
+    let mut fetched = 0;
+    for (i, (unit, layer)) in units.iter().enumerate() {
+        let ahead = units.get(i + 1).filter(|next| place(**next) != place((unit, *layer)));
+        for (next, layer) in units.iter().take(i + 1 + usize::from(ahead.is_some())).skip(fetched) {
+            calls.extend(next.fetch.map(|s| call(s, *layer)));
+            fetched += 1;
+        }
+        for segment in [unit.optimize, unit.store, unit.publish] {
+            calls.extend(segment.map(|s| call(s, *layer)));
+        }
+    }
+    Ok(calls)
+}
+
+/// Parameters that are updated together.
+struct Unit {
+    fetch: Option<SegmentId>,
+    optimize: Option<SegmentId>,
+    store: Option<SegmentId>,
+    publish: Option<SegmentId>,
+}
+
+impl Unit {
+    fn write(b: &mut Builder, l: &Lowering, name: &str, params: &[&Param]) -> Result<Unit, LowerError> {
+        Ok(Unit {
+            fetch: b.add_some(transfer::fetch_states(&format!("states.fetch.{name}"), params))?,
+            optimize: b.add_some(optimizer::optimize(l, &format!("optimize.{name}"), params))?,
+            store: b.add_some(transfer::store_states(&format!("states.store.{name}"), params))?,
+            publish: b.add_some(units::publish(&format!("publish.{name}"), params, l.shape))?,
+        })
+    }
+}
+
+/// Σ g² over everything: what tensor ranks hold parts of is summed over them before what they all hold is
+/// added once; shards and pipeline ranks hold different parts throughout.
+fn norms(b: &mut Builder, l: &Lowering) -> Result<Vec<Call>, LowerError> {
+    let (blocks, top) = (l.params.block.all(), l.params.top());
+    let parallel = l.shape.tensor.0 > 1;
+    let (parts, whole): (Vec<&Param>, Vec<&Param>) =
+        blocks.into_iter().partition(|p| !parallel || p.tensor_sharded);
+    let norm_parts = b.add_some(optimizer::norm(l, "norm.block", &parts))?;
+    let norm_whole = b.add_some(optimizer::norm(l, "norm.block.whole", &whole))?;
+    let norm_top = b.add_some(optimizer::norm(l, "norm.top", &top))?;
+    let grad_sq = l.acts.grad_sq;
+    let over_parts = b.add_some(optimizer::sum("norm.reduce.tensor", grad_sq, &[Axis::Tensor], l.shape))?;
+    let over_all =
+        b.add_some(optimizer::sum("norm.reduce", grad_sq, &[Axis::Shard, Axis::Pipeline], l.shape))?;
+    let layers = l.shape.layers();
+    let each = |segment: Option<SegmentId>| {
+        layers.iter().filter_map(move |layer| segment.map(|s| call(s, *layer))).collect::<Vec<Call>>()
+    };
+    let once = |segment: Option<SegmentId>| segment.map(|s| call(s, 0));
+    let mut calls = each(norm_parts);
+    calls.extend(once(over_parts));
+    calls.extend(each(norm_whole));
+    calls.extend(once(norm_top));
+    calls.extend(once(over_all));
+    Ok(calls)
+}
