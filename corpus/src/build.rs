@@ -4,13 +4,16 @@
 //! last: a folder with a manifest is whole. Documents are encoded on all cores but written in the
 //! order of the sorted file names, so neither threads nor the file system show in the result.
 
-use crate::encode::{Built, SourceJob, sample, split_info};
+use crate::encode::{Built, Target, build_source, split_info};
 use crate::error::{Error, Result};
 use crate::folder::{MANIFEST, Partial, RECEIPT, lock, read_manifest};
 use crate::inputs::{Input, Receipt, ReceiptEntry, expand};
 use crate::output::HashingFile;
+use crate::sample::sample;
 use crate::tokenizer::{Encoder, hex, train};
-use llmc_plan::data::{DATA_FORMAT_VERSION, DataSpec, FileInfo, Manifest, SplitInfo, TokenizerInfo};
+use llmc_plan::data::{
+    DATA_FORMAT_VERSION, DataSpec, FileInfo, Manifest, SourceSpec, SplitInfo, TokenizerInfo,
+};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
@@ -82,20 +85,45 @@ pub fn build(spec: &DataSpec, dir: &Path, observer: &dyn Observer) -> Result<Bui
     tokenizer_file.write(encoder.json())?;
     files.insert(TOKENIZER.to_owned(), tokenizer_file.finish()?);
 
-    observer.phase("encode", inputs.iter().flatten().map(|input| input.bytes).sum());
-    let mut built = Vec::new();
-    for (source, inputs) in spec.sources.iter().zip(&inputs) {
-        let mut job = SourceJob::new(spec, &source.name, &encoder, partial.path())?;
-        for input in inputs {
-            job.read(input)?;
-            observer.advance(input.bytes);
+    let mut encoder = encoder;
+    let built = loop {
+        match build_sources(spec, &inputs, &encoder, &partial, observer) {
+            Err(Error::EncodersDiffer { text }) => {
+                warnings.push(format!(
+                    "the fast encoder gives other ids than `tokenizers` for the document that begins {text:?}: \
+                     the slower `tokenizers` encoded everything"
+                ));
+                encoder = encoder.without_fast();
+            }
+            other => break other?,
         }
-        built.push(job.finish(&mut files, &mut warnings)?);
-    }
+    };
+    let (built, shards, more_warnings) = built;
+    files.extend(shards);
+    warnings.extend(more_warnings);
     let manifest = assemble(&encoder, &built, files);
     let receipt = receipt(fingerprint, &inputs, &built);
     partial.commit(dir, &manifest, receipt)?;
     Ok(BuildReport { manifest, up_to_date: false, warnings })
+}
+
+type Sources = (Vec<Built>, BTreeMap<String, FileInfo>, Vec<String>);
+
+fn build_sources(
+    spec: &DataSpec,
+    inputs: &[Vec<Input>],
+    encoder: &Encoder,
+    partial: &Partial,
+    observer: &dyn Observer,
+) -> Result<Sources> {
+    observer.phase("encode", inputs.iter().flatten().map(|input| input.bytes).sum());
+    let (mut files, mut warnings) = (BTreeMap::new(), Vec::new());
+    let build = |(source, inputs): (&SourceSpec, &Vec<Input>)| {
+        let mut target = Target { partial: partial.path(), files: &mut files, warnings: &mut warnings };
+        build_source(spec, &source.name, inputs, encoder, observer, &mut target)
+    };
+    let built = spec.sources.iter().zip(inputs).map(build).collect::<Result<_>>()?;
+    Ok((built, files, warnings))
 }
 
 /// Hash of all that shapes the shards. Context, packing, mixture and seed do not: they may change

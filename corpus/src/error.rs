@@ -1,6 +1,7 @@
 //! What can go wrong between text and batch, each in one sentence: file, place, what was expected,
 //! what to do.
 
+use crate::read::Place;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -46,20 +47,27 @@ pub enum Error {
         /// The sample asked for.
         sample: u64,
     },
+    /// The reader stops where an error was already handed on; never shown.
+    #[error("stopped")]
+    Stopped,
+    /// The fast encoder gave other ids than the reference; the build starts again without it.
+    #[error("the fast encoder and `tokenizers` give different ids for {text:?}")]
+    EncodersDiffer {
+        /// Beginning of the document.
+        text: String,
+    },
     /// A resumed run would read other data than before.
     #[error("{0}")]
     Cursor(String),
 }
 
 /// A malformed input or shard.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct BadContent {
     /// The file as opened.
     pub file: PathBuf,
-    /// Byte offset; after decompression where the file is compressed.
-    pub offset: Option<u64>,
-    /// Line, from 1.
-    pub line: Option<u64>,
+    /// Where in it; offsets are after decompression where the file is compressed.
+    pub place: Place,
     /// What is there.
     pub found: String,
     /// What should be there.
@@ -71,7 +79,10 @@ pub struct BadContent {
 impl fmt::Display for BadContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
-        match (self.line, self.offset) {
+        if let Some(row) = self.place.row {
+            write!(f, ", row {row}")?;
+        }
+        match (self.place.line, self.place.offset) {
             (Some(line), Some(offset)) => write!(f, ", line {line} (byte {offset})")?,
             (None, Some(offset)) => write!(f, ", byte {offset}")?,
             (Some(line), None) => write!(f, ", line {line}")?,
@@ -104,8 +115,7 @@ impl Error {
     ) -> Error {
         BadContent {
             file: file.to_owned(),
-            offset,
-            line: None,
+            place: Place { offset, ..Place::default() },
             found: found.into(),
             expected: expected.into(),
             hint:

@@ -155,21 +155,22 @@ impl Receipt {
 
 /// xxh3-128 of a file, hexadecimal.
 fn hash_file(path: &Path) -> std::io::Result<String> {
-    let mut reader = HashingReader::new(std::fs::File::open(path)?);
+    let mut reader = HashingReader::new(std::fs::File::open(path)?, &|_| {});
     std::io::copy(&mut reader, &mut std::io::sink())?;
     Ok(reader.digest())
 }
 
-/// Hashes what passes through.
-pub struct HashingReader<R> {
+/// Hashes what passes through, and tells how much does.
+pub struct HashingReader<'a, R> {
     inner: R,
     hash: Xxh3,
+    advance: &'a dyn Fn(u64),
 }
 
-impl<R> HashingReader<R> {
+impl<'a, R> HashingReader<'a, R> {
     /// Wraps a reader.
-    pub fn new(inner: R) -> Self {
-        Self { inner, hash: Xxh3::new() }
+    pub fn new(inner: R, advance: &'a dyn Fn(u64)) -> Self {
+        Self { inner, hash: Xxh3::new(), advance }
     }
 
     /// xxh3-128 of the bytes read so far, hexadecimal.
@@ -178,10 +179,11 @@ impl<R> HashingReader<R> {
     }
 }
 
-impl<R: Read> Read for HashingReader<R> {
+impl<R: Read> Read for HashingReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.hash.update(buffer.get(..n).unwrap_or_default());
+        (self.advance)(n as u64);
         Ok(n)
     }
 }

@@ -20,6 +20,7 @@ pub mod output;
 mod pack;
 pub mod permute;
 pub mod read;
+mod sample;
 pub mod spec;
 pub mod stats;
 pub mod stream;

@@ -95,6 +95,48 @@ impl HashingFile {
     }
 }
 
+/// Documents as a shard stores them, before they are written.
+pub struct Tokens {
+    dtype: Dtype,
+    bytes: Vec<u8>,
+    /// `i32` each.
+    lengths: Vec<u8>,
+}
+
+impl Tokens {
+    /// None yet.
+    pub fn new(dtype: Dtype) -> Self {
+        Self { dtype, bytes: Vec::new(), lengths: Vec::new() }
+    }
+
+    /// Appends a document of at least one token.
+    ///
+    /// # Errors
+    /// A document of more than 2³¹ − 1 tokens, or an id its dtype cannot hold.
+    pub fn push(&mut self, ids: &[u32]) -> Result<()> {
+        let too_large = |what: String| Error::spec(format!("{what} does not fit a Megatron shard"));
+        let length =
+            i32::try_from(ids.len()).map_err(|_| too_large(format!("a document of {} tokens", ids.len())))?;
+        let largest = ids.iter().fold(0, |most, &id| most.max(id));
+        let from = self.bytes.len();
+        self.bytes.resize(from + ids.len() * self.dtype.width() as usize, 0);
+        let room = self.bytes.get_mut(from..).unwrap_or_default();
+        match self.dtype {
+            Dtype::U16 if largest <= u32::from(u16::MAX) => {
+                let room = room.as_chunks_mut::<2>().0;
+                room.iter_mut().zip(ids).for_each(|(bytes, &id)| *bytes = (id as u16).to_le_bytes());
+            }
+            Dtype::I32 if i32::try_from(largest).is_ok() => {
+                let room = room.as_chunks_mut::<4>().0;
+                room.iter_mut().zip(ids).for_each(|(bytes, &id)| *bytes = id.to_le_bytes());
+            }
+            dtype => return Err(too_large(format!("token id {largest} as {dtype:?}"))),
+        }
+        self.lengths.extend(length.to_le_bytes());
+        Ok(())
+    }
+}
+
 /// Writes one shard. Memory does not grow with it: document lengths wait in a file of their own,
 /// because the `.idx` states their number first.
 pub struct ShardWriter {
@@ -103,7 +145,6 @@ pub struct ShardWriter {
     bin: HashingFile,
     lengths_path: PathBuf,
     lengths: BufWriter<File>,
-    buffer: Vec<u8>,
     /// Documents so far.
     pub documents: u64,
     /// Tokens so far.
@@ -124,7 +165,6 @@ impl ShardWriter {
             bin: HashingFile::create(&with_suffix(prefix, ".bin"))?,
             lengths_path,
             lengths: BufWriter::with_capacity(BUFFER_BYTES, lengths),
-            buffer: Vec::new(),
             documents: 0,
             tokens: 0,
         })
@@ -133,27 +173,24 @@ impl ShardWriter {
     /// Appends a document of at least one token.
     ///
     /// # Errors
-    /// The system's, or a document of more than 2³¹ − 1 tokens or with an id its dtype cannot hold.
+    /// As [`Tokens::push`] and [`ShardWriter::append`].
     pub fn push(&mut self, ids: &[u32]) -> Result<()> {
-        let too_large = |what: String| Error::spec(format!("{what} does not fit a Megatron shard"));
-        let length =
-            i32::try_from(ids.len()).map_err(|_| too_large(format!("a document of {} tokens", ids.len())))?;
-        self.buffer.clear();
-        let largest = ids.iter().copied().max().unwrap_or(0);
-        match self.dtype {
-            Dtype::U16 if largest <= u32::from(u16::MAX) => {
-                self.buffer.extend(ids.iter().flat_map(|&id| (id as u16).to_le_bytes()));
-            }
-            Dtype::I32 if i32::try_from(largest).is_ok() => {
-                self.buffer.extend(ids.iter().flat_map(|&id| id.to_le_bytes()));
-            }
-            dtype => return Err(too_large(format!("token id {largest} as {dtype:?}"))),
-        }
-        self.bin.write(&self.buffer)?;
-        let write = self.lengths.write_all(&length.to_le_bytes());
+        let mut tokens = Tokens::new(self.dtype);
+        tokens.push(ids)?;
+        self.append(&tokens)
+    }
+
+    /// Appends documents of the shard's dtype.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn append(&mut self, tokens: &Tokens) -> Result<()> {
+        debug_assert_eq!(self.dtype, tokens.dtype);
+        self.bin.write(&tokens.bytes)?;
+        let write = self.lengths.write_all(&tokens.lengths);
         write.map_err(Error::io("write", &self.lengths_path))?;
-        self.documents += 1;
-        self.tokens += ids.len() as u64;
+        self.documents += tokens.lengths.len() as u64 / 4;
+        self.tokens += tokens.bytes.len() as u64 / self.dtype.width();
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! JSON lines: one object a line, its field `text` is the document, other fields are ignored.
 
-use super::{MAX_DOCUMENT_BYTES, Sink, broken, not_utf8, too_long};
+use super::{Form, MAX_DOCUMENT_BYTES, Place, Raw, Sink, broken, not_utf8, too_long};
 use crate::error::{BadContent, Result};
 use crate::inputs::Input;
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::io::{BufRead, Read as _};
+use std::io::{BufRead, ErrorKind, Read as _};
 
 #[derive(Deserialize)]
 struct Line<'a> {
@@ -13,10 +13,28 @@ struct Line<'a> {
     text: Cow<'a, str>,
 }
 
+/// Finds the lines; decoding them is [`text`]'s work.
 pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink) -> Result<()> {
     let mut line = Vec::new();
     let mut offset = 0;
     for number in 1.. {
+        // A line that lies in the reader's buffer whole is not copied.
+        let whole = match reader.fill_buf() {
+            Ok(buffer) => memchr::memchr(b'\n', buffer).map(|end| end + 1),
+            Err(error) if error.kind() == ErrorKind::Interrupted => None,
+            // A second attempt could look like the end of the file.
+            Err(error) => return sink.unreadable(broken(input, offset, &error), 0),
+        };
+        let place = Place { offset: Some(offset), line: Some(number), row: None };
+        if let Some(length) = whole {
+            let buffer = reader.fill_buf().unwrap_or_default().get(..length).unwrap_or_default();
+            if sink.document(Raw { bytes: buffer, form: Form::Json, place })?.is_break() {
+                break;
+            }
+            reader.consume(length);
+            offset += length as u64;
+            continue;
+        }
         line.clear();
         let read = (&mut *reader).take(MAX_DOCUMENT_BYTES + 1).read_until(b'\n', &mut line);
         let mut length = line.len() as u64;
@@ -28,35 +46,43 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
             Ok(0) => break,
             Ok(_) if length > MAX_DOCUMENT_BYTES => {
                 length += skip_line(reader);
-                sink.unreadable(too_long(input, offset, Some(number)), length)?;
+                sink.unreadable(too_long(input, place), length)?;
             }
-            Ok(_) if line.iter().all(u8::is_ascii_whitespace) => {}
-            Ok(_) => match serde_json::from_slice::<Line>(&line) {
-                Ok(parsed) => {
-                    if sink.document(&parsed.text)?.is_break() {
-                        break;
-                    }
+            Ok(_) => {
+                if sink.document(Raw { bytes: &line, form: Form::Json, place })?.is_break() {
+                    break;
                 }
-                Err(error) => sink.unreadable(malformed(input, offset, number, &line, &error), length)?,
-            },
+            }
         }
         offset += length;
     }
     Ok(())
 }
 
-fn malformed(input: &Input, offset: u64, number: u64, line: &[u8], error: &serde_json::Error) -> BadContent {
-    if let Err(utf8) = std::str::from_utf8(line) {
+/// The field `text` of a line; `None` for a blank one.
+pub(super) fn text<'a>(
+    raw: &Raw<'a>,
+    input: &Input,
+) -> std::result::Result<Option<Cow<'a, str>>, BadContent> {
+    match serde_json::from_slice::<Line>(raw.bytes) {
+        Ok(line) => Ok(Some(line.text)),
+        Err(_) if raw.bytes.iter().all(u8::is_ascii_whitespace) => Ok(None),
+        Err(error) => Err(malformed(input, raw, &error)),
+    }
+}
+
+fn malformed(input: &Input, raw: &Raw, error: &serde_json::Error) -> BadContent {
+    if let Err(utf8) = std::str::from_utf8(raw.bytes) {
         let at = utf8.valid_up_to();
-        return not_utf8(input, offset + at as u64, Some(number), line.get(at).copied());
+        return not_utf8(input, raw.place, at as u64, raw.bytes.get(at).copied());
     }
     // serde_json counts columns from 1; its own "at line 1 column n" would contradict ours.
     let reason = error.to_string();
     let reason = reason.split(" at line ").next().unwrap_or(&reason).to_owned();
+    let column = error.column().saturating_sub(1) as u64;
     BadContent {
         file: input.path.clone(),
-        offset: Some(offset + error.column().saturating_sub(1) as u64),
-        line: Some(number),
+        place: Place { offset: raw.place.offset.map(|offset| offset + column), ..raw.place },
         found: reason,
         expected: "a JSON object with a string field \"text\"".into(),
         hint: "repair the line, or set on_error to skip to leave it out".into(),

@@ -8,6 +8,7 @@ mod text;
 
 use crate::error::{BadContent, Error, Result};
 use crate::inputs::{HashingReader, Input};
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
@@ -23,7 +24,7 @@ pub trait Sink {
     ///
     /// # Errors
     /// The caller's own, which end the file too.
-    fn document(&mut self, text: &str) -> Result<ControlFlow<()>>;
+    fn document(&mut self, raw: Raw<'_>) -> Result<ControlFlow<()>>;
 
     /// A document of `bytes` bytes that cannot be read. `Ok` leaves it out and goes on.
     ///
@@ -32,15 +33,70 @@ pub trait Sink {
     fn unreadable(&mut self, bad: BadContent, bytes: u64) -> Result<()>;
 }
 
+/// A document as it lies in a file: finding it is the reader's work, decoding it is done on all cores.
+#[derive(Clone, Copy)]
+pub struct Raw<'a> {
+    /// As stored, after decompression.
+    pub bytes: &'a [u8],
+    /// How to read them.
+    pub form: Form,
+    /// Where they are, for messages.
+    pub place: Place,
+}
+
+/// What the bytes of a [`Raw`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// UTF-8.
+    Text,
+    /// A JSON object with a field `text`.
+    Json,
+    /// Token ids, `u32` little-endian.
+    Ids,
+}
+
+/// Where a document begins; what does not apply is absent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
+    /// Byte in the file, after decompression.
+    pub offset: Option<u64>,
+    /// Line, from 1.
+    pub line: Option<u64>,
+    /// Row of a table, from 0.
+    pub row: Option<u64>,
+}
+
+impl<'a> Raw<'a> {
+    /// The text; `None` for a blank line.
+    ///
+    /// # Errors
+    /// What stands there instead.
+    pub fn text(&self, input: &Input) -> std::result::Result<Option<Cow<'a, str>>, BadContent> {
+        match self.form {
+            Form::Json => jsonl::text(self, input),
+            Form::Text => match std::str::from_utf8(self.bytes) {
+                // A byte order mark is not text.
+                Ok(text) => Ok(Some(text.strip_prefix('\u{feff}').unwrap_or(text).into())),
+                Err(error) => {
+                    let at = error.valid_up_to();
+                    let byte = error.error_len().and_then(|_| self.bytes.get(at)).copied();
+                    Err(not_utf8(input, self.place, at as u64, byte))
+                }
+            },
+            Form::Ids => Ok(None),
+        }
+    }
+}
+
 /// Reads every document of a file into `sink` and returns the hash of the raw file; the hash is of
-/// the whole file only if the sink never broke off.
+/// the whole file only if the sink never broke off. `advance` is told of raw bytes as they are read.
 ///
 /// # Errors
 /// The file cannot be opened, its format is not read by this build, or the sink's errors.
-pub fn read(input: &Input, sink: &mut dyn Sink) -> Result<String> {
+pub fn read(input: &Input, sink: &mut dyn Sink, advance: &dyn Fn(u64)) -> Result<String> {
     let (format, compression) = Format::of(input)?;
     let file = File::open(&input.path).map_err(Error::io("read", &input.path))?;
-    let mut raw = HashingReader::new(file);
+    let mut raw = HashingReader::new(file, advance);
     {
         let mut reader = open(&mut raw, compression).map_err(Error::io("read", &input.path))?;
         match format {
@@ -77,8 +133,7 @@ impl Format {
             Some(other @ ("parquet" | "tar" | "tgz" | "bin" | "idx" | "npy" | "zip" | "xz" | "bz2")) => {
                 return Err(BadContent {
                     file: input.path.clone(),
-                    offset: None,
-                    line: None,
+                    place: Place::default(),
                     found: format!("a .{other} file"),
                     expected: "text or .jsonl, plain or as .gz or .zst".into(),
                     hint: "convert it, or narrow the glob to other files".into(),
@@ -109,8 +164,7 @@ fn open<'a, R: Read + 'a>(raw: R, compression: Compression) -> std::io::Result<B
 fn broken(input: &Input, offset: u64, error: &std::io::Error) -> BadContent {
     BadContent {
         file: input.path.clone(),
-        offset: Some(offset),
-        line: None,
+        place: Place { offset: Some(offset), ..Place::default() },
         found: error.to_string(),
         expected: "more data".into(),
         hint:
@@ -119,12 +173,11 @@ fn broken(input: &Input, offset: u64, error: &std::io::Error) -> BadContent {
     }
 }
 
-/// The message for bytes that are not UTF-8.
-fn not_utf8(input: &Input, offset: u64, line: Option<u64>, byte: Option<u8>) -> BadContent {
+/// The message for bytes that are not UTF-8, `at` bytes into a document.
+fn not_utf8(input: &Input, place: Place, at: u64, byte: Option<u8>) -> BadContent {
     BadContent {
         file: input.path.clone(),
-        offset: Some(offset),
-        line,
+        place: Place { offset: place.offset.map(|offset| offset + at), ..place },
         found: byte.map_or("the end in the middle of a character".into(), |b| format!("the byte 0x{b:02X}")),
         expected: "UTF-8 text".into(),
         hint: "convert the file to UTF-8, or set on_error to skip to leave the document out".into(),
@@ -132,11 +185,10 @@ fn not_utf8(input: &Input, offset: u64, line: Option<u64>, byte: Option<u8>) -> 
 }
 
 /// The message for a document above [`MAX_DOCUMENT_BYTES`].
-fn too_long(input: &Input, offset: u64, line: Option<u64>) -> BadContent {
+fn too_long(input: &Input, place: Place) -> BadContent {
     BadContent {
         file: input.path.clone(),
-        offset: Some(offset),
-        line,
+        place,
         found: "a longer one".into(),
         expected: format!("a document of at most {MAX_DOCUMENT_BYTES} bytes"),
         hint: "split it, or set on_error to skip to leave it out".into(),

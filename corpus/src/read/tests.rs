@@ -11,8 +11,11 @@ struct Kept {
 }
 
 impl Sink for Kept {
-    fn document(&mut self, text: &str) -> Result<ControlFlow<()>> {
-        self.documents.push(text.to_owned());
+    fn document(&mut self, raw: Raw<'_>) -> Result<ControlFlow<()>> {
+        match raw.text(&input("a")) {
+            Ok(text) => self.documents.extend(text.map(|text| text.into_owned())),
+            Err(bad) => self.unreadable(bad, raw.bytes.len() as u64)?,
+        }
         Ok(ControlFlow::Continue(()))
     }
 
