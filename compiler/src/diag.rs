@@ -22,7 +22,7 @@ pub enum Lang {
 }
 
 /// One sentence in both languages, with `{name}` for arguments.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text {
     /// English.
     pub en: &'static str,
@@ -148,6 +148,8 @@ pub enum Value {
     Dimensions(Vec<Dimension>),
     /// A list of words.
     List(Vec<String>),
+    /// Words in both languages.
+    Words(Text),
 }
 
 impl Value {
@@ -172,6 +174,7 @@ impl Value {
                 names.join(if lang == Lang::En { " or " } else { "或" })
             }
             Value::List(items) => join(items.clone()),
+            Value::Words(text) => text.get(lang).to_owned(),
         }
     }
 }
@@ -220,6 +223,7 @@ impl Serialize for Value {
             }
             Value::Dimensions(ds) => s.collect_seq(ds),
             Value::List(items) => s.collect_seq(items),
+            Value::Words(text) => s.serialize_str(text.en),
         }
     }
 }

@@ -1,4 +1,5 @@
 //! What holds for every recipe: reasons for every value, overrides that show, no token lost, no panic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
 
 use std::collections::BTreeSet;
 
@@ -199,6 +200,40 @@ fn mutate(seed: &str, words: &[String], dice: &mut Dice) -> String {
         }
     }
     tokens.concat()
+}
+
+/// Values and kinds of reasons, without places.
+fn meaning(c: &Compiled) -> String {
+    let kind = |w: &Why| match w {
+        Why::Typed { .. } => "typed",
+        Why::Set { .. } => "set",
+        Why::Preset { .. } => "preset",
+        Why::Rule { .. } | Why::Search { .. } => "derived",
+    };
+    let facts: Vec<String> = c.facts.iter().map(|(p, f, w)| format!("{p} {f:?} {}", kind(w))).collect();
+    format!("{facts:?} {:?} {:?} {:?}", c.data, c.question, codes(c))
+}
+
+#[test]
+fn every_token_of_a_recipe_matters() {
+    for text in [RICH, include_str!("../../recipes/cpt-13b-law.llm"), include_str!("../../recipes/quickstart.llm")] {
+        let whole = check(text, &[], &Nowhere);
+        assert!(!whole.failed(), "{}", shown(&whole));
+        for leaf in llmc_grammar::parse(text).leaves().iter().filter(|l| !l.kind.is_trivia()) {
+            let without = format!("{} {}", &text[..leaf.span.start], &text[leaf.span.end..]);
+            let word = &text[leaf.span.start..leaf.span.end];
+            // `epochs 4` is a ceiling too: epochs have no other meaning.
+            if text[..leaf.span.start].trim_end().ends_with("epochs") && word == "<=" {
+                continue;
+            }
+            // The bounds of `expect` act on the plan only; they are compared with it in the failing examples.
+            if text[..leaf.span.start].contains("expect") || word == "expect" {
+                continue;
+            }
+            let same = meaning(&whole) == meaning(&check(&without, &[], &Nowhere));
+            assert!(!same, "`{word}` changes nothing at {}", leaf.span.start);
+        }
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub mod meaning {
     pub mod multiple;
     pub mod no_hardware;
     pub mod no_model;
-    pub mod phases;
+    pub mod not_yet;
     pub mod ratio;
     pub mod rope_beyond;
     pub mod rope_factor;
@@ -112,7 +112,7 @@ pub const RULES: &[&Rule] = &[
     &meaning::corpus::RULE,
     &meaning::base_absent::RULE,
     &meaning::shares::RULE,
-    &meaning::phases::RULE,
+    &meaning::not_yet::RULE,
     &meaning::layout::RULE,
     &meaning::unfit::RULE,
     &meaning::impossible::RULE,

@@ -6,7 +6,7 @@ use super::Resolved;
 use super::cx::{Cx, span};
 use super::merge::Setting;
 use super::read::{Options, REAL, SHARE, bound, first_value, only_head};
-use crate::check::meaning::phases;
+use crate::check::meaning::not_yet;
 use crate::check::names::source;
 use crate::check::syntax::valueless;
 use crate::check::values::{kind, range};
@@ -248,6 +248,6 @@ fn phase(cx: &mut Cx, r: &mut Resolved, mut setting: Setting, known: &[String]) 
         cx.report(range::found(whole, "the shares of this phase", v(total), v(0.0), v(1.0)));
         return;
     }
-    cx.report(phases::found(whole, start.value));
+    cx.report(not_yet::found(whole, "at", &not_yet::PHASE));
     r.data.phases.push(Phase { start: start.value, shares, span: whole });
 }
