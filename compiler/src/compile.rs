@@ -7,7 +7,9 @@ use llmc_plan::plan::{Fact as PlanFact, Plan};
 use llmc_planner::{Answer, Question};
 use sha2::{Digest, Sha256};
 
-use crate::check::meaning::{base_absent, base_shape, budget_over, corpus, expectation, impossible, no_hardware, unfit};
+use crate::check::meaning::{
+    base_absent, base_shape, budget_over, corpus, expectation, impossible, no_hardware, unfit,
+};
 use crate::check::{self, syntax};
 use crate::derive;
 use crate::diag::{Diagnostic, Severity, Sources};
@@ -105,7 +107,8 @@ fn failed(diagnostics: &[Diagnostic]) -> bool {
 
 /// Text order within a severity, so that the same recipe always reports alike.
 fn sort(diagnostics: &mut [Diagnostic]) {
-    diagnostics.sort_by(|a, b| (a.severity, a.labels.first(), a.code).cmp(&(b.severity, b.labels.first(), b.code)));
+    diagnostics
+        .sort_by(|a, b| (a.severity, a.labels.first(), a.code).cmp(&(b.severity, b.labels.first(), b.code)));
 }
 
 /// Resolve, derive, check.
@@ -166,11 +169,14 @@ fn read_base(r: &mut Resolved, world: &dyn World) -> Option<Base> {
         ("vocab_size", "model.vocab"),
         ("max_position_embeddings", "base.config_context"),
     ] {
-        if let Some(n) = config.get(key).and_then(serde_json::Value::as_u64).filter(|n| (1..=1 << 30).contains(n)) {
+        if let Some(n) =
+            config.get(key).and_then(serde_json::Value::as_u64).filter(|n| (1..=1 << 30).contains(n))
+        {
             base.insert(name, n);
         }
     }
-    let why = Why::Preset { table: path, row: "config.json".to_owned(), cite: format!("sha256 {}", hash(&text)) };
+    let why =
+        Why::Preset { table: path, row: "config.json".to_owned(), cite: format!("sha256 {}", hash(&text)) };
     for (name, n) in &base {
         if !r.facts.has(name) && (*name == "base.config_context" || !r.facts.has("model.size")) {
             r.facts.put(*name, Fact::Count(*n), why.clone());
@@ -210,12 +216,15 @@ fn outside(r: &Resolved, world: &dyn World, base: Option<Base>) -> Vec<Diagnosti
             out.push(base_absent::found(at, path, r.facts.count("base.context").unwrap_or(0)));
         }
         (Some(base), _) => {
-            for (name, theirs) in base {
-                let ours = r.facts.count(name);
-                if let (Some(ours), Some(short)) = (ours.filter(|n| *n != theirs), name.strip_prefix("model.")) {
-                    let model = r.facts.span(name).or(r.facts.span("model.size"));
-                    out.push(base_shape::found(at, model, short, (ours, theirs), path));
-                }
+            let figures: Vec<(String, u64, u64)> = (base.iter())
+                .filter_map(|(name, theirs)| {
+                    let ours = r.facts.count(name).filter(|n| n != theirs)?;
+                    Some((name.strip_prefix("model.")?.to_owned(), *theirs, ours))
+                })
+                .collect();
+            if let Some((name, _, _)) = figures.first() {
+                let model = r.facts.span(&format!("model.{name}")).or(r.facts.span("model.size"));
+                out.push(base_shape::found(at, model, &figures, path));
             }
         }
         _ => {}
@@ -223,7 +232,12 @@ fn outside(r: &Resolved, world: &dyn World, base: Option<Base>) -> Vec<Diagnosti
     out
 }
 
-fn solve(r: &Resolved, q: &Question, sources: &Sources, diagnostics: &mut Vec<Diagnostic>) -> Option<(Plan, Answer)> {
+fn solve(
+    r: &Resolved,
+    q: &Question,
+    sources: &Sources,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<(Plan, Answer)> {
     let currency = r.facts.word("cost.currency").unwrap_or("CNY");
     match llmc_planner::solve(q) {
         Ok(answer) => {

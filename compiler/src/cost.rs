@@ -27,9 +27,12 @@ pub fn table(plans: &[(String, &Plan)], lang: Lang) -> String {
         ]);
     }
     // Chinese characters take two columns.
-    let width = |s: &str| -> usize { s.chars().map(|c| if ('\u{2e80}'..'\u{ffe0}').contains(&c) { 2 } else { 1 }).sum() };
-    let columns: Vec<usize> =
-        (0..head.len()).map(|i| rows.iter().filter_map(|r| r.get(i)).map(|c| width(c)).max().unwrap_or(0)).collect();
+    let width = |s: &str| -> usize {
+        s.chars().map(|c| if ('\u{2e80}'..'\u{ffe0}').contains(&c) { 2 } else { 1 }).sum()
+    };
+    let columns: Vec<usize> = (0..head.len())
+        .map(|i| rows.iter().filter_map(|r| r.get(i)).map(|c| width(c)).max().unwrap_or(0))
+        .collect();
     let mut out = String::new();
     for row in &rows {
         let cells = row.iter().zip(&columns).enumerate().map(|(i, (cell, &w))| {
@@ -40,7 +43,11 @@ pub fn table(plans: &[(String, &Plan)], lang: Lang) -> String {
         out.push('\n');
     }
     if plans.iter().any(|(_, p)| !p.cost.assumed.is_empty()) {
-        let note = if lang == Lang::En { "* over assumed prices; give yours with `price < … >`\n" } else { "* 按假定价格计算；请用 `price < … >` 给出实际价格\n" };
+        let note = if lang == Lang::En {
+            "* over assumed prices; give yours with `price < … >`\n"
+        } else {
+            "* 按假定价格计算；请用 `price < … >` 给出实际价格\n"
+        };
         out.push_str(note);
     }
     out

@@ -35,6 +35,12 @@ pub const fn text(en: &'static str, zh: &'static str) -> Text {
     Text { en, zh }
 }
 
+impl From<Text> for Value {
+    fn from(text: Text) -> Self {
+        Value::Both(text.en.to_owned(), text.zh.to_owned())
+    }
+}
+
 impl Text {
     /// The template in one language.
     pub fn get(&self, lang: Lang) -> &'static str {
@@ -148,8 +154,8 @@ pub enum Value {
     Dimensions(Vec<Dimension>),
     /// A list of words.
     List(Vec<String>),
-    /// Words in both languages.
-    Words(Text),
+    /// Words that differ by language.
+    Both(String, String),
 }
 
 impl Value {
@@ -164,6 +170,10 @@ impl Value {
             Value::Count(n) => grouped(*n),
             Value::Large(x) => human_count(*x),
             Value::Float(x) => short_float(*x),
+            // A tenth of a per cent is as fine as anybody reads a share, unless it is finer itself.
+            Value::Ratio(x) if libm::fabs(*x) >= 0.001 => {
+                format!("{}%", short_float(libm::round(x * 1000.0) / 10.0))
+            }
             Value::Ratio(x) => format!("{}%", short_float(x * 100.0)),
             Value::Bytes(n) => human_bytes(*n),
             Value::Seconds(x) => human_time(*x),
@@ -174,7 +184,13 @@ impl Value {
                 names.join(if lang == Lang::En { " or " } else { "或" })
             }
             Value::List(items) => join(items.clone()),
-            Value::Words(text) => text.get(lang).to_owned(),
+            Value::Both(en, zh) => {
+                if lang == Lang::En {
+                    en.clone()
+                } else {
+                    zh.clone()
+                }
+            }
         }
     }
 }
@@ -206,7 +222,11 @@ pub fn money(amount: f64, currency: &str) -> String {
         "EUR" => "€".to_owned(),
         other => format!("{other} "),
     };
-    if amount >= 1000.0 { format!("{sign}{}", grouped(amount.round() as u64)) } else { format!("{sign}{amount:.2}") }
+    if amount >= 1000.0 {
+        format!("{sign}{}", grouped(amount.round() as u64))
+    } else {
+        format!("{sign}{amount:.2}")
+    }
 }
 
 impl Serialize for Value {
@@ -223,7 +243,7 @@ impl Serialize for Value {
             }
             Value::Dimensions(ds) => s.collect_seq(ds),
             Value::List(items) => s.collect_seq(items),
-            Value::Words(text) => s.serialize_str(text.en),
+            Value::Both(en, _) => s.serialize_str(en),
         }
     }
 }
@@ -429,14 +449,15 @@ pub fn render(d: &Diagnostic, sources: &Sources, lang: Lang) -> String {
         (Severity::Advice, Lang::Zh) => "提示",
     };
     let mut out = format!("{kind}[{}]: {}\n", d.code, message(d, lang));
-    for (span, sentence) in labels(d, lang) {
+    for (span, sentence) in labels(d, lang).into_iter().filter(|(span, _)| span.start < span.end) {
         let (line, column) = sources.position(span);
         let place = match span.source {
             Source::Recipe => format!("{line}:{column}"),
             Source::Set(n) => format!("--set #{n}, {line}:{column}"),
         };
         let words: String = sources.slice(span).split_whitespace().collect::<Vec<_>>().join(" ");
-        let shown: String = if words.chars().count() > 60 { words.chars().take(59).chain(['…']).collect() } else { words };
+        let shown: String =
+            if words.chars().count() > 60 { words.chars().take(59).chain(['…']).collect() } else { words };
         let tail = if sentence.is_empty() { String::new() } else { format!("  {sentence}") };
         out.push_str(&format!("  {place}  `{shown}`{tail}\n"));
     }

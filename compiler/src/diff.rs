@@ -61,8 +61,21 @@ const CONSEQUENCES: &[(&str, &str, &str, Show)] = &[
 ];
 
 /// Sections whose leaves are decisions rather than consequences.
-const SETTINGS: &[&str] =
-    &["model.", "batch.", "hardware.", "layout.", "optimizer.", "lr.", "precision", "determinism", "seed", "freeze", "from", "schedule.", "budget."];
+const SETTINGS: &[&str] = &[
+    "model.",
+    "batch.",
+    "hardware.",
+    "layout.",
+    "optimizer.",
+    "lr.",
+    "precision",
+    "determinism",
+    "seed",
+    "freeze",
+    "from",
+    "schedule.",
+    "budget.",
+];
 
 /// Compares two plans.
 pub fn diff(a: &Plan, b: &Plan, lang: Lang) -> Difference {
@@ -71,7 +84,9 @@ pub fn diff(a: &Plan, b: &Plan, lang: Lang) -> Difference {
     let mut out = Difference::default();
     for (en, zh, path, show) in CONSEQUENCES {
         let (va, vb) = (join::leaf(&ja, path), join::leaf(&jb, path));
-        let (Some(x), Some(y)) = (va.and_then(serde_json::Value::as_f64), vb.and_then(serde_json::Value::as_f64)) else {
+        let (Some(x), Some(y)) =
+            (va.and_then(serde_json::Value::as_f64), vb.and_then(serde_json::Value::as_f64))
+        else {
             continue;
         };
         if x == y {
@@ -80,12 +95,15 @@ pub fn diff(a: &Plan, b: &Plan, lang: Lang) -> Difference {
         let name = if lang == Lang::En { en } else { zh };
         // Money in two currencies has no ratio.
         let comparable = *path != "cost.total" || a.cost.currency == b.cost.currency;
-        let change = if x != 0.0 && comparable { format!(" ({:+.1}%)", (y / x - 1.0) * 100.0) } else { String::new() };
+        let change =
+            if x != 0.0 && comparable { format!(" ({:+.1}%)", (y / x - 1.0) * 100.0) } else { String::new() };
         let text = format!("{name}: {} → {}{change}", show(x, &a.cost.currency), show(y, &b.cost.currency));
         out.consequences.push(change_of(path, va, vb, text));
     }
-    let after: std::collections::BTreeMap<String, serde_json::Value> = join::leaves(&jb).into_iter().collect();
-    let before: std::collections::BTreeMap<String, serde_json::Value> = join::leaves(&ja).into_iter().collect();
+    let after: std::collections::BTreeMap<String, serde_json::Value> =
+        join::leaves(&jb).into_iter().collect();
+    let before: std::collections::BTreeMap<String, serde_json::Value> =
+        join::leaves(&ja).into_iter().collect();
     let mut paths: Vec<&String> = before.keys().chain(after.keys()).collect();
     paths.sort();
     paths.dedup();
@@ -102,8 +120,18 @@ pub fn diff(a: &Plan, b: &Plan, lang: Lang) -> Difference {
     out
 }
 
-fn change_of(path: &str, a: Option<&serde_json::Value>, b: Option<&serde_json::Value>, text: String) -> Change {
-    Change { path: path.to_owned(), before: a.cloned().unwrap_or_default(), after: b.cloned().unwrap_or_default(), text }
+fn change_of(
+    path: &str,
+    a: Option<&serde_json::Value>,
+    b: Option<&serde_json::Value>,
+    text: String,
+) -> Change {
+    Change {
+        path: path.to_owned(),
+        before: a.cloned().unwrap_or_default(),
+        after: b.cloned().unwrap_or_default(),
+        text,
+    }
 }
 
 fn shown_value(v: Option<&serde_json::Value>) -> String {

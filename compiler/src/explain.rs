@@ -40,7 +40,11 @@ pub fn explain(name: &str, lang: Lang) -> Result<String, Option<String>> {
         rule.or_else(|| llmc_planner::rules::find(name).map(|r| (r.doc, r.cite, r.reads, r.writes)))
     {
         let list = |paths: &[&str]| if paths.is_empty() { "–".to_owned() } else { paths.join(", ") };
-        return Ok(format!("{name}\n\n{doc}\n\nreads   {}\nwrites  {}\nsource  {cite}\n", list(reads), list(writes)));
+        return Ok(format!(
+            "{name}\n\n{doc}\n\nreads   {}\nwrites  {}\nsource  {cite}\n",
+            list(reads),
+            list(writes)
+        ));
     }
     let all = (check::RULES.iter().map(|r| r.code))
         .chain(Keyword::ALL.iter().map(|k| k.text()))
@@ -57,7 +61,9 @@ mod tests {
     fn codes_clauses_and_rules_have_pages() {
         for rule in check::RULES {
             for lang in [Lang::En, Lang::Zh] {
-                assert!(explain(rule.code, lang).unwrap().contains(rule.page.instead.lines().next().unwrap()));
+                assert!(
+                    explain(rule.code, lang).unwrap().contains(rule.page.instead.lines().next().unwrap())
+                );
             }
         }
         assert!(explain("budget", Lang::En).is_ok());

@@ -40,11 +40,21 @@ const ASKED: &[(&str, &[&str])] = &[
     ("lr.warmup_steps", &["lr.warmup_steps", "lr.warmup_tokens", "lr.warmup_fraction", "lr.warmup_seconds"]),
     (
         "schedule.checkpoint_every_steps",
-        &["schedule.checkpoint_every_steps", "schedule.checkpoint_every_tokens", "schedule.checkpoint_every_fraction", "schedule.checkpoint_every_seconds"],
+        &[
+            "schedule.checkpoint_every_steps",
+            "schedule.checkpoint_every_tokens",
+            "schedule.checkpoint_every_fraction",
+            "schedule.checkpoint_every_seconds",
+        ],
     ),
     (
         "schedule.eval_every_steps",
-        &["schedule.eval_every_steps", "schedule.eval_every_tokens", "schedule.eval_every_fraction", "schedule.eval_every_seconds"],
+        &[
+            "schedule.eval_every_steps",
+            "schedule.eval_every_tokens",
+            "schedule.eval_every_fraction",
+            "schedule.eval_every_seconds",
+        ],
     ),
     ("layout.nodes", &["on.nodes"]),
     ("layout.gpus", &["on.nodes"]),
@@ -103,7 +113,8 @@ fn answer_source(path: &str, facts: &Facts) -> String {
 
 /// The planner's own reason: the most specific path it names, else the rule that declares to write it.
 fn planner(path: &str, answer: &Answer) -> Option<Why> {
-    let covers = |prefix: &str| path == prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
+    let covers =
+        |prefix: &str| path == prefix || path.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
     let named = (answer.why.iter()).filter(|r| covers(&r.path)).max_by_key(|r| r.path.len()).map(|r| r.rule);
     let declared = || {
         (llmc_planner::rules::RULES.iter())

@@ -1,14 +1,16 @@
 //! Facts → the planner's question, and the data side's specification.
 
 use llmc_plan::data::{
-    DATA_FORMAT_VERSION, DataSpec, MixSpec, OnError, Packing, SourceSpec, TokenizerKind, TokenizerSpec, ValidationSpec,
+    DATA_FORMAT_VERSION, DataSpec, MixSpec, OnError, Packing, SourceSpec, TokenizerKind, TokenizerSpec,
+    ValidationSpec,
 };
 use llmc_plan::model::{Model, Rope, RopeMethod};
 use llmc_plan::plan::{
     DType, Determinism, LrSchedule, Offload, Optimizer, OptimizerKind, Precision, Recompute, Schedule,
 };
 use llmc_planner::question::{
-    Budget, Cluster, Continued, LearningRate, Peak, Pins, Prices, Question, Reliability, RunAsk, Span, Variant,
+    Budget, Cluster, Continued, LearningRate, Peak, Pins, Prices, Question, Reliability, RunAsk, Span,
+    Variant,
 };
 
 use crate::ledger::Facts;
@@ -74,10 +76,10 @@ pub fn question(r: &Resolved) -> Option<Question> {
     budget.extend(f.count("budget.tokens").map(Budget::Tokens));
     budget.extend(f.real("budget.asked_seconds").map(Budget::Seconds));
     let currency = f.word("cost.currency").map(str::to_owned);
-    budget.extend(
-        f.real("budget.asked_money")
-            .map(|amount| Budget::Money { amount, currency: currency.clone().unwrap_or_else(|| "CNY".to_owned()) }),
-    );
+    budget.extend(f.real("budget.asked_money").map(|amount| Budget::Money {
+        amount,
+        currency: currency.clone().unwrap_or_else(|| "CNY".to_owned()),
+    }));
     budget.extend(f.real("budget.asked_flops").map(Budget::Flops));
     let memory_limit = (r.expect.iter())
         .filter(|e| e.metric.name == "memory" && e.cmp == llmc_grammar::Cmp::Le)
@@ -98,7 +100,9 @@ pub fn question(r: &Resolved) -> Option<Question> {
             "fp8" => Precision::Fp8,
             _ => Precision::Bf16,
         },
-        determinism: f.word("determinism").map(|w| if w == "fast" { Determinism::Fast } else { Determinism::Bitwise }),
+        determinism: f
+            .word("determinism")
+            .map(|w| if w == "fast" { Determinism::Fast } else { Determinism::Bitwise }),
         pins: pins(f),
         prices: Prices {
             currency,

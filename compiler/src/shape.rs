@@ -139,7 +139,10 @@ pub fn head_width(hidden: u64) -> u64 {
 
 /// The rest of a shape once width and depth are known, pins first.
 pub fn complete(hidden: u64, layers: u64, pins: &ShapePins) -> Shape {
-    let head_dim = pins.head_dim.or_else(|| pins.heads.and_then(|h| hidden.checked_div(h))).unwrap_or(head_width(hidden));
+    let head_dim = pins
+        .head_dim
+        .or_else(|| pins.heads.and_then(|h| hidden.checked_div(h)))
+        .unwrap_or(head_width(hidden));
     let heads = pins.heads.unwrap_or_else(|| (hidden.checked_div(head_dim).unwrap_or(1)).max(1));
     Shape {
         layers,
@@ -231,7 +234,10 @@ mod tests {
 
     #[test]
     fn llama_widths_follow_the_rule() {
-        assert_eq!((ffn_width(4096), ffn_width(5120), ffn_width(6656), ffn_width(8192)), (11008, 13824, 17920, 22016));
+        assert_eq!(
+            (ffn_width(4096), ffn_width(5120), ffn_width(6656), ffn_width(8192)),
+            (11008, 13824, 17920, 22016)
+        );
     }
 
     #[test]

@@ -209,9 +209,10 @@ pub fn unit_words() -> Vec<&'static str> {
     UNITS.iter().map(|u| u.text).filter(|t| t.starts_with(|c: char| c.is_alphabetic())).collect()
 }
 
-/// Units of one dimension, for "write it with one of …".
+/// Units of one dimension, the plural where there are two, for "write it with one of …".
 pub fn units_of(dimension: Dimension) -> Vec<&'static str> {
-    UNITS.iter().filter(|u| u.dimension == dimension).map(|u| u.text).collect()
+    let plural = |text: &str| UNITS.iter().any(|u| u.text.strip_suffix('s') == Some(text));
+    UNITS.iter().filter(|u| u.dimension == dimension && !plural(u.text)).map(|u| u.text).collect()
 }
 
 /// ISO 4217 code of a currency sign.
@@ -310,7 +311,9 @@ impl Quantity {
     pub fn parse(text: &str) -> Result<Self, BadQuantity> {
         let mut rest = text.trim();
         let mut currency = None;
-        for (sign, value) in [("¥", Currency::Cny), ("￥", Currency::Cny), ("$", Currency::Usd), ("€", Currency::Eur)] {
+        for (sign, value) in
+            [("¥", Currency::Cny), ("￥", Currency::Cny), ("$", Currency::Usd), ("€", Currency::Eur)]
+        {
             if let Some(tail) = rest.strip_prefix(sign) {
                 currency = Some(value);
                 rest = tail;
@@ -460,7 +463,8 @@ mod tests {
     use super::*;
 
     const TOKENS: Slot = Slot { accepts: &[Dimension::Tokens], bare: None, binary_k: false };
-    const CONTEXT: Slot = Slot { accepts: &[Dimension::Tokens], bare: Some(Dimension::Tokens), binary_k: true };
+    const CONTEXT: Slot =
+        Slot { accepts: &[Dimension::Tokens], bare: Some(Dimension::Tokens), binary_k: true };
     const PRICE: Slot = Slot { accepts: &[Dimension::MoneyPerHour], bare: None, binary_k: false };
 
     fn count(text: &str, slot: &Slot) -> Option<u64> {
@@ -481,7 +485,11 @@ mod tests {
     #[test]
     fn units_reach_their_base() {
         let read = |t: &str| Quantity::parse(t).unwrap();
-        let slot = Slot { accepts: &[Dimension::Time, Dimension::Bytes, Dimension::Power, Dimension::Ratio], bare: None, binary_k: false };
+        let slot = Slot {
+            accepts: &[Dimension::Time, Dimension::Bytes, Dimension::Power, Dimension::Ratio],
+            bare: None,
+            binary_k: false,
+        };
         let f = |t: &str| read(t).in_slot(&slot).unwrap().to_f64();
         assert_eq!(f("30 min"), 1800.0);
         assert_eq!(f("21 days"), 1_814_400.0);

@@ -40,9 +40,7 @@ const DEPTH: usize = 6;
 /// The path is in neither the plan nor the recipe.
 pub fn why(c: &Compiled, path: &str) -> Result<Node, Option<String>> {
     let json = c.plan.as_ref().map(|p| serde_json::to_value(p).unwrap_or_default()).unwrap_or_default();
-    let known = |p: &str| {
-        c.ledger.contains_key(p) || join::leaf(&json, p).is_some() || c.facts.has(p)
-    };
+    let known = |p: &str| c.ledger.contains_key(p) || join::leaf(&json, p).is_some() || c.facts.has(p);
     if !known(path) {
         let leaves = join::leaves(&json);
         let all = c.ledger.keys().map(String::as_str).chain(leaves.iter().map(|(p, _)| p.as_str()));
@@ -61,7 +59,8 @@ fn node(c: &Compiled, json: &serde_json::Value, path: &str, depth: usize, seen: 
         None => c.facts.get(path).and_then(|f| serde_json::to_value(f).ok()).unwrap_or_default(),
     };
     let why = c.ledger.get(path).cloned().or_else(|| group_reason(c, path));
-    let mut out = Node { path: path.to_owned(), value, why, doc: None, cite: None, text: None, reads: Vec::new() };
+    let mut out =
+        Node { path: path.to_owned(), value, why, doc: None, cite: None, text: None, reads: Vec::new() };
     let reads: &[&str] = match &out.why {
         Some(Why::Typed { span, .. } | Why::Set { span, .. }) => {
             let (line, column) = c.sources.position(*span);
@@ -106,7 +105,8 @@ fn node(c: &Compiled, json: &serde_json::Value, path: &str, depth: usize, seen: 
 /// A group such as `layout` has the reason that most of its leaves have.
 fn group_reason(c: &Compiled, path: &str) -> Option<Why> {
     let prefix = format!("{path}.");
-    let mut rules: Vec<&Why> = c.ledger.iter().filter(|(p, _)| p.starts_with(&prefix)).map(|(_, w)| w).collect();
+    let mut rules: Vec<&Why> =
+        c.ledger.iter().filter(|(p, _)| p.starts_with(&prefix)).map(|(_, w)| w).collect();
     rules.retain(|w| matches!(w, Why::Rule { .. } | Why::Search { .. }));
     let count = |w: &Why| rules.iter().filter(|o| **o == w).count();
     rules.iter().max_by_key(|w| count(w)).map(|w| (*w).clone())

@@ -32,7 +32,11 @@ pub fn overrides(choice: &str) -> Vec<String> {
         .map(|part| {
             let name = part.split(['=', '<', '>']).next().unwrap_or("");
             let clause = name.split('.').next().unwrap_or("");
-            if llmc_grammar::Keyword::from_text(clause).is_some() { part.to_owned() } else { format!("layout.{part}") }
+            if llmc_grammar::Keyword::from_text(clause).is_some() {
+                part.to_owned()
+            } else {
+                format!("layout.{part}")
+            }
         })
         .collect()
 }
@@ -49,9 +53,18 @@ pub fn why_not(recipe: &str, sets: &[String], choice: &str, world: &dyn World) -
     let other = compile(recipe, &with, world);
     let verdict = match (&base.plan, &other.plan) {
         (_, None) => Verdict::Refused {
-            diagnostics: other.diagnostics.iter().filter(|d| d.severity == Severity::Error).cloned().collect(),
+            diagnostics: other
+                .diagnostics
+                .iter()
+                .filter(|d| d.severity == Severity::Error)
+                .cloned()
+                .collect(),
         },
-        (Some(a), Some(b)) if a.layout == b.layout && a.batch == b.batch && a.model == b.model && a.lr == b.lr => Verdict::Chosen,
+        (Some(a), Some(b))
+            if a.layout == b.layout && a.batch == b.batch && a.model == b.model && a.lr == b.lr =>
+        {
+            Verdict::Chosen
+        }
         (Some(a), Some(b)) => Verdict::Worse { difference: diff(a, b, Lang::En) },
         (None, Some(_)) => Verdict::Worse { difference: Difference::default() },
     };
@@ -66,7 +79,11 @@ pub fn lines(verdict: &Verdict, other: &Compiled, lang: Lang) -> String {
             Lang::Zh => "计划采用的正是它\n".to_owned(),
         },
         Verdict::Worse { difference } => {
-            let head = if lang == Lang::En { "it works; plan → with this choice:\n" } else { "可行；计划 → 改用此选择：\n" };
+            let head = if lang == Lang::En {
+                "it works; plan → with this choice:\n"
+            } else {
+                "可行；计划 → 改用此选择：\n"
+            };
             format!("{head}{}", difference.lines(lang))
         }
         Verdict::Refused { diagnostics } => {

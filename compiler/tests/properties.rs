@@ -21,7 +21,9 @@ fn shown(c: &Compiled) -> String {
 fn leaves(json: &serde_json::Value, path: &str, out: &mut Vec<String>) {
     let below = |k: &str| if path.is_empty() { k.to_owned() } else { format!("{path}.{k}") };
     match json {
-        serde_json::Value::Object(m) if !m.is_empty() => m.iter().for_each(|(k, v)| leaves(v, &below(k), out)),
+        serde_json::Value::Object(m) if !m.is_empty() => {
+            m.iter().for_each(|(k, v)| leaves(v, &below(k), out))
+        }
         serde_json::Value::Array(a) if !a.is_empty() => {
             a.iter().enumerate().for_each(|(i, v)| leaves(v, &below(&i.to_string()), out));
         }
@@ -80,7 +82,8 @@ fn overrides_replace_and_say_what() {
 
 #[test]
 fn money_and_time_decide_what_is_left_open() {
-    let tokens = |text: &str| compile(text, &[], &Nowhere).plan.unwrap_or_else(|| panic!("{text}")).budget.tokens;
+    let tokens =
+        |text: &str| compile(text, &[], &Nowhere).plan.unwrap_or_else(|| panic!("{text}")).budget.tokens;
     let month = tokens("model llama 7b budget 30 days on 64xH100");
     assert!(tokens("model llama 7b budget 60 days on 64xH100") > month * 19 / 10);
     assert!(tokens("model llama 7b budget ¥500k on 64xH100") > 100_000_000_000);
@@ -149,7 +152,10 @@ fn examine(text: &str, label: &str) {
             assert!(!words.contains('⟨') || text.contains('⟨'), "{label}: an argument is missing\n{words}");
         }
         for span in &d.labels {
-            assert!(span.source == Source::Recipe && span.start <= span.end && span.end <= text.len(), "{label}: {d:?}");
+            assert!(
+                span.source == Source::Recipe && span.start <= span.end && span.end <= text.len(),
+                "{label}: {d:?}"
+            );
             assert!(text.get(span.start..span.end).is_some(), "{label}: {d:?} cuts a character");
         }
         diag::to_json(d, &c.sources);
@@ -164,7 +170,12 @@ fn examine(text: &str, label: &str) {
 fn fuzz_random_and_mutated_recipes() {
     let cases: u64 = std::env::var("LLMC_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(3000);
     let words = words();
-    let seeds = [ONE_LINER, RICH, include_str!("../../recipes/cpt-13b-law.llm"), include_str!("../../recipes/quickstart.llm")];
+    let seeds = [
+        ONE_LINER,
+        RICH,
+        include_str!("../../recipes/cpt-13b-law.llm"),
+        include_str!("../../recipes/quickstart.llm"),
+    ];
     for case in 0..cases {
         let mut dice = Dice(case.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let text = if case % 2 == 0 {
@@ -216,7 +227,9 @@ fn meaning(c: &Compiled) -> String {
 
 #[test]
 fn every_token_of_a_recipe_matters() {
-    for text in [RICH, include_str!("../../recipes/cpt-13b-law.llm"), include_str!("../../recipes/quickstart.llm")] {
+    for text in
+        [RICH, include_str!("../../recipes/cpt-13b-law.llm"), include_str!("../../recipes/quickstart.llm")]
+    {
         let whole = check(text, &[], &Nowhere);
         assert!(!whole.failed(), "{}", shown(&whole));
         for leaf in llmc_grammar::parse(text).leaves().iter().filter(|l| !l.kind.is_trivia()) {

@@ -41,7 +41,12 @@ fn pages_show_the_fault_and_the_way_out() {
             None => compile(text, &[], &worlds::Examples),
         };
         let bad = run(rule.page.example);
-        assert!(bad.diagnostics.iter().any(|d| d.code == rule.code), "{} example:\n{}", rule.code, findings(&bad));
+        assert!(
+            bad.diagnostics.iter().any(|d| d.code == rule.code),
+            "{} example:\n{}",
+            rule.code,
+            findings(&bad)
+        );
         let good = run(rule.page.instead);
         let same = good.diagnostics.iter().any(|d| d.code == rule.code);
         assert!(!same, "{} instead:\n{}", rule.code, findings(&good));

@@ -186,7 +186,9 @@ mod tests {
                 assert!(t.zh.chars().any(|c| ('\u{4e00}'..'\u{9fff}').contains(&c)), "{}: {}", r.code, t.en);
             }
             assert!(!r.help.is_empty(), "{} has no next step", r.code);
-            assert!(!r.page.example.is_empty() && !r.page.instead.is_empty() && r.page.example != r.page.instead);
+            assert!(
+                !r.page.example.is_empty() && !r.page.instead.is_empty() && r.page.example != r.page.instead
+            );
         }
     }
 }

@@ -107,7 +107,11 @@ pub struct Writer {
 
 impl Writer {
     fn push(&mut self, path: &'static str, fact: Fact, why: Why) {
-        debug_assert!(self.rule.writes.contains(&path), "`{}` wrote `{path}` without declaring it", self.rule.id);
+        debug_assert!(
+            self.rule.writes.contains(&path),
+            "`{}` wrote `{path}` without declaring it",
+            self.rule.id
+        );
         self.out.push((path, fact, why));
     }
 
@@ -118,7 +122,11 @@ impl Writer {
 
     /// A value from a row of a shipped table.
     pub fn preset(&mut self, path: &'static str, fact: Fact, table: &str, row: &str, cite: &str) {
-        self.push(path, fact, Why::Preset { table: table.to_owned(), row: row.to_owned(), cite: cite.to_owned() });
+        self.push(
+            path,
+            fact,
+            Why::Preset { table: table.to_owned(), row: row.to_owned(), cite: cite.to_owned() },
+        );
     }
 }
 
@@ -189,7 +197,11 @@ mod tests {
             for path in rule.reads {
                 let typed_only = !RULES.iter().any(|r| r.writes.contains(path));
                 let own = rule.writes.contains(path);
-                assert!(written.contains(path) || own || typed_only && GIVEN.contains(path), "{} reads {path} too early", rule.id);
+                assert!(
+                    written.contains(path) || own || typed_only && GIVEN.contains(path),
+                    "{} reads {path} too early",
+                    rule.id
+                );
             }
             written.extend(rule.writes);
         }

@@ -169,7 +169,10 @@ pub const COUNTS: Rule = Rule {
             r.count("model.head_dim"),
             r.count("model.ffn"),
         ];
-        let [Some(layers), Some(hidden), Some(heads), Some(kv_heads), Some(head_dim), Some(ffn)] = parts else { return };
+        let [Some(layers), Some(hidden), Some(heads), Some(kv_heads), Some(head_dim), Some(ffn)] = parts
+        else {
+            return;
+        };
         let (Some(vocab), Some(tied)) = (r.count("model.vocab"), r.flag("model.tied")) else { return };
         let s = Shape { layers, hidden, heads, kv_heads, head_dim, ffn };
         let params = s.params(vocab, tied);

@@ -18,7 +18,13 @@ pub const BASE: Rule = Rule {
         if let Some(n) = r.count("base.config_context") {
             w.put("base.context", Fact::Count(n));
         } else if let Some(f) = r.word("model.family").and_then(shape::family) {
-            w.preset("base.context", Fact::Count(f.context), &format!("models/{}", f.family), "family", &f.cite);
+            w.preset(
+                "base.context",
+                Fact::Count(f.context),
+                &format!("models/{}", f.family),
+                "family",
+                &f.cite,
+            );
         }
     },
 };
@@ -34,7 +40,13 @@ pub const CONTEXT: Rule = Rule {
         if let Some(n) = r.count("base.context") {
             w.put("model.context", Fact::Count(n));
         } else if let Some(f) = r.word("model.family").and_then(shape::family) {
-            w.preset("model.context", Fact::Count(f.context), &format!("models/{}", f.family), "family", &f.cite);
+            w.preset(
+                "model.context",
+                Fact::Count(f.context),
+                &format!("models/{}", f.family),
+                "family",
+                &f.cite,
+            );
         }
     },
 };

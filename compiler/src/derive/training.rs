@@ -102,7 +102,14 @@ pub const BATCH: Rule = Rule {
 pub const TOKENIZER: Rule = Rule {
     id: "tokenizer.default",
     reads: &["model.family"],
-    writes: &["tokenizer.kind", "tokenizer.digits", "tokenizer.byte_fallback", "clean.unreadable", "pack.kind", "pack.document_mask"],
+    writes: &[
+        "tokenizer.kind",
+        "tokenizer.digits",
+        "tokenizer.byte_fallback",
+        "clean.unreadable",
+        "pack.kind",
+        "pack.document_mask",
+    ],
     cite: "arXiv 2302.13971, section 2.1 (digits split, byte fallback); Llama 3's splitter groups up to three digits",
     doc: "Byte-level BPE; digits split as LLaMA does, grouped as Llama 3 does; documents end to end.",
     run: |r, w| {

@@ -11,7 +11,7 @@ use crate::check::meaning::cluster;
 use crate::check::names::{choice, hardware as unknown_hardware};
 use crate::check::syntax::valueless;
 use crate::check::values::{currency, kind, range, twice, whole};
-use crate::diag;
+use crate::diag::{self, text};
 use crate::ledger::Fact;
 use crate::unit::{Dimension, Measure, Slot};
 use crate::world::World;
@@ -117,7 +117,9 @@ pub fn on(cx: &mut Cx, r: &mut Resolved, world: &dyn World) {
                 let total = counts.iter().try_fold(1u64, |all, n| n.and_then(|n| all.checked_mul(n)));
                 match (total, counts.as_slice()) {
                     (Some(n), _) if !(1..=MAX_GPUS).contains(&n) => out_of_range(cx, whole_at),
-                    (Some(n), [_]) if n > 8 && !n.is_multiple_of(8) => cx.report(cluster::found(whole_at, n, &c.sku.value)),
+                    (Some(n), [_]) if n > 8 && !n.is_multiple_of(8) => {
+                        cx.report(cluster::found(whole_at, n, &c.sku.value))
+                    }
                     (Some(n), [_]) => {
                         let per_node = n.min(8);
                         r.facts.put("on.nodes", Fact::Count(n / per_node), head.why(c.span));
@@ -140,7 +142,12 @@ pub fn on(cx: &mut Cx, r: &mut Resolved, world: &dyn World) {
             Value::BadNumber(_) => {}
             _ => {
                 let words = cx.slice(whole_at).to_owned();
-                cx.report(kind::found(whole_at, &words, "on", "devices such as `64xH100`"));
+                cx.report(kind::found(
+                    whole_at,
+                    &words,
+                    "on",
+                    text("devices such as `64xH100`", "设备，如 `64xH100`"),
+                ));
             }
         }
     }
@@ -182,8 +189,11 @@ pub fn price(cx: &mut Cx, r: &mut Resolved) {
     const PER_HOUR: Slot = Slot { accepts: &[Dimension::MoneyPerHour], bare: None, binary_k: false };
     const PER_KWH: Slot = Slot { accepts: &[Dimension::MoneyPerKwh], bare: None, binary_k: false };
     const POWER: Slot = Slot { accepts: &[Dimension::Power], bare: None, binary_k: false };
-    const PUE: Slot =
-        Slot { accepts: &[Dimension::Count, Dimension::Multiplier], bare: Some(Dimension::Count), binary_k: false };
+    const PUE: Slot = Slot {
+        accepts: &[Dimension::Count, Dimension::Multiplier],
+        bare: Some(Dimension::Count),
+        binary_k: false,
+    };
     let Some(mut view) = cx.view(Keyword::Price) else { return };
     if view.options.is_empty() {
         cx.report(valueless::found(view.at, "price", Some("price < gpu ¥18/h >")));
@@ -222,7 +232,12 @@ pub fn expect(cx: &mut Cx, r: &mut Resolved) {
         let Value::Compare(compare) = &head.node else {
             if !matches!(head.node, Value::BadNumber(_)) {
                 let words = cx.slice(at).to_owned();
-                cx.report(kind::found(at, &words, "expect", "a bound such as `memory <= 76 GiB`"));
+                cx.report(kind::found(
+                    at,
+                    &words,
+                    "expect",
+                    text("a bound such as `memory <= 76 GiB`", "界限，如 `memory <= 76 GiB`"),
+                ));
             }
             continue;
         };
@@ -243,7 +258,12 @@ pub fn expect(cx: &mut Cx, r: &mut Resolved) {
         cx.mark(span(head.source, compare.cmp.span));
         let Some(m) = bound_of(cx, head, compare, *metric) else { continue };
         if one_currency(cx, r, &m) {
-            r.expect.push(Expectation { metric: *metric, cmp: compare.cmp.value, bound: m.value.to_f64(), span: at });
+            r.expect.push(Expectation {
+                metric: *metric,
+                cmp: compare.cmp.value,
+                bound: m.value.to_f64(),
+                span: at,
+            });
         }
     }
     Options::of(&mut view).finish(cx);

@@ -10,7 +10,7 @@ use crate::check::meaning::not_yet;
 use crate::check::names::source;
 use crate::check::syntax::valueless;
 use crate::check::values::{kind, range};
-use crate::diag::{self, Span};
+use crate::diag::{self, Span, text};
 use crate::unit::{Dimension, Slot};
 
 /// What `data`, `tokenizer`, `clean`, `pack` and `mix` say.
@@ -56,8 +56,11 @@ pub struct Phase {
     pub span: Span,
 }
 
-const EPOCHS: Slot =
-    Slot { accepts: &[Dimension::Count, Dimension::Multiplier], bare: Some(Dimension::Count), binary_k: false };
+const EPOCHS: Slot = Slot {
+    accepts: &[Dimension::Count, Dimension::Multiplier],
+    bare: Some(Dimension::Count),
+    binary_k: false,
+};
 const BYTES: Slot = Slot { accepts: &[Dimension::Bytes], bare: None, binary_k: false };
 
 /// `tokenizer bpe < digits split  byte_fallback yes >`
@@ -102,7 +105,12 @@ pub fn data(cx: &mut Cx, r: &mut Resolved) {
             let value = first_value(cx, &s)?;
             if bound(&s) == Some(Cmp::Ge) {
                 let at = span(s.opt.source, s.opt.node.span);
-                cx.report(kind::found(at, ">=", "epochs", "an upper bound such as `epochs <= 4`"));
+                cx.report(kind::found(
+                    at,
+                    ">=",
+                    "epochs",
+                    text("an upper bound such as `epochs <= 4`", "上限，如 `epochs <= 4`"),
+                ));
                 return None;
             }
             cx.real(&s.opt, &value, &EPOCHS, (0.001, 1e6), "epochs")
@@ -111,7 +119,15 @@ pub fn data(cx: &mut Cx, r: &mut Resolved) {
         let Some(glob) = glob else { continue };
         if !name.is_ascii() {
             let at = span(setting.opt.source, setting.opt.node.name.span);
-            cx.report(kind::found(at, &name, "data", "names of ASCII letters, digits, `_` and `-`: they become file names"));
+            cx.report(kind::found(
+                at,
+                &name,
+                "data",
+                text(
+                    "names of ASCII letters, digits, `_` and `-`: they become file names",
+                    "由 ASCII 字母、数字、`_`、`-` 组成的名称（将用作文件名）",
+                ),
+            ));
             continue;
         }
         r.data.sources.push(SourceClause {
@@ -130,7 +146,12 @@ pub fn data(cx: &mut Cx, r: &mut Resolved) {
 fn refuse_bound(cx: &mut Cx, setting: &Setting) {
     if let (Some(cmp), Some(at)) = (bound(setting), &setting.opt.node.cmp) {
         let at = span(setting.opt.source, at.span);
-        cx.report(kind::found(at, cmp.text(), &setting.opt.node.name.value, "a path in quotes"));
+        cx.report(kind::found(
+            at,
+            cmp.text(),
+            &setting.opt.node.name.value,
+            text("a path in quotes", "带引号的路径"),
+        ));
     }
 }
 
@@ -174,7 +195,11 @@ pub fn mix(cx: &mut Cx, r: &mut Resolved) {
             Value::Call(call) if call.name.value == "temperature" => {
                 let arguments = cx.arguments(&head, call, &["alpha"]);
                 if arguments.is_empty() {
-                    cx.report(valueless::found(span(head.source, call.span), "temperature", Some("temperature(0.7)")));
+                    cx.report(valueless::found(
+                        span(head.source, call.span),
+                        "temperature",
+                        Some("temperature(0.7)"),
+                    ));
                 }
                 for (name, value) in arguments {
                     if let Some(x) = cx.real(&head, &value, &REAL, (0.0, 1.0), name) {
@@ -186,7 +211,12 @@ pub fn mix(cx: &mut Cx, r: &mut Resolved) {
                 let at = span(head.source, head.node.span());
                 let words = cx.slice(at).to_owned();
                 if !matches!(head.node, Value::BadNumber(_)) {
-                    cx.report(kind::found(at, &words, "mix", "temperature(0.7)"));
+                    cx.report(kind::found(
+                        at,
+                        &words,
+                        "mix",
+                        diag::Value::Text("temperature(0.7)".to_owned()),
+                    ));
                 }
             }
         }
@@ -231,7 +261,12 @@ fn phase(cx: &mut Cx, r: &mut Resolved, mut setting: Setting, known: &[String]) 
         && !cmp.value.is_strict()
     {
         let at = span(setting.opt.source, cmp.span);
-        cx.report(kind::found(at, cmp.value.text(), "at", "a share of the run such as `at 80% < zh 40% >`"));
+        cx.report(kind::found(
+            at,
+            cmp.value.text(),
+            "at",
+            text("a share of the run such as `at 80% < zh 40% >`", "全程的比例，如 `at 80% < zh 40% >`"),
+        ));
     }
     let mut inner = Options::inside(&mut setting, "at");
     let mut shares: Vec<(String, f64)> = Vec::new();

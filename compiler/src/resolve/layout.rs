@@ -10,10 +10,16 @@ use crate::check::meaning::not_yet;
 use crate::check::syntax::valueless;
 use crate::unit::{Dimension, Slot};
 
-const EVERY: Slot =
-    Slot { accepts: &[Dimension::Steps, Dimension::Tokens, Dimension::Time, Dimension::Ratio], bare: None, binary_k: false };
-const SAMPLES: Slot =
-    Slot { accepts: &[Dimension::Sequences, Dimension::Count], bare: Some(Dimension::Count), binary_k: false };
+const EVERY: Slot = Slot {
+    accepts: &[Dimension::Steps, Dimension::Tokens, Dimension::Time, Dimension::Ratio],
+    bare: None,
+    binary_k: false,
+};
+const SAMPLES: Slot = Slot {
+    accepts: &[Dimension::Sequences, Dimension::Count],
+    bare: Some(Dimension::Count),
+    binary_k: false,
+};
 
 /// `layout < tp 2  zero 1  recompute selective >`: what is pinned is not searched.
 pub fn layout(cx: &mut Cx, r: &mut Resolved) {

@@ -60,12 +60,14 @@ fn place(keyword: Keyword, value: &Value) -> &'static str {
         (Keyword::Model, _) => "family",
         (Keyword::Lr, Value::Word(_) | Value::Call(_)) => "schedule",
         (Keyword::Lr, _) => "peak",
-        (Keyword::Budget, Value::Quantity(q)) => match (q.currency, q.unit.as_ref().map(|u| u.value.as_str())) {
-            (Some(_), _) => "money",
-            (None, Some("token" | "tokens")) => "tokens",
-            (None, Some("FLOP" | "FLOPs")) => "flops",
-            _ => "time",
-        },
+        (Keyword::Budget, Value::Quantity(q)) => {
+            match (q.currency, q.unit.as_ref().map(|u| u.value.as_str())) {
+                (Some(_), _) => "money",
+                (None, Some("token" | "tokens")) => "tokens",
+                (None, Some("FLOP" | "FLOPs")) => "flops",
+                _ => "time",
+            }
+        }
         _ => "all",
     }
 }
@@ -94,7 +96,12 @@ impl Cx {
                 }
                 None => {
                     self.mark(at);
-                    let heads = clause.head.iter().cloned().map(|node| From { node, source, overrides: None }).collect();
+                    let heads = clause
+                        .head
+                        .iter()
+                        .cloned()
+                        .map(|node| From { node, source, overrides: None })
+                        .collect();
                     let options = self.settings(source, clause.options());
                     view = Some(View { keyword, at, heads, options });
                 }
@@ -110,7 +117,11 @@ impl Cx {
         self.mark(span(source, block.open));
         if !block.unclosed {
             let end = block.span.end;
-            let start = self.slice(span(source, block.span)).char_indices().next_back().map_or(end, |(i, _)| block.span.start + i);
+            let start = self
+                .slice(span(source, block.span))
+                .char_indices()
+                .next_back()
+                .map_or(end, |(i, _)| block.span.start + i);
             self.mark(Span { source, start, end });
         }
         for opt in &block.options {
@@ -201,7 +212,7 @@ pub fn recipe_of_set(typed: &str) -> Result<String, String> {
         _ => return Err(head),
     };
     let plain = |n: &&str| !n.is_empty() && n.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
-    if Keyword::from_text(&head).is_none() || value.trim().is_empty() || !options.iter().all(|n| plain(&n)) {
+    if Keyword::from_text(&head).is_none() || value.trim().is_empty() || !options.iter().all(plain) {
         return Err(head);
     }
     let mut text = head;

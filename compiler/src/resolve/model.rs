@@ -2,14 +2,14 @@
 
 use llmc_grammar::{Keyword, Value};
 
+use super::Resolved;
 use super::cx::{Cx, span};
 use super::merge::{From, Setting};
 use super::read::{CONTEXT, COUNT, Options, REAL, SHARE, first_value};
-use super::Resolved;
 use crate::check::names::choice;
 use crate::check::syntax::valueless;
 use crate::check::values::{kind, range, twice, whole};
-use crate::diag;
+use crate::diag::{self, text};
 use crate::ledger::Fact;
 use crate::shape::families;
 use crate::unit::{Dimension, Number, Slot};
@@ -45,18 +45,23 @@ pub fn model(cx: &mut Cx, r: &mut Resolved) {
                     cx.report(choice::found(at, &word.value, "model", &known));
                 }
             }
-            Value::Size(text) => match size {
+            Value::Size(typed) => match size {
                 Some(first) => cx.report(twice::found("model size", at, first)),
                 None => {
                     size = Some(at);
-                    read_size(cx, r, head, text);
+                    read_size(cx, r, head, typed);
                 }
             },
             Value::Word(_) => {}
             Value::BadNumber(_) => size = Some(at),
             _ => {
                 let words = cx.slice(at).to_owned();
-                cx.report(kind::found(at, &words, "model", "a family and a size such as `llama 7b`"));
+                cx.report(kind::found(
+                    at,
+                    &words,
+                    "model",
+                    text("a family and a size such as `llama 7b`", "模型族与规模，如 `llama 7b`"),
+                ));
             }
         }
     }
@@ -98,14 +103,14 @@ pub fn model(cx: &mut Cx, r: &mut Resolved) {
     options.finish(cx);
 }
 
-fn read_size(cx: &mut Cx, r: &mut Resolved, head: &From<Value>, text: &llmc_grammar::Spanned<String>) {
-    let at = span(head.source, text.span);
-    let (digits, power) = match text.value.strip_suffix('b') {
+fn read_size(cx: &mut Cx, r: &mut Resolved, head: &From<Value>, size: &llmc_grammar::Spanned<String>) {
+    let at = span(head.source, size.span);
+    let (digits, power) = match size.value.strip_suffix('b') {
         Some(d) => (d, 9),
-        None => (text.value.trim_end_matches('m'), 6),
+        None => (size.value.trim_end_matches('m'), 6),
     };
     let Some(n) = Number::parse(digits).and_then(|n| n.scaled(1, power)).and_then(Number::count) else {
-        cx.report(whole::found(at, &text.value, "model size"));
+        cx.report(whole::found(at, &size.value, "model size"));
         return;
     };
     // Below a million parameters there is no embedding to speak of.
@@ -115,8 +120,8 @@ fn read_size(cx: &mut Cx, r: &mut Resolved, head: &From<Value>, text: &llmc_gram
         return;
     }
     cx.mark(at);
-    r.facts.put("model.size", Fact::Word(text.value.clone()), head.why(text.span));
-    r.facts.put("model.asked_params", Fact::Count(n), head.why(text.span));
+    r.facts.put("model.size", Fact::Word(size.value.clone()), head.why(size.span));
+    r.facts.put("model.asked_params", Fact::Count(n), head.why(size.span));
 }
 
 /// `rope none | pi(s=) | ntk(s=) | yarn(s=, original=, theta=) | llama3(s=)`, the factor optional where it derives.
@@ -136,18 +141,25 @@ fn rope(cx: &mut Cx, r: &mut Resolved, setting: &mut Setting) {
                 cx.report(choice::found(at, &call.name.value, "rope", ROPE));
                 return;
             };
-            r.facts.put("model.rope.method", Fact::Word((*method).to_owned()), setting.opt.why(call.name.span));
+            r.facts.put(
+                "model.rope.method",
+                Fact::Word((*method).to_owned()),
+                setting.opt.why(call.name.span),
+            );
             let known: &[&str] = if *method == "none" { &["theta"] } else { &["s", "original", "theta"] };
             for (name, value) in cx.arguments(&setting.opt, call, known) {
                 match name {
                     // The largest published stretch is 64 (YaRN to 128k of 2k); 4,096 leaves room.
                     "s" => {
-                        if let Some(x) = cx.real(&setting.opt, &value, &FACTOR, (1.0, 4096.0), "rope factor") {
+                        if let Some(x) = cx.real(&setting.opt, &value, &FACTOR, (1.0, 4096.0), "rope factor")
+                        {
                             r.put("model.rope.factor", x.fact());
                         }
                     }
                     "original" => {
-                        if let Some(n) = cx.count(&setting.opt, &value, &CONTEXT, (1, MAX_CONTEXT), "original context") {
+                        if let Some(n) =
+                            cx.count(&setting.opt, &value, &CONTEXT, (1, MAX_CONTEXT), "original context")
+                        {
                             r.put("model.rope.original_context", n.fact());
                         }
                     }
@@ -162,11 +174,19 @@ fn rope(cx: &mut Cx, r: &mut Resolved, setting: &mut Setting) {
         Value::BadNumber(_) => {}
         _ => {
             let words = cx.slice(at).to_owned();
-            cx.report(kind::found(at, &words, "rope", "none | pi | ntk | yarn(s=2) | llama3"));
+            cx.report(kind::found(
+                at,
+                &words,
+                "rope",
+                diag::Value::Text("none | pi | ntk | yarn(s=2) | llama3".to_owned()),
+            ));
         }
     }
 }
 
 /// `s=2` or `s=2x`.
-const FACTOR: Slot =
-    Slot { accepts: &[Dimension::Multiplier, Dimension::Count], bare: Some(Dimension::Count), binary_k: false };
+const FACTOR: Slot = Slot {
+    accepts: &[Dimension::Multiplier, Dimension::Count],
+    bare: Some(Dimension::Count),
+    binary_k: false,
+};

@@ -7,7 +7,7 @@ use super::merge::{From, Setting, View};
 use crate::check::names::{choice, option, unit as unit_rule};
 use crate::check::syntax::valueless;
 use crate::check::values::{dimension, kind, range, whole};
-use crate::diag::{self, Source, Span};
+use crate::diag::{self, Source, Span, text};
 use crate::ledger::{Fact, Why};
 use crate::unit::{BadQuantity, Dimension, Measure, Quantity, Slot};
 
@@ -28,7 +28,8 @@ pub type Range = (u64, u64);
 /// Places that recur.
 pub const COUNT: Slot = Slot { accepts: &[Dimension::Count], bare: Some(Dimension::Count), binary_k: false };
 /// Context-like: bare or tokens, `k` = 1,024.
-pub const CONTEXT: Slot = Slot { accepts: &[Dimension::Tokens], bare: Some(Dimension::Tokens), binary_k: true };
+pub const CONTEXT: Slot =
+    Slot { accepts: &[Dimension::Tokens], bare: Some(Dimension::Tokens), binary_k: true };
 /// A share: `10%` or `0.1`.
 pub const SHARE: Slot = Slot { accepts: &[Dimension::Ratio], bare: Some(Dimension::Ratio), binary_k: false };
 /// A plain real number.
@@ -42,7 +43,13 @@ pub const STRETCH: Slot = Slot {
 
 impl Cx {
     /// A quantity in its slot.
-    pub fn measure<T>(&mut self, from: &From<T>, value: &Value, slot: &Slot, owner: &str) -> Option<Typed<Measure>> {
+    pub fn measure<T>(
+        &mut self,
+        from: &From<T>,
+        value: &Value,
+        slot: &Slot,
+        owner: &str,
+    ) -> Option<Typed<Measure>> {
         let at = span(from.source, value.span());
         let words = self.slice(at).to_owned();
         match value {
@@ -50,7 +57,11 @@ impl Cx {
             // Reported where the token stands, by the syntax pass.
             Value::BadNumber(_) => return None,
             _ => {
-                let wanted = if slot.bare.is_some() { "a number" } else { "a number with a unit" };
+                let wanted = if slot.bare.is_some() {
+                    text("a number", "数字")
+                } else {
+                    text("a number with a unit", "带单位的数字")
+                };
                 self.report(kind::found(at, &words, owner, wanted));
                 return None;
             }
@@ -67,7 +78,7 @@ impl Cx {
                 }
             },
             Err(BadQuantity::Unit(unit)) => {
-                self.report(unit_rule::found(at, &unit, owner));
+                self.report(unit_rule::found(at, &unit, owner, slot.accepts));
                 None
             }
             Err(BadQuantity::Number) => {
@@ -78,7 +89,14 @@ impl Cx {
     }
 
     /// A whole number within bounds.
-    pub fn count<T>(&mut self, from: &From<T>, value: &Value, slot: &Slot, bounds: Range, owner: &str) -> Option<Typed<u64>> {
+    pub fn count<T>(
+        &mut self,
+        from: &From<T>,
+        value: &Value,
+        slot: &Slot,
+        bounds: Range,
+        owner: &str,
+    ) -> Option<Typed<u64>> {
         let m = self.measure(from, value, slot, owner)?;
         self.counted(m, bounds, owner)
     }
@@ -99,11 +117,24 @@ impl Cx {
     }
 
     /// A real number within bounds.
-    pub fn real<T>(&mut self, from: &From<T>, value: &Value, slot: &Slot, bounds: (f64, f64), owner: &str) -> Option<Typed<f64>> {
+    pub fn real<T>(
+        &mut self,
+        from: &From<T>,
+        value: &Value,
+        slot: &Slot,
+        bounds: (f64, f64),
+        owner: &str,
+    ) -> Option<Typed<f64>> {
         let m = self.measure(from, value, slot, owner)?;
         let x = m.value.to_f64();
         if !(bounds.0..=bounds.1).contains(&x) {
-            let v = |x: f64| if m.value.dimension == Dimension::Ratio { diag::Value::Ratio(x) } else { diag::Value::Float(x) };
+            let v = |x: f64| {
+                if m.value.dimension == Dimension::Ratio {
+                    diag::Value::Ratio(x)
+                } else {
+                    diag::Value::Float(x)
+                }
+            };
             self.report(range::found(m.span, owner, v(x), v(bounds.0), v(bounds.1)));
             return None;
         }
@@ -111,12 +142,18 @@ impl Cx {
     }
 
     /// One of a closed list of words.
-    pub fn choice<T>(&mut self, from: &From<T>, value: &Value, known: &[&'static str], owner: &str) -> Option<Typed<&'static str>> {
+    pub fn choice<T>(
+        &mut self,
+        from: &From<T>,
+        value: &Value,
+        known: &[&'static str],
+        owner: &str,
+    ) -> Option<Typed<&'static str>> {
         let at = span(from.source, value.span());
         let words = self.slice(at).to_owned();
         let Some(word) = value.as_word() else {
             if !matches!(value, Value::BadNumber(_)) {
-                self.report(kind::found(at, &words, owner, &known.join(" | ")));
+                self.report(kind::found(at, &words, owner, diag::Value::Text(known.join(" | "))));
             }
             return None;
         };
@@ -149,7 +186,7 @@ impl Cx {
             Value::BadNumber(_) => None,
             _ => {
                 let words = self.slice(at).to_owned();
-                self.report(kind::found(at, &words, owner, "a path in quotes"));
+                self.report(kind::found(at, &words, owner, text("a path in quotes", "带引号的路径")));
                 None
             }
         }
@@ -157,7 +194,12 @@ impl Cx {
 
     /// Marks the name, brackets and argument names of a call and hands out its arguments: `known` by name, in order;
     /// a nameless argument takes the first place.
-    pub fn arguments<T>(&mut self, from: &From<T>, call: &Call, known: &[&'static str]) -> Vec<(&'static str, Value)> {
+    pub fn arguments<T>(
+        &mut self,
+        from: &From<T>,
+        call: &Call,
+        known: &[&'static str],
+    ) -> Vec<(&'static str, Value)> {
         let source = from.source;
         let mut out: Vec<(&'static str, Value)> = Vec::new();
         self.mark(span(source, call.name.span));
@@ -193,7 +235,8 @@ impl Cx {
             start: call.name.span.end,
             end: call.args.first().map_or(call.span.end, |a| a.span.start),
         };
-        let tail = Span { source, start: call.args.last().map_or(open.start, |a| a.span.end), end: call.span.end };
+        let tail =
+            Span { source, start: call.args.last().map_or(open.start, |a| a.span.end), end: call.span.end };
         for gap in [open, tail] {
             if call.junk.iter().all(|j| j.end <= gap.start || j.start >= gap.end) {
                 self.mark(gap);
@@ -225,7 +268,11 @@ pub struct Options {
 impl Options {
     /// Of a clause.
     pub fn of(view: &mut View) -> Self {
-        Options { owner: view.keyword.text().to_owned(), left: std::mem::take(&mut view.options), known: Vec::new() }
+        Options {
+            owner: view.keyword.text().to_owned(),
+            left: std::mem::take(&mut view.options),
+            known: Vec::new(),
+        }
     }
 
     /// Of the block inside an option.
@@ -253,7 +300,12 @@ impl Options {
             && !cmp.value.is_strict()
         {
             let at = span(setting.opt.source, cmp.span);
-            cx.report(kind::found(at, cmp.value.text(), &setting.opt.node.name.value, "a value without a bound"));
+            cx.report(kind::found(
+                at,
+                cmp.value.text(),
+                &setting.opt.node.name.value,
+                text("a value without a bound", "不带界限的取值"),
+            ));
         }
     }
 
@@ -263,19 +315,36 @@ impl Options {
     }
 
     /// A whole number in a slot.
-    pub fn count_in(&mut self, cx: &mut Cx, name: &'static str, slot: &Slot, bounds: Range) -> Option<Typed<u64>> {
+    pub fn count_in(
+        &mut self,
+        cx: &mut Cx,
+        name: &'static str,
+        slot: &Slot,
+        bounds: Range,
+    ) -> Option<Typed<u64>> {
         let (s, v) = self.value(cx, name)?;
         cx.count(&s.opt, &v, slot, bounds, name)
     }
 
     /// A real number in a slot.
-    pub fn real(&mut self, cx: &mut Cx, name: &'static str, slot: &Slot, bounds: (f64, f64)) -> Option<Typed<f64>> {
+    pub fn real(
+        &mut self,
+        cx: &mut Cx,
+        name: &'static str,
+        slot: &Slot,
+        bounds: (f64, f64),
+    ) -> Option<Typed<f64>> {
         let (s, v) = self.value(cx, name)?;
         cx.real(&s.opt, &v, slot, bounds, name)
     }
 
     /// One of a list of words.
-    pub fn choice(&mut self, cx: &mut Cx, name: &'static str, known: &[&'static str]) -> Option<Typed<&'static str>> {
+    pub fn choice(
+        &mut self,
+        cx: &mut Cx,
+        name: &'static str,
+        known: &[&'static str],
+    ) -> Option<Typed<&'static str>> {
         let (s, v) = self.value(cx, name)?;
         cx.choice(&s.opt, &v, known, name)
     }

@@ -55,12 +55,20 @@ fn report_clause(source: Source, tree: &Tree, clause: &Clause, found: &mut Vec<D
         report_value(source, tree, value, found);
     }
     if let Some(block) = &clause.block {
-        let closed_later = tree.clauses().iter().any(|c| c.inside.as_ref().is_some_and(|k| k.span == clause.keyword.span));
+        let closed_later =
+            tree.clauses().iter().any(|c| c.inside.as_ref().is_some_and(|k| k.span == clause.keyword.span));
         report_block(source, tree, block, clause.keyword.value.text(), closed_later, found);
     }
 }
 
-fn report_block(source: Source, tree: &Tree, block: &Block, owner: &str, closed_later: bool, found: &mut Vec<Diagnostic>) {
+fn report_block(
+    source: Source,
+    tree: &Tree,
+    block: &Block,
+    owner: &str,
+    closed_later: bool,
+    found: &mut Vec<Diagnostic>,
+) {
     if block.unclosed && !closed_later {
         found.push(unclosed::found(span(source, block.open), ("<", ">"), owner));
     }
@@ -93,7 +101,11 @@ fn report_value(source: Source, tree: &Tree, value: &Value, found: &mut Vec<Diag
             }
         }
         Value::Compare(compare) if compare.cmp.value.is_strict() => {
-            found.push(strict::found(span(source, compare.cmp.span), &compare.name.value, compare.cmp.value.text()));
+            found.push(strict::found(
+                span(source, compare.cmp.span),
+                &compare.name.value,
+                compare.cmp.value.text(),
+            ));
         }
         _ => {}
     }

@@ -9,7 +9,7 @@ use super::read::{COUNT, Options, REAL, SHARE, STRETCH, Typed, only_head};
 use crate::check::names::choice;
 use crate::check::syntax::valueless;
 use crate::check::values::{kind, range, twice};
-use crate::diag;
+use crate::diag::{self, text};
 use crate::ledger::Fact;
 use crate::unit::{Dimension, Measure, Slot};
 
@@ -57,8 +57,11 @@ pub fn batch(cx: &mut Cx, r: &mut Resolved) {
     if let Some(head) = only_head(cx, &view, "batch 4M tokens")
         && let Some(m) = cx.measure(&head, &head.node, &BATCH, "batch")
     {
-        let path =
-            if m.value.dimension == Dimension::Sequences { "batch.asked_sequences" } else { "batch.asked_tokens" };
+        let path = if m.value.dimension == Dimension::Sequences {
+            "batch.asked_sequences"
+        } else {
+            "batch.asked_tokens"
+        };
         if let Some(n) = cx.counted(m, (1, MAX_TOKENS), "batch") {
             r.put(path, n.fact());
         }
@@ -81,7 +84,7 @@ pub fn optimizer(cx: &mut Cx, r: &mut Resolved) {
     let mut options = Options::of(&mut view);
     if let Some((setting, first)) = options.value(cx, "betas") {
         // A beta of 1 never forgets its first gradient.
-        let bounds = (0.0, 0.999_999_9);
+        let bounds = (0.0, 0.99999);
         if let Some(x) = cx.real(&setting.opt, &first, &REAL, bounds, "betas") {
             r.put("optimizer.beta1", x.fact());
         }
@@ -94,7 +97,12 @@ pub fn optimizer(cx: &mut Cx, r: &mut Resolved) {
             None => {
                 let at = span(setting.opt.source, first.span());
                 let words = cx.slice(at).to_owned();
-                cx.report(kind::found(at, &words, "betas", "two numbers such as `betas 0.9 0.95`"));
+                cx.report(kind::found(
+                    at,
+                    &words,
+                    "betas",
+                    text("two numbers such as `betas 0.9 0.95`", "两个数，如 `betas 0.9 0.95`"),
+                ));
             }
         }
     }
@@ -122,7 +130,8 @@ pub fn lr(cx: &mut Cx, r: &mut Resolved) {
     let (mut peak, mut schedule): (Option<diag::Span>, Option<diag::Span>) = (None, None);
     for head in &view.heads {
         let at = span(head.source, head.node.span());
-        let first = if matches!(head.node, Value::Word(_) | Value::Call(_)) { &mut schedule } else { &mut peak };
+        let first =
+            if matches!(head.node, Value::Word(_) | Value::Call(_)) { &mut schedule } else { &mut peak };
         if let Some(first) = *first {
             cx.report(twice::found("lr", at, first));
             continue;
@@ -138,8 +147,11 @@ pub fn lr(cx: &mut Cx, r: &mut Resolved) {
             _ => {
                 if let Some(m) = cx.measure(head, &head.node, &RATE, "lr") {
                     let x = m.value.to_f64();
-                    let (path, high) =
-                        if m.value.dimension == Dimension::Multiplier { ("lr.multiple", 100.0) } else { ("lr.peak", 10.0) };
+                    let (path, high) = if m.value.dimension == Dimension::Multiplier {
+                        ("lr.multiple", 100.0)
+                    } else {
+                        ("lr.peak", 10.0)
+                    };
                     if x > 0.0 && x <= high {
                         r.facts.put(path, Fact::Real(x), m.why);
                     } else {
@@ -209,7 +221,14 @@ pub fn stretch(cx: &mut Cx, r: &mut Resolved, path: &str, m: Typed<Measure>) {
     }
 }
 
-fn one_word(cx: &mut Cx, r: &mut Resolved, keyword: Keyword, path: &str, known: &[&'static str], example: &str) {
+fn one_word(
+    cx: &mut Cx,
+    r: &mut Resolved,
+    keyword: Keyword,
+    path: &str,
+    known: &[&'static str],
+    example: &str,
+) {
     let Some(mut view) = cx.view(keyword) else { return };
     if let Some(head) = only_head(cx, &view, example)
         && let Some(word) = cx.choice(&head, &head.node, known, keyword.text())

@@ -54,23 +54,64 @@ fn head(page: &mut Page, p: &Plan) {
     let m = &p.model;
     let hash: String = p.recipe.hash.chars().take(8).collect();
     let title = match page.lang {
-        Lang::En => format!("{} · {} parameters · {} tokens · {} × {}", m.family, human_count(m.params as f64), human_count(p.budget.tokens as f64), p.layout.gpus, p.hardware.name),
-        Lang::Zh => format!("{} · {} 参数 · {} 词元 · {} × {}", m.family, human_count(m.params as f64), human_count(p.budget.tokens as f64), p.layout.gpus, p.hardware.name),
+        Lang::En => format!(
+            "{} · {} parameters · {} tokens · {} × {}",
+            m.family,
+            human_count(m.params as f64),
+            human_count(p.budget.tokens as f64),
+            p.layout.gpus,
+            p.hardware.name
+        ),
+        Lang::Zh => format!(
+            "{} · {} 参数 · {} 词元 · {} × {}",
+            m.family,
+            human_count(m.params as f64),
+            human_count(p.budget.tokens as f64),
+            p.layout.gpus,
+            p.hardware.name
+        ),
     };
     page.lines.push(format!("{title} · recipe {hash}"));
     page.lines.push(String::new());
     let kv = if m.kv_heads == m.heads { String::new() } else { format!(" ({} kv)", m.kv_heads) };
     let shape = match page.lang {
-        Lang::En => format!("{} parameters: {} layers × {} wide, {} heads{kv} × {}, ffn {}", grouped(m.params), m.layers, grouped(m.hidden), m.heads, m.head_dim, grouped(m.ffn)),
-        Lang::Zh => format!("{} 参数：{} 层 × 宽 {}，{} 头{kv} × {}，ffn {}", grouped(m.params), m.layers, grouped(m.hidden), m.heads, m.head_dim, grouped(m.ffn)),
+        Lang::En => format!(
+            "{} parameters: {} layers × {} wide, {} heads{kv} × {}, ffn {}",
+            grouped(m.params),
+            m.layers,
+            grouped(m.hidden),
+            m.heads,
+            m.head_dim,
+            grouped(m.ffn)
+        ),
+        Lang::Zh => format!(
+            "{} 参数：{} 层 × 宽 {}，{} 头{kv} × {}，ffn {}",
+            grouped(m.params),
+            m.layers,
+            grouped(m.hidden),
+            m.heads,
+            m.head_dim,
+            grouped(m.ffn)
+        ),
     };
     page.line("model", "模型", shape);
-    let padded = if m.vocab_padded == m.vocab { String::new() } else { format!(" ({})", grouped(m.vocab_padded)) };
+    let padded =
+        if m.vocab_padded == m.vocab { String::new() } else { format!(" ({})", grouped(m.vocab_padded)) };
     let rope = words::rope_words(p, page.lang);
-    let second = format!("{} {}, {} {}{padded}, {rope}", page.t("context", "上下文"), grouped(m.context), page.t("vocabulary", "词表"), grouped(m.vocab));
+    let second = format!(
+        "{} {}, {} {}{padded}, {rope}",
+        page.t("context", "上下文"),
+        grouped(m.context),
+        page.t("vocabulary", "词表"),
+        grouped(m.vocab)
+    );
     page.more(second);
     if let Some(base) = &p.from {
-        let frozen = if p.freeze.is_empty() { String::new() } else { format!("; {} {}", page.t("frozen:", "冻结："), p.freeze.join(", ")) };
+        let frozen = if p.freeze.is_empty() {
+            String::new()
+        } else {
+            format!("; {} {}", page.t("frozen:", "冻结："), p.freeze.join(", "))
+        };
         page.line("from", "基于", format!("{base}{frozen}"));
     }
 }
@@ -82,28 +123,68 @@ fn training(page: &mut Page, p: &Plan) {
         "budget",
         "预算",
         match page.lang {
-            Lang::En => format!("{} tokens in {} steps, {ratio} a parameter; {:.2e} FLOPs (6·N·T {:.2e})", grouped(b.trained_tokens), grouped(b.steps), b.flops, b.flops_6nt),
-            Lang::Zh => format!("{} 词元，{} 步，每参数 {ratio} 个；{:.2e} FLOPs（6·N·T 为 {:.2e}）", grouped(b.trained_tokens), grouped(b.steps), b.flops, b.flops_6nt),
+            Lang::En => format!(
+                "{} tokens in {} steps, {ratio} a parameter; {:.2e} FLOPs (6·N·T {:.2e})",
+                grouped(b.trained_tokens),
+                grouped(b.steps),
+                b.flops,
+                b.flops_6nt
+            ),
+            Lang::Zh => format!(
+                "{} 词元，{} 步，每参数 {ratio} 个；{:.2e} FLOPs（6·N·T 为 {:.2e}）",
+                grouped(b.trained_tokens),
+                grouped(b.steps),
+                b.flops,
+                b.flops_6nt
+            ),
         },
     );
     page.line(
         "batch",
         "批大小",
         match page.lang {
-            Lang::En => format!("{} tokens = {} sequences = dp {} × accumulation {} × micro-batch {}; critical {}", grouped(s.global_tokens), grouped(s.global_sequences), p.layout.dp, s.accumulation, s.micro_batch_sequences, human_count(s.critical_tokens as f64)),
-            Lang::Zh => format!("{} 词元 = {} 序列 = dp {} × 累积 {} × 微批 {}；临界批 {}", grouped(s.global_tokens), grouped(s.global_sequences), p.layout.dp, s.accumulation, s.micro_batch_sequences, human_count(s.critical_tokens as f64)),
+            Lang::En => format!(
+                "{} tokens = {} sequences = dp {} × accumulation {} × micro-batch {}; critical {}",
+                grouped(s.global_tokens),
+                grouped(s.global_sequences),
+                p.layout.dp,
+                s.accumulation,
+                s.micro_batch_sequences,
+                human_count(s.critical_tokens as f64)
+            ),
+            Lang::Zh => format!(
+                "{} 词元 = {} 序列 = dp {} × 累积 {} × 微批 {}；临界批 {}",
+                grouped(s.global_tokens),
+                grouped(s.global_sequences),
+                p.layout.dp,
+                s.accumulation,
+                s.micro_batch_sequences,
+                human_count(s.critical_tokens as f64)
+            ),
         },
     );
     let lr = &p.lr;
     let last = short_float(lr.final_fraction * 100.0);
-    let decay = if lr.decay_fraction > 0.0 { format!(" ({} {}%)", page.t("decay", "衰减"), short_float(lr.decay_fraction * 100.0)) } else { String::new() };
+    let decay = if lr.decay_fraction > 0.0 {
+        format!(" ({} {}%)", page.t("decay", "衰减"), short_float(lr.decay_fraction * 100.0))
+    } else {
+        String::new()
+    };
     let schedule = words::schedule_word(lr.schedule);
     page.line(
         "lr",
         "学习率",
         match page.lang {
-            Lang::En => format!("{} {schedule}{decay} to {last}%, warm-up {} steps", short_float(lr.peak), grouped(lr.warmup_steps)),
-            Lang::Zh => format!("{} {schedule}{decay} 降至 {last}%，预热 {} 步", short_float(lr.peak), grouped(lr.warmup_steps)),
+            Lang::En => format!(
+                "{} {schedule}{decay} to {last}%, warm-up {} steps",
+                short_float(lr.peak),
+                grouped(lr.warmup_steps)
+            ),
+            Lang::Zh => format!(
+                "{} {schedule}{decay} 降至 {last}%，预热 {} 步",
+                short_float(lr.peak),
+                grouped(lr.warmup_steps)
+            ),
         },
     );
     let o = &p.optimizer;
@@ -127,10 +208,19 @@ fn training(page: &mut Page, p: &Plan) {
 fn layout(page: &mut Page, p: &Plan) {
     let l = &p.layout;
     let nodes = match page.lang {
-        Lang::En => format!("{} {} × {}: ", l.nodes, if l.nodes == 1 { "node" } else { "nodes" }, l.gpus / l.nodes.max(1)),
+        Lang::En => format!(
+            "{} {} × {}: ",
+            l.nodes,
+            if l.nodes == 1 { "node" } else { "nodes" },
+            l.gpus / l.nodes.max(1)
+        ),
         Lang::Zh => format!("{} 节点 × {}：", l.nodes, l.gpus / l.nodes.max(1)),
     };
-    page.line("layout", "布局", format!("{nodes}{}", words::layout_words(l, p.batch.micro_batch_sequences, page.lang)));
+    page.line(
+        "layout",
+        "布局",
+        format!("{nodes}{}", words::layout_words(l, p.batch.micro_batch_sequences, page.lang)),
+    );
 }
 
 /// A bar of at most twenty blocks.
@@ -143,8 +233,20 @@ fn memory(page: &mut Page, p: &Plan) {
     let Some(stage) = fullest else { return };
     let free = p.hardware.memory_bytes.saturating_sub(stage.device);
     let text = match page.lang {
-        Lang::En => format!("{} on the fullest device, {} free; allocated {}, reserved {}", words::of_device(p, page.lang), human_bytes(free), human_bytes(stage.allocated), human_bytes(stage.reserved)),
-        Lang::Zh => format!("最满设备 {}，剩余 {}；已分配 {}，保留 {}", words::of_device(p, page.lang), human_bytes(free), human_bytes(stage.allocated), human_bytes(stage.reserved)),
+        Lang::En => format!(
+            "{} on the fullest device, {} free; allocated {}, reserved {}",
+            words::of_device(p, page.lang),
+            human_bytes(free),
+            human_bytes(stage.allocated),
+            human_bytes(stage.reserved)
+        ),
+        Lang::Zh => format!(
+            "最满设备 {}，剩余 {}；已分配 {}，保留 {}",
+            words::of_device(p, page.lang),
+            human_bytes(free),
+            human_bytes(stage.allocated),
+            human_bytes(stage.reserved)
+        ),
     };
     page.line("memory", "显存", text);
     for (en, zh, bytes) in words::memory_terms(stage) {
@@ -157,11 +259,24 @@ fn memory(page: &mut Page, p: &Plan) {
 fn time(page: &mut Page, p: &Plan) {
     let t = &p.time;
     let text = match page.lang {
-        Lang::En => format!("{} a step, {} tokens/s, {} a device, MFU {}", human_time(t.step_seconds), grouped(t.tokens_per_second as u64), grouped(t.tokens_per_second_per_gpu as u64), percent(t.mfu)),
-        Lang::Zh => format!("每步 {}，{} 词元/秒，每卡 {}，MFU {}", human_time(t.step_seconds), grouped(t.tokens_per_second as u64), grouped(t.tokens_per_second_per_gpu as u64), percent(t.mfu)),
+        Lang::En => format!(
+            "{} a step, {} tokens/s, {} a device, MFU {}",
+            human_time(t.step_seconds),
+            grouped(t.tokens_per_second as u64),
+            grouped(t.tokens_per_second_per_gpu as u64),
+            percent(t.mfu)
+        ),
+        Lang::Zh => format!(
+            "每步 {}，{} 词元/秒，每卡 {}，MFU {}",
+            human_time(t.step_seconds),
+            grouped(t.tokens_per_second as u64),
+            grouped(t.tokens_per_second_per_gpu as u64),
+            percent(t.mfu)
+        ),
     };
     page.line("time", "时间", text);
-    let mut terms: Vec<(&String, f64)> = t.breakdown.iter().map(|(k, v)| (k, *v)).filter(|(_, v)| *v > 0.0).collect();
+    let mut terms: Vec<(&String, f64)> =
+        t.breakdown.iter().map(|(k, v)| (k, *v)).filter(|(_, v)| *v > 0.0).collect();
     terms.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
     for (i, (name, seconds)) in terms.iter().enumerate() {
         let share = seconds / t.step_seconds.max(f64::MIN_POSITIVE);
@@ -177,8 +292,20 @@ fn time(page: &mut Page, p: &Plan) {
     let s = &p.schedule;
     let hours = human_time(s.checkpoint_every_steps as f64 * t.step_seconds);
     let text = match page.lang {
-        Lang::En => format!("{} (goodput {}); checkpoint every {} steps ({hours}), evaluation every {}", human_time(t.train_seconds), percent(t.goodput), grouped(s.checkpoint_every_steps), grouped(s.eval_every_steps)),
-        Lang::Zh => format!("{}（有效率 {}）；每 {} 步保存检查点（{hours}），每 {} 步评估", human_time(t.train_seconds), percent(t.goodput), grouped(s.checkpoint_every_steps), grouped(s.eval_every_steps)),
+        Lang::En => format!(
+            "{} (goodput {}); checkpoint every {} steps ({hours}), evaluation every {}",
+            human_time(t.train_seconds),
+            percent(t.goodput),
+            grouped(s.checkpoint_every_steps),
+            grouped(s.eval_every_steps)
+        ),
+        Lang::Zh => format!(
+            "{}（有效率 {}）；每 {} 步保存检查点（{hours}），每 {} 步评估",
+            human_time(t.train_seconds),
+            percent(t.goodput),
+            grouped(s.checkpoint_every_steps),
+            grouped(s.eval_every_steps)
+        ),
     };
     page.line("run", "全程", text);
 }
@@ -189,8 +316,24 @@ fn money_and_loss(page: &mut Page, p: &Plan) {
     page.line("cost", "费用", format!("{total} = {}", words::sum_of_money(p, page.lang)));
     let unit = |x: f64| money(x, &c.currency);
     let basis = match page.lang {
-        Lang::En => format!("{} GPU hours × {}; {} kWh × {} ({} kW a device, PUE {})", grouped(c.gpu_hours as u64), unit(c.gpu_per_hour), grouped(c.electricity_kwh as u64), unit(c.electricity_per_kwh), short_float(c.power_kw), short_float(c.pue)),
-        Lang::Zh => format!("{} 卡时 × {}；{} 千瓦时 × {}（每卡 {} kW，PUE {}）", grouped(c.gpu_hours as u64), unit(c.gpu_per_hour), grouped(c.electricity_kwh as u64), unit(c.electricity_per_kwh), short_float(c.power_kw), short_float(c.pue)),
+        Lang::En => format!(
+            "{} GPU hours × {}; {} kWh × {} ({} kW a device, PUE {})",
+            grouped(c.gpu_hours as u64),
+            unit(c.gpu_per_hour),
+            grouped(c.electricity_kwh as u64),
+            unit(c.electricity_per_kwh),
+            short_float(c.power_kw),
+            short_float(c.pue)
+        ),
+        Lang::Zh => format!(
+            "{} 卡时 × {}；{} 千瓦时 × {}（每卡 {} kW，PUE {}）",
+            grouped(c.gpu_hours as u64),
+            unit(c.gpu_per_hour),
+            grouped(c.electricity_kwh as u64),
+            unit(c.electricity_per_kwh),
+            short_float(c.power_kw),
+            short_float(c.pue)
+        ),
     };
     page.more(basis);
     if !c.assumed.is_empty() {
@@ -208,22 +351,40 @@ fn money_and_loss(page: &mut Page, p: &Plan) {
 fn search(page: &mut Page, p: &Plan) {
     let s = &p.search;
     let text = match page.lang {
-        Lang::En => format!("{} layouts, {} evaluated, {} fit; the fastest that fits is taken", grouped(s.considered), grouped(s.evaluated), grouped(s.feasible)),
-        Lang::Zh => format!("{} 种布局，评估 {}，可行 {}；取其中最快者", grouped(s.considered), grouped(s.evaluated), grouped(s.feasible)),
+        Lang::En => format!(
+            "{} layouts, {} evaluated, {} fit; the fastest that fits is taken",
+            grouped(s.considered),
+            grouped(s.evaluated),
+            grouped(s.feasible)
+        ),
+        Lang::Zh => format!(
+            "{} 种布局，评估 {}，可行 {}；取其中最快者",
+            grouped(s.considered),
+            grouped(s.evaluated),
+            grouped(s.feasible)
+        ),
     };
     page.line("why", "缘由", text);
-    let mut rejected: Vec<(&String, u64)> = s.rejected_by.iter().map(|(k, v)| (k, *v)).filter(|(_, v)| *v > 0).collect();
+    let mut rejected: Vec<(&String, u64)> =
+        s.rejected_by.iter().map(|(k, v)| (k, *v)).filter(|(_, v)| *v > 0).collect();
     rejected.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
     if !rejected.is_empty() {
-        let shown: Vec<String> = rejected.iter().take(4).map(|(k, v)| format!("{k} {}", grouped(*v))).collect();
+        let shown: Vec<String> =
+            rejected.iter().take(4).map(|(k, v)| format!("{k} {}", grouped(*v))).collect();
         let text = page.t("rejected by ", "否决：");
         page.more(format!("{text}{}", shown.join(", ")));
     }
     if let Some(r) = &s.runner_up {
         let layout = words::layout_words(&r.layout, r.micro_batch_sequences, page.lang);
         let text = match page.lang {
-            Lang::En => format!("runner-up {layout}: {} slower a step, by {}", human_time(r.slower_by_seconds), r.decided_by),
-            Lang::Zh => format!("次优 {layout}：每步慢 {}，取决于 {}", human_time(r.slower_by_seconds), r.decided_by),
+            Lang::En => format!(
+                "runner-up {layout}: {} slower a step, by {}",
+                human_time(r.slower_by_seconds),
+                r.decided_by
+            ),
+            Lang::Zh => {
+                format!("次优 {layout}：每步慢 {}，取决于 {}", human_time(r.slower_by_seconds), r.decided_by)
+            }
         };
         page.more(text);
     }

@@ -64,15 +64,28 @@ fn context(p: &Plan) -> Report {
             row("parameters", grouped(m.params)),
             row("context", format!("{} tokens, {}", grouped(m.context), words::rope_words(p, Lang::En))),
             row("tokens", grouped(p.budget.trained_tokens)),
-            row("batch", format!("{} tokens, {} steps", grouped(p.batch.global_tokens), grouped(p.budget.steps))),
+            row(
+                "batch",
+                format!("{} tokens, {} steps", grouped(p.batch.global_tokens), grouped(p.budget.steps)),
+            ),
             row("layout", words::layout_words(&p.layout, p.batch.micro_batch_sequences, Lang::En)),
             row("memory", words::of_device(p, Lang::En)),
             row("step", human_time(t.step_seconds)),
-            row("tokens/s", format!("{} ({} a device)", grouped(t.tokens_per_second as u64), grouped(t.tokens_per_second_per_gpu as u64))),
+            row(
+                "tokens/s",
+                format!(
+                    "{} ({} a device)",
+                    grouped(t.tokens_per_second as u64),
+                    grouped(t.tokens_per_second_per_gpu as u64)
+                ),
+            ),
             row("MFU", format!("{:.1}%", t.mfu * 100.0)),
             row("run", format!("{}, goodput {:.1}%", human_time(t.train_seconds), t.goodput * 100.0)),
             row("cost", format!("{} = {}", money(c.total, &c.currency), words::sum_of_money(p, Lang::En))),
-            row("loss", format!("{:.3} ({:.3} to {:.3}, {})", p.loss.predicted, p.loss.low, p.loss.high, p.loss.law)),
+            row(
+                "loss",
+                format!("{:.3} ({:.3} to {:.3}, {})", p.loss.predicted, p.loss.low, p.loss.high, p.loss.law),
+            ),
         ],
         memory: stage.map_or(Vec::new(), |s| {
             words::memory_terms(s).into_iter().map(|(name, _, bytes)| row(name, human_bytes(bytes))).collect()

@@ -1,7 +1,7 @@
 //! Parts of a plan in the words of the field, shared by every view.
 
-use llmc_plan::plan::{Layout, LrSchedule, Offload, OptimizerKind, Plan, Recompute, Schedule};
 use llmc_plan::model::RopeMethod;
+use llmc_plan::plan::{Layout, LrSchedule, Offload, OptimizerKind, Plan, Recompute, Schedule};
 
 use crate::diag::{Lang, money, short_float};
 use crate::unit::{grouped, human_bytes};
@@ -46,7 +46,11 @@ pub fn layout_words(l: &Layout, micro: u64, lang: Lang) -> String {
         parts.push(word(&l.schedule));
     }
     if l.recompute != Recompute::None {
-        parts.push(format!("{} {}", if lang == Lang::En { "recompute" } else { "重计算" }, word(&l.recompute)));
+        parts.push(format!(
+            "{} {}",
+            if lang == Lang::En { "recompute" } else { "重计算" },
+            word(&l.recompute)
+        ));
     }
     if l.offload != Offload::None {
         parts.push(format!("{} {}", if lang == Lang::En { "offload" } else { "卸载" }, word(&l.offload)));
@@ -63,7 +67,12 @@ pub fn rope_words(p: &Plan, lang: Lang) -> String {
         return format!("RoPE θ {theta}");
     }
     let over = if lang == Lang::En { "over" } else { "原上下文" };
-    format!("RoPE {} s={} {over} {}, θ {theta}", word(&r.method), short_float(r.factor), grouped(r.original_context))
+    format!(
+        "RoPE {} s={} {over} {}, θ {theta}",
+        word(&r.method),
+        short_float(r.factor),
+        grouped(r.original_context)
+    )
 }
 
 /// `¥467,997 + ¥18,928 = ¥486,925`

@@ -15,7 +15,11 @@ pub const RULE: Rule = Rule {
         "{tokens} tokens on {gpus} devices need {needed}, the budget has {asked}",
         "{gpus} 张卡训练 {tokens} 词元需要 {needed}，而预算只有 {asked}",
     ),
-    labels: &[text("too little for the tokens", "不足以训练这些词元"), text("the tokens", "词元数"), text("the devices", "设备")],
+    labels: &[
+        text("too little for the tokens", "不足以训练这些词元"),
+        text("the tokens", "词元数"),
+        text("the devices", "设备"),
+    ],
     help: &[
         text("ways out, each planned: {fixes}", "可行的出路（均已规划验证）：{fixes}"),
         text("raise the limit, lower the tokens, or use more devices", "请提高限额、减少词元，或增加设备"),
@@ -43,7 +47,9 @@ pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Option<Diagnosti
     let dear = figure("money_asked").zip(figure("money_needed"));
     let (asked, needed, at) = match (late, dear) {
         (Some((asked, needed)), _) => (human_time(asked), human_time(needed), f.span("budget.asked_seconds")),
-        (None, Some((asked, needed))) => (money(asked, currency), money(needed, currency), f.span("budget.asked_money")),
+        (None, Some((asked, needed))) => {
+            (money(asked, currency), money(needed, currency), f.span("budget.asked_money"))
+        }
         _ => return None,
     };
     let d = Diagnostic::new(&RULE)

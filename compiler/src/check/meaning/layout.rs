@@ -8,12 +8,27 @@ pub const RULE: Rule = Rule {
     code: "LLM0801",
     severity: Severity::Error,
     args: &["part", "part_value", "whole", "whole_value"],
-    message: text("{part} = {part_value} does not divide {whole} = {whole_value}", "{part} = {part_value} 不能整除 {whole} = {whole_value}"),
-    labels: &[text("{part_value}", "{part_value}"), text("{whole_value}", "{whole_value}")],
-    help: &[text("choose a {part} that divides {whole_value}, or unpin it", "请选择能整除 {whole_value} 的 {part}，或取消固定")],
+    message: text(
+        "{part} = {part_value} does not divide {whole} = {whole_value}",
+        "{part} = {part_value} 不能整除 {whole} = {whole_value}",
+    ),
+    labels: &[
+        text("{part} {part_value}", "{part} {part_value}"),
+        text("{whole} {whole_value}", "{whole} {whole_value}"),
+    ],
+    help: &[text(
+        "choose a {part} that divides {whole_value}, or unpin it",
+        "请选择能整除 {whole_value} 的 {part}，或取消固定",
+    )],
     page: Page {
-        what: text("Pinned parts of the layout must divide what they split: tp·pp·cp·dp the devices, tp the heads, pp·vp the layers at most.", "固定的布局必须整除其切分对象：tp·pp·cp·dp 整除设备数，tp 整除头数，pp·vp 不超过层数。"),
-        why: text("Every device holds an equal share; a broken one has no program.", "每张卡持有相等的份额；不整除则没有可执行的程序。"),
+        what: text(
+            "Pinned parts of the layout must divide what they split: tp·pp·cp·dp the devices, tp the heads, pp·vp the layers at most.",
+            "固定的布局必须整除其切分对象：tp·pp·cp·dp 整除设备数，tp 整除头数，pp·vp 不超过层数。",
+        ),
+        why: text(
+            "Every device holds an equal share; a broken one has no program.",
+            "每张卡持有相等的份额；不整除则没有可执行的程序。",
+        ),
         example: "model llama 7b\nbudget 1T tokens on 64xH100\nlayout < tp 3 >",
         instead: "model llama 7b\nbudget 1T tokens on 64xH100\nlayout < tp 2 >",
     },
@@ -25,7 +40,12 @@ pub fn check(r: &Resolved, out: &mut Vec<Diagnostic>) {
     let pin = |name: &str| f.count(&format!("layout.{name}"));
     let mut report = |part: &str, value: u64, at: &str, whole: &str, whole_value: u64, whole_at: &str| {
         let d = Diagnostic::new(&RULE).at_maybe(f.span(at)).at_maybe(f.span(whole_at));
-        out.push(d.text("part", part).count("part_value", value).text("whole", whole).count("whole_value", whole_value));
+        out.push(
+            d.text("part", part)
+                .count("part_value", value)
+                .text("whole", whole)
+                .count("whole_value", whole_value),
+        );
     };
     if let Some(tp) = pin("tp") {
         if let Some(heads) = f.count("model.heads").filter(|h| !h.is_multiple_of(tp)) {

@@ -9,7 +9,10 @@ pub const RULE: Rule = Rule {
     severity: Severity::Error,
     args: &["sku", "params", "flops"],
     message: text("nothing says how many devices train this", "没有说明用多少设备训练"),
-    labels: &[text("no count, and no budget of tokens with time or money to derive it from", "没有数量，也没有“词元加时间或金额”的预算可供推导")],
+    labels: &[text(
+        "no count, and no budget of tokens with time or money to derive it from",
+        "没有数量，也没有“词元加时间或金额”的预算可供推导",
+    )],
     help: &[
         text(
             "write `on 64x{sku}`, or give tokens and a time: `budget 1T tokens 21 days on {sku}`",

@@ -13,7 +13,10 @@ pub const RULE: Rule = Rule {
     help: &[text("add for example `model llama 7b < ctx 8k >`", "请添加例如 `model llama 7b < ctx 8k >`")],
     page: Page {
         what: text("No clause says what is trained.", "没有子句说明要训练什么。"),
-        why: text("Everything else follows from the model: memory, time, batch, learning rate, money.", "显存、时间、批大小、学习率、费用都由模型推出。"),
+        why: text(
+            "Everything else follows from the model: memory, time, batch, learning rate, money.",
+            "显存、时间、批大小、学习率、费用都由模型推出。",
+        ),
         example: "budget 1T tokens",
         instead: "model llama 7b\nbudget 1T tokens",
     },

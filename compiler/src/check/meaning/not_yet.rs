@@ -7,7 +7,10 @@ pub const RULE: Rule = Rule {
     code: "LLM0704",
     severity: Severity::Warning,
     args: &["name", "instead"],
-    message: text("`{name}` is checked, but this version does not follow it", "`{name}` 会被检查，但当前版本尚未执行"),
+    message: text(
+        "`{name}` is checked, but this version does not follow it",
+        "`{name}` 会被检查，但当前版本尚未执行",
+    ),
     labels: &[text("has no effect on the run", "对运行没有影响")],
     help: &[text("{instead}", "当前行为：{instead}")],
     page: Page {
@@ -27,10 +30,12 @@ pub const PHASE: Text = text(
     "全程使用同一混合；可先训练到该处，再用另一个配方与 `from` 继续",
 );
 /// What happens in place of a sliding window.
-pub const WINDOW: Text =
-    text("validation text is read in whole contexts; leave it out", "验证文本按完整上下文读取；可以去掉该选项");
+pub const WINDOW: Text = text(
+    "validation text is read in whole contexts; leave it out",
+    "验证文本按完整上下文读取；可以去掉该选项",
+);
 
 /// The setting, and what happens in its place.
 pub fn found(span: Span, name: &str, instead: &Text) -> Diagnostic {
-    Diagnostic::new(&RULE).at(span).text("name", name).arg("instead", crate::diag::Value::Words(*instead))
+    Diagnostic::new(&RULE).at(span).text("name", name).arg("instead", (*instead).into())
 }

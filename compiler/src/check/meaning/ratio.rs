@@ -10,10 +10,19 @@ pub const RULE: Rule = Rule {
     args: &["ratio", "tokens", "optimal"],
     message: text("{ratio} tokens a parameter is little", "每参数仅 {ratio} 个词元，偏少"),
     labels: &[text("about {optimal} would be compute-optimal", "计算最优约为 {optimal}")],
-    help: &[text("train longer, or a smaller model: both lower the loss for the same FLOPs", "请训练更久或换小模型：同样 FLOPs 下损失都会更低")],
+    help: &[text(
+        "train longer, or a smaller model: both lower the loss for the same FLOPs",
+        "请训练更久或换小模型：同样 FLOPs 下损失都会更低",
+    )],
     page: Page {
-        what: text("The budget is under 5 tokens a parameter, from scratch.", "从头训练，预算不足每参数 5 个词元。"),
-        why: text("About 20 tokens a parameter are compute-optimal (Hoffmann et al. 2022, arXiv 2203.15556); far below, a smaller model reaches the same loss sooner.", "计算最优约为每参数 20 个词元（Hoffmann et al. 2022, arXiv 2203.15556）；远低于此时，小模型更快达到同样损失。"),
+        what: text(
+            "The budget is under 5 tokens a parameter, from scratch.",
+            "从头训练，预算不足每参数 5 个词元。",
+        ),
+        why: text(
+            "About 20 tokens a parameter are compute-optimal (Hoffmann et al. 2022, arXiv 2203.15556); far below, a smaller model reaches the same loss sooner.",
+            "计算最优约为每参数 20 个词元（Hoffmann et al. 2022, arXiv 2203.15556）；远低于此时，小模型更快达到同样损失。",
+        ),
         example: "model llama 7b\nbudget 10B tokens on 8xH100",
         instead: "model llama 1.3b\nbudget 26B tokens on 8xH100",
     },
@@ -28,6 +37,10 @@ pub fn check(r: &Resolved, out: &mut Vec<Diagnostic>) {
     if ratio < 5.0 && params > 100_000_000 && !f.has("from") {
         let d = Diagnostic::new(&RULE).at_maybe(f.span("budget.tokens"));
         let optimal = Value::Large(20.0 * params as f64);
-        out.push(d.arg("ratio", Value::Float(ratio)).count("tokens", tokens).arg("optimal", optimal));
+        out.push(
+            d.arg("ratio", Value::Float(libm::round(ratio * 100.0) / 100.0))
+                .count("tokens", tokens)
+                .arg("optimal", optimal),
+        );
     }
 }

@@ -22,7 +22,10 @@ pub const RULE: Rule = Rule {
             "The factor of RoPE scaling is context divided by original context. With `from` the original context is the base's; from scratch it is ctx / s and must be whole.",
             "RoPE 缩放倍数等于上下文除以原上下文。使用 `from` 时原上下文取自基础模型；从头训练时为 ctx / s，且须为整数。",
         ),
-        why: text("A wrong factor trains positions the model will never see, or leaves some unscaled.", "倍数写错会训练永远用不到的位置，或留下未缩放的位置。"),
+        why: text(
+            "A wrong factor trains positions the model will never see, or leaves some unscaled.",
+            "倍数写错会训练永远用不到的位置，或留下未缩放的位置。",
+        ),
         example: "model llama 7b < ctx 8k  rope yarn(s=2, original=2k) >",
         instead: "model llama 7b < ctx 8k  rope yarn(s=4, original=2k) >",
     },
@@ -31,7 +34,9 @@ pub const RULE: Rule = Rule {
 /// Checks it.
 pub fn check(r: &Resolved, out: &mut Vec<Diagnostic>) {
     let f = &r.facts;
-    let (Some(context), Some(factor)) = (f.count("model.context"), f.real("model.rope.factor")) else { return };
+    let (Some(context), Some(factor)) = (f.count("model.context"), f.real("model.rope.factor")) else {
+        return;
+    };
     // Only a factor that somebody typed can contradict.
     let Some(at) = f.span("model.rope.factor") else { return };
     let original = f.count("model.rope.original_context").unwrap_or(1).max(1);

@@ -15,8 +15,14 @@ pub const RULE: Rule = Rule {
         "请写 `{method}(s=2)`，或去掉 `rope`：从一开始就以 {context} 训练无需扩展",
     )],
     page: Page {
-        what: text("A scaling method is named, but neither a factor nor a base model whose context would give it.", "写了缩放方法，但既无倍数，也无可提供原上下文的基础模型。"),
-        why: text("With `from` the factor follows from the base. From scratch there is nothing to follow from.", "使用 `from` 时倍数由基础模型推出；从头训练则无从推出。"),
+        what: text(
+            "A scaling method is named, but neither a factor nor a base model whose context would give it.",
+            "写了缩放方法，但既无倍数，也无可提供原上下文的基础模型。",
+        ),
+        why: text(
+            "With `from` the factor follows from the base. From scratch there is nothing to follow from.",
+            "使用 `from` 时倍数由基础模型推出；从头训练则无从推出。",
+        ),
         example: "model llama 7b < ctx 8k  rope ntk >",
         instead: "model llama 7b < ctx 8k  rope ntk(s=2) >",
     },

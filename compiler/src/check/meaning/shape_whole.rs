@@ -8,8 +8,14 @@ pub const RULE: Rule = Rule {
     code: "LLM0402",
     severity: Severity::Error,
     args: &["whole", "whole_value", "part", "part_value", "near"],
-    message: text("{part} {part_value} does not fit {whole} {whole_value}", "{part} {part_value} 与 {whole} {whole_value} 不相容"),
-    labels: &[text("{part_value}", "{part_value}"), text("{whole_value}", "{whole_value}")],
+    message: text(
+        "{part} {part_value} does not fit {whole} {whole_value}",
+        "{part} {part_value} 与 {whole} {whole_value} 不相容",
+    ),
+    labels: &[
+        text("{part} {part_value}", "{part} {part_value}"),
+        text("{whole} {whole_value}", "{whole} {whole_value}"),
+    ],
     help: &[text("the nearest {part} that fits is {near}", "最接近的可用 {part} 为 {near}")],
     page: Page {
         what: text(
@@ -25,13 +31,20 @@ pub const RULE: Rule = Rule {
 /// Checks it.
 pub fn check(r: &Resolved, out: &mut Vec<Diagnostic>) {
     let f = &r.facts;
+    let divisor = |n: u64, wish: u64| {
+        // Of two equally near the larger: fewer parameters change.
+        (1..=n.min(1 << 16))
+            .rev()
+            .filter(|d| n.is_multiple_of(*d))
+            .min_by_key(|d| d.abs_diff(wish))
+            .unwrap_or(1)
+    };
     let get = |p: &str| f.count(p);
     let (Some(hidden), Some(heads), Some(kv), Some(dim)) =
         (get("model.hidden"), get("model.heads"), get("model.kv_heads"), get("model.head_dim"))
     else {
         return;
     };
-    let divisor = |n: u64, wish: u64| (1..=n.min(1 << 16)).filter(|d| n.is_multiple_of(*d)).min_by_key(|d| d.abs_diff(wish)).unwrap_or(1);
     let mut report = |part: (&'static str, &str, u64), whole: (&'static str, &str, u64), near: u64| {
         let fallback = f.span("model.size").or(f.span("model.family"));
         let mut d = Diagnostic::new(&RULE).at_maybe(f.span(part.1).or(f.span(whole.1)).or(fallback));

@@ -15,8 +15,14 @@ pub const RULE: Rule = Rule {
         text("write `{owner}` without it", "请去掉 `{owner}` 的该参数"),
     ],
     page: Page {
-        what: text("A call such as `yarn(s=2)` has an argument that its choice does not take.", "类似 `yarn(s=2)` 的调用带有不支持的参数。"),
-        why: text("Choices are typed: their parameters are known, so a wrong one can be named.", "选项有类型，参数已知，写错即可指出。"),
+        what: text(
+            "A call such as `yarn(s=2)` has an argument that its choice does not take.",
+            "类似 `yarn(s=2)` 的调用带有不支持的参数。",
+        ),
+        why: text(
+            "Choices are typed: their parameters are known, so a wrong one can be named.",
+            "选项有类型，参数已知，写错即可指出。",
+        ),
         example: "model llama 7b < ctx 8k rope yarn(scale=2) >",
         instead: "model llama 7b < ctx 8k rope yarn(s=2) >",
     },
@@ -30,5 +36,9 @@ pub fn found(span: Span, name: &str, owner: &str, known: &[&str]) -> Diagnostic 
         Some(n) => d.text("near", n),
         None => d,
     };
-    if known.is_empty() { d } else { d.arg("known", Value::List(known.iter().map(|k| (*k).to_owned()).collect())) }
+    if known.is_empty() {
+        d
+    } else {
+        d.arg("known", Value::List(known.iter().map(|k| (*k).to_owned()).collect()))
+    }
 }

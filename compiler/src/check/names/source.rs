@@ -15,8 +15,14 @@ pub const RULE: Rule = Rule {
         text("add it to `data < {name} \"path\" >`", "请在 `data < {name} \"路径\" >` 中添加"),
     ],
     page: Page {
-        what: text("A share of the mixture belongs to a source that is not declared.", "混合比例指向未声明的数据源。"),
-        why: text("A share that reaches no source would silently go to the others.", "无主的比例会悄悄分给其他数据源。"),
+        what: text(
+            "A share of the mixture belongs to a source that is not declared.",
+            "混合比例指向未声明的数据源。",
+        ),
+        why: text(
+            "A share that reaches no source would silently go to the others.",
+            "无主的比例会悄悄分给其他数据源。",
+        ),
         example: "model llama 7b\ndata < web \"w/*.jsonl\" >\nmix < wbe 60% >",
         instead: "model llama 7b\ndata < web \"w/*.jsonl\" >\nmix < web 60% >",
     },

@@ -9,10 +9,7 @@ pub const RULE: Rule = Rule {
     args: &["text"],
     message: text("`{text}` has no meaning here", "`{text}` 在这里没有意义"),
     labels: &[text("nothing takes this", "没有任何规则使用它")],
-    help: &[text(
-        "remove it, or put it into the option it belongs to",
-        "请删除它，或放到它所属的选项里",
-    )],
+    help: &[text("remove it, or put it into the option it belongs to", "请删除它，或放到它所属的选项里")],
     page: Page {
         what: text(
             "A value is well formed but no rule takes it: one value too many, or a block where none belongs.",

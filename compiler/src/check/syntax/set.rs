@@ -8,10 +8,16 @@ pub const RULE: Rule = Rule {
     severity: Severity::Error,
     args: &["text", "near", "head"],
     message: text("`--set {text}` does not name a clause and a value", "`--set {text}` 没有给出子句与取值"),
-    labels: &[text("expected `clause=value` or `clause.option=value`", "应为 `子句=取值` 或 `子句.选项=取值`")],
+    labels: &[text(
+        "expected `clause=value` or `clause.option=value`",
+        "应为 `子句=取值` 或 `子句.选项=取值`",
+    )],
     help: &[
         text("did you mean `{near}` instead of `{head}`?", "是否想写 `{near}` 而不是 `{head}`？"),
-        text("write for example `--set model.ctx=4k` or `--set \"budget=1T tokens\"`", "例如 `--set model.ctx=4k` 或 `--set \"budget=1T tokens\"`"),
+        text(
+            "write for example `--set model.ctx=4k` or `--set \"budget=1T tokens\"`",
+            "例如 `--set model.ctx=4k` 或 `--set \"budget=1T tokens\"`",
+        ),
     ],
     page: Page {
         what: text(

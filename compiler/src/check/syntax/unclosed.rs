@@ -9,7 +9,10 @@ pub const RULE: Rule = Rule {
     args: &["open", "close", "owner"],
     message: text("the `{open}` of `{owner}` is never closed", "`{owner}` 的 `{open}` 没有闭合"),
     labels: &[text("opened here", "在此打开"), text("up to here", "到此为止")],
-    help: &[text("add `{close}` after the last option of `{owner}`", "请在 `{owner}` 的最后一个选项之后加上 `{close}`")],
+    help: &[text(
+        "add `{close}` after the last option of `{owner}`",
+        "请在 `{owner}` 的最后一个选项之后加上 `{close}`",
+    )],
     page: Page {
         what: text("A block or an argument list has no closing bracket.", "块或参数列表缺少右括号。"),
         why: text(

@@ -9,7 +9,10 @@ pub const RULE: Rule = Rule {
     args: &["name", "example"],
     message: text("`{name}` has no value", "`{name}` 没有取值"),
     labels: &[text("a value must follow", "后面必须有取值")],
-    help: &[text("write for example `{example}`", "例如 `{example}`"), text("write the value after `{name}`", "请在 `{name}` 之后写上取值")],
+    help: &[
+        text("write for example `{example}`", "例如 `{example}`"),
+        text("write the value after `{name}`", "请在 `{name}` 之后写上取值"),
+    ],
     page: Page {
         what: text("An option or a clause stands alone.", "选项或子句后面没有取值。"),
         why: text(

@@ -8,10 +8,13 @@ pub const RULE: Rule = Rule {
     code: "LLM0201",
     severity: Severity::Error,
     args: &["owner", "text", "found", "wanted", "units"],
-    message: text("`{owner}` takes {wanted}, but `{text}` is {found}", "`{owner}` 需要{wanted}，而 `{text}` 是{found}"),
+    message: text(
+        "`{owner}` takes {wanted}, but `{text}` is {found}",
+        "`{owner}` 需要{wanted}，而 `{text}` 是{found}",
+    ),
     labels: &[text("this is {found}", "这是{found}")],
     help: &[
-        text("write it with one of the units {units}", "请使用以下单位之一：{units}"),
+        text("write it with a unit: {units}", "请带上单位：{units}"),
         text("write a plain number", "请写纯数字"),
     ],
     page: Page {

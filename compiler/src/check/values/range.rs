@@ -7,7 +7,10 @@ pub const RULE: Rule = Rule {
     code: "LLM0202",
     severity: Severity::Error,
     args: &["owner", "found", "low", "high"],
-    message: text("`{owner}` is {found}, but must be from {low} to {high}", "`{owner}` 为 {found}，应在 {low} 到 {high} 之间"),
+    message: text(
+        "`{owner}` is {found}, but must be from {low} to {high}",
+        "`{owner}` 为 {found}，应在 {low} 到 {high} 之间",
+    ),
     labels: &[text("out of range", "超出范围")],
     help: &[text("choose a value from {low} to {high}", "请在 {low} 到 {high} 之间取值")],
     page: Page {
