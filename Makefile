@@ -44,7 +44,7 @@ test-runtime: libtorch ## every op against autograd, checkpoints, interpreter (o
 	cargo test --release --quiet -p llmc-runtime
 
 test-run: worker quickstart-text ## the real programs end to end: run, kill, resume, trace, edit
-	cargo test --release --quiet --features worker --test training
+	cargo test --release --quiet --features worker --test training --test determinism
 
 worker: libtorch ## build llmc, llmc-worker and llmc-data
 	cargo build --release --quiet

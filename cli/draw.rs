@@ -75,7 +75,7 @@ fn one(terminal: &Terminal, name: &str, sources: &Sources, found: &Diagnostic) -
     let handler = MietteHandlerOpts::new().color(terminal.color).unicode(true).terminal_links(false).build();
     let mut out: String = drawings.iter().map(|drawing| format!("{}\n", Drawn(&handler, drawing))).collect();
     if let Some(help) = diag::help(found, terminal.lang) {
-        out.push_str(&format!("  {}{help}\n\n", terminal.say("help: ", "建议:")));
+        out.push_str(&format!("  {}{help}\n\n", terminal.say("help: ", "建议：")));
     }
     out
 }

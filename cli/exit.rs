@@ -78,7 +78,7 @@ fn report(panic: &std::panic::PanicHookInfo<'_>) -> String {
     format!(
         "llmc has a bug. Nothing was left half-written. Please report this block with the recipe:\n\
          ---\nllmc {} {} {}\nargs: {}\nat: {place}\nwhat: {message}\n---\n\
-         这是 llmc 的程序错误,没有留下写了一半的文件。请连同配方一起报告以上内容。",
+         这是 llmc 的程序错误，没有留下写了一半的文件。请连同配方一起报告以上内容。",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::OS,
         std::env::consts::ARCH,

@@ -35,11 +35,11 @@ fn unknown(name: &str, near: Option<String>) -> Failure {
     match near {
         Some(near) => Failure::new(
             format!("nothing is called `{name}`: did you mean `{near}`?"),
-            format!("没有名为 `{name}` 的代码、关键字或规则:是否想写 `{near}`?"),
+            format!("没有名为 `{name}` 的代码、关键字或规则：是否想写 `{near}`？"),
         ),
         None => Failure::new(
             format!("nothing is called `{name}`: `llmc explain` lists the codes"),
-            format!("没有名为 `{name}` 的代码、关键字或规则:`llmc explain` 列出全部代码"),
+            format!("没有名为 `{name}` 的代码、关键字或规则：`llmc explain` 列出全部代码"),
         ),
     }
 }

@@ -12,7 +12,7 @@ const LARGEST: u64 = 64 << 20;
 pub fn read(path: &Path) -> Result<String, Failure> {
     let fail = |error: &dyn std::fmt::Display| {
         let path = path.display();
-        Failure::new(format!("cannot read {path}: {error}"), format!("无法读取 {path}:{error}"))
+        Failure::new(format!("cannot read {path}: {error}"), format!("无法读取 {path}：{error}"))
     };
     let mut bytes = Vec::new();
     let result = if path == Path::new("-") {
@@ -32,7 +32,7 @@ pub fn read(path: &Path) -> Result<String, Failure> {
 pub fn write(path: &Path, text: &str) -> Result<(), Failure> {
     write_bytes(path, text.as_bytes()).map_err(|error| {
         let path = path.display();
-        Failure::new(format!("cannot write {path}: {error}"), format!("无法写入 {path}:{error}"))
+        Failure::new(format!("cannot write {path}: {error}"), format!("无法写入 {path}：{error}"))
     })
 }
 

@@ -73,7 +73,7 @@ pub fn prepare(terminal: &Terminal, global: &Global, path: &Path) -> Result<Opti
         (Some(_), None) => {
             talk(terminal.say(
                 "llmc: the recipe names no text: add a `data` clause, as in data < web \"corpus/*.jsonl\" >\n",
-                "llmc: 配方没有指定文本:请加上 `data` 子句,例如 data < web \"corpus/*.jsonl\" >\n",
+                "llmc: 配方没有指定文本：请加上 `data` 子句，例如 data < web \"corpus/*.jsonl\" >\n",
             ));
             Ok(None)
         }
@@ -98,11 +98,11 @@ pub fn read_plan(path: &Path) -> Result<(Plan, String), Failure> {
     if version.split('.').next() != ours.split('.').next() {
         return Err(Failure::new(
             format!("{shown} has format version {version}, this llmc reads {ours}: plan the recipe again"),
-            format!("{shown} 的格式版本为 {version},本程序只能读取 {ours}:请重新生成计划"),
+            format!("{shown} 的格式版本为 {version}，本程序只能读取 {ours}：请重新生成计划"),
         ));
     }
     let plan = serde_json::from_str(&json).map_err(|error| {
-        Failure::new(format!("{shown} is no plan: {error}"), format!("{shown} 不是计划:{error}"))
+        Failure::new(format!("{shown} is no plan: {error}"), format!("{shown} 不是计划：{error}"))
     })?;
     Ok((plan, json))
 }
@@ -128,7 +128,7 @@ fn plan_and_data(path: &Path, global: &Global) -> Result<Prepared, Failure> {
         let path = path.display();
         Failure::new(
             format!("the recipe inside {path} names no text: add a `data` clause and plan again"),
-            format!("{path} 中的配方没有指定文本:请加上 `data` 子句并重新生成计划"),
+            format!("{path} 中的配方没有指定文本：请加上 `data` 子句并重新生成计划"),
         )
     })?;
     Ok(Prepared { plan, json, data, root })

@@ -65,7 +65,7 @@ fn name_of(recipe: &Path) -> Result<String, Failure> {
     let named = if is_plan { recipe.parent().and_then(Path::file_name) } else { recipe.file_stem() };
     let name = named.and_then(|name| name.to_str()).filter(|name| !name.is_empty() && *name != "-");
     name.map(str::to_owned)
-        .ok_or_else(|| Failure::new("this run has no name: add --name", "这次运行没有名称:请加上 --name"))
+        .ok_or_else(|| Failure::new("this run has no name: add --name", "这次运行没有名称：请加上 --name"))
 }
 
 /// A folder belongs to one plan, and a run that has trained is only gone on with on request.
@@ -80,7 +80,7 @@ fn claim(folder: &Path, plan: &str, resume: bool) -> Result<(), Failure> {
             format!(
                 "{shown} holds another plan: choose another --name, or remove the folder (see `llmc diff`)"
             ),
-            format!("{shown} 中是另一个计划:请另选 --name,或删除该目录(参见 `llmc diff`)"),
+            format!("{shown} 中是另一个计划：请另选 --name，或删除该目录（参见 `llmc diff`）"),
         ));
     }
     let trained =
@@ -88,7 +88,7 @@ fn claim(folder: &Path, plan: &str, resume: bool) -> Result<(), Failure> {
     if trained && !resume {
         return Err(Failure::new(
             format!("{shown} has checkpoints: add --resume to go on, or choose another --name"),
-            format!("{shown} 中已有检查点:加上 --resume 继续,或另选 --name"),
+            format!("{shown} 中已有检查点：加上 --resume 继续，或另选 --name"),
         ));
     }
     Ok(())
@@ -101,7 +101,7 @@ fn data_spec(prepared: &Prepared, folder: &Path) -> Result<String, Failure> {
     let absolute = |path: &Path| {
         std::fs::canonicalize(path).map_err(|error| {
             let path = path.display();
-            Failure::new(format!("cannot find {path}: {error}"), format!("找不到 {path}:{error}"))
+            Failure::new(format!("cannot find {path}: {error}"), format!("找不到 {path}：{error}"))
         })
     };
     let root = relative(&absolute(folder)?, &absolute(&prepared.root)?);
@@ -134,7 +134,7 @@ fn places(layout: &Layout) -> Result<Vec<Vec<(&'static str, String)>>, Failure> 
                 "this plan needs {nodes} nodes: run it on each with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
             ),
             format!(
-                "该计划需要 {nodes} 个节点:请在每个节点上设置 MASTER_ADDR、MASTER_PORT 和 NODE_RANK 后运行"
+                "该计划需要 {nodes} 个节点：请在每个节点上设置 MASTER_ADDR、MASTER_PORT 和 NODE_RANK 后运行"
             ),
         ));
     }
@@ -162,7 +162,7 @@ fn places(layout: &Layout) -> Result<Vec<Vec<(&'static str, String)>>, Failure> 
 fn free_port() -> Result<String, Failure> {
     let bound = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
     bound.map(|address| address.port().to_string()).map_err(|error| {
-        Failure::new(format!("cannot open a local port: {error}"), format!("无法打开本地端口:{error}"))
+        Failure::new(format!("cannot open a local port: {error}"), format!("无法打开本地端口：{error}"))
     })
 }
 

@@ -52,7 +52,7 @@ impl Sibling {
 
     fn missing(&self, what: &str) -> Failure {
         let build = self.build;
-        Failure::new(format!("{what}: build it with `{build}`"), format!("{what}:请用 `{build}` 构建"))
+        Failure::new(format!("{what}: build it with `{build}`"), format!("{what}：请用 `{build}` 构建"))
     }
 
     /// A command of this program, ready for arguments.
@@ -111,7 +111,7 @@ impl Sibling {
 
     fn cannot_start(&self, error: &std::io::Error) -> Failure {
         let name = self.name;
-        Failure::new(format!("cannot run {name}: {error}"), format!("无法运行 {name}:{error}"))
+        Failure::new(format!("cannot run {name}: {error}"), format!("无法运行 {name}：{error}"))
     }
 }
 

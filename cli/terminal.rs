@@ -59,9 +59,10 @@ fn locale(variable: impl Fn(&str) -> Option<String>) -> Lang {
 pub fn data(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("cannot write to stdout: {error}"), format!("无法写入标准输出:{error}")))
-        }
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
+            format!("cannot write to stdout: {error}"),
+            format!("无法写入标准输出：{error}"),
+        )),
         _ => Ok(()),
     }
 }

@@ -48,11 +48,11 @@ fn unknown(path: &str, near: Option<String>) -> Failure {
     match near {
         Some(near) => Failure::new(
             format!("no value is called `{path}`: did you mean `{near}`?"),
-            format!("没有名为 `{path}` 的值:是否想写 `{near}`?"),
+            format!("没有名为 `{path}` 的值：是否想写 `{near}`？"),
         ),
         None => Failure::new(
             format!("no value is called `{path}`: `llmc plan --format json` shows all of them"),
-            format!("没有名为 `{path}` 的值:`llmc plan --format json` 列出全部"),
+            format!("没有名为 `{path}` 的值：`llmc plan --format json` 列出全部"),
         ),
     }
 }

@@ -216,12 +216,29 @@ fn documented_recipes() -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_recipe_parses_whole() {
-    let mut recipes = documented_recipes();
-    recipes.extend(files_of(&["recipes"], &["llm"]).into_iter().map(|path| (shown(&path), text(&path))));
+fn every_documented_recipe_compiles() {
+    let recipes = documented_recipes();
+    assert!(!recipes.is_empty(), "no page marks a recipe with ```llm");
     for (name, recipe) in recipes {
-        let tree = llmc_grammar::parse(&recipe);
-        assert!(tree.junk().is_empty(), "{name} has junk");
-        assert!(tree.clauses().iter().all(|clause| clause.is_whole()), "{name} lacks a bracket");
+        let compiled = llmc_compiler::compile(&recipe, &[], &llmc_compiler::Nowhere);
+        let found: Vec<&str> = compiled.diagnostics.iter().map(|d| d.code).collect();
+        assert!(compiled.plan.is_some() && !compiled.failed(), "{name}: {found:?}");
+    }
+}
+
+#[test]
+fn every_code_has_a_page_and_a_failing_example() {
+    let codes: BTreeSet<String> =
+        llmc_compiler::check::RULES.iter().map(|rule| rule.code.to_owned()).collect();
+    let examples: BTreeSet<String> = files_of(&["tests/fail"], &["llm"])
+        .iter()
+        .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(codes, examples, "tests/plans.rs checks that each example is found guilty");
+    for code in codes {
+        for lang in [llmc_compiler::Lang::En, llmc_compiler::Lang::Zh] {
+            let page = llmc_compiler::explain::explain(&code, lang).unwrap();
+            assert!(page.lines().count() >= 8, "{code}");
+        }
     }
 }

@@ -100,7 +100,7 @@ fn usage_and_unreadable_files_end_with_2() {
         "exit: 2\n--- stdout\n\n--- stderr\nllmc: cannot read none.llm: No such file or directory (os error 2)\n"
     );
     let bad = run(folder.path(), &["fmt", "bad.llm", "--lang", "zh"]);
-    assert_eq!(show(&bad), "exit: 2\n--- stdout\n\n--- stderr\nllmc: 无法读取 bad.llm:no UTF-8 at byte 5\n");
+    assert_eq!(show(&bad), "exit: 2\n--- stdout\n\n--- stderr\nllmc: 无法读取 bad.llm：no UTF-8 at byte 5\n");
 }
 
 #[test]
@@ -175,5 +175,160 @@ mod siblings {
         kill("-TERM");
         until("log", "int\nterm\n");
         assert_eq!(child.wait().unwrap().code(), Some(5));
+    }
+}
+
+const WORDS: &str = "{\"text\": \"one two three\"}\n";
+const SMALL: &str = "model llama < layers 2  hidden 64  vocab 512  ctx 64 >\nbudget 8192 tokens\non 1xCPU\n\
+                     data < web \"web.jsonl\" >\nbatch 512 tokens\nprecision f32\n";
+
+#[test]
+fn check_tells_programs_where() {
+    let folder = folder(&[("a.llm", "model llama 7b < ctxx 8k >\n"), ("b.llm", NEAT)]);
+    let output = run(folder.path(), &["check", "a.llm", "b.llm", "--format", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let lines: Vec<serde_json::Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 1);
+    let label = &lines[0]["labels"][0];
+    assert_eq!((&label["start"], &label["line"], &label["column"]), (&17.into(), &1.into(), &18.into()));
+    assert_eq!(lines[0]["fixes"][0]["replacement"], "ctx");
+    assert_eq!(run(folder.path(), &["check", "b.llm"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_wrong_recipe_writes_nothing() {
+    let folder = folder(&[("a.llm", "model llama 7b < ctxx 8k >\n")]);
+    let output = run(folder.path(), &["plan", "a.llm", "-o", "plan.json"]);
+    assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true));
+    assert!(!folder.path().join("plan.json").exists());
+}
+
+#[test]
+fn a_plan_is_written_and_compared() {
+    let folder = folder(&[("a.llm", NEAT), ("old.json", "{\"format_version\": \"2.0\"}"), ("no.json", "{")]);
+    assert_eq!(run(folder.path(), &["plan", "a.llm", "-o", "out/plan.json"]).status.code(), Some(0));
+    let plan: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.path().join("out/plan.json")).unwrap()).unwrap();
+    assert_eq!(plan["model"]["params"], 6_738_415_616_u64);
+    assert!(plan["facts"]["lr.peak"]["why"].is_object());
+    let same = run(folder.path(), &["plan", "a.llm", "--against", "out/plan.json"]);
+    assert_eq!(show(&same), "exit: 0\n--- stdout\nno difference\n--- stderr\n\n");
+    let other = run(folder.path(), &["plan", "a.llm", "--against", "out/plan.json", "--set", "seed=2"]);
+    assert_eq!(show(&other), "exit: 3\n--- stdout\nseed: 1 → 2\n--- stderr\n\n");
+    for bad in ["old.json", "no.json", "none.json"] {
+        let output = run(folder.path(), &["plan", "a.llm", "--against", bad]);
+        assert_eq!(output.status.code(), Some(2), "{bad}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1, "{bad}");
+    }
+    let diff = run(folder.path(), &["diff", "out/plan.json", "a.llm"]);
+    assert_eq!(show(&diff), "exit: 0\n--- stdout\nno difference\n--- stderr\n\n");
+}
+
+#[test]
+fn reasons_are_answered() {
+    let folder = folder(&[("a.llm", NEAT)]);
+    let why = run(folder.path(), &["why", "a.llm", "layout.gpus"]);
+    assert!(
+        String::from_utf8_lossy(&why.stdout).starts_with("layout.gpus = 64  ← typed at 3:4"),
+        "{}",
+        show(&why)
+    );
+    let json = run(folder.path(), &["why", "a.llm", "lr.peak", "--format", "json"]);
+    let node: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(!node["reads"].as_array().unwrap().is_empty());
+    let unknown = run(folder.path(), &["why", "a.llm", "lr.peek"]);
+    assert_eq!(
+        show(&unknown),
+        "exit: 2\n--- stdout\n\n--- stderr\nllmc: no value is called `lr.peek`: did you mean `lr.peak`?\n"
+    );
+    let refused = run(folder.path(), &["why-not", "a.llm", "tp=7"]);
+    assert_eq!(refused.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("does not divide"), "{}", show(&refused));
+}
+
+#[test]
+fn hardware_files_are_read_first() {
+    let folder = folder(&[("a.llm", NEAT), ("bad.toml", "name = 3\n")]);
+    let bad = run(folder.path(), &["plan", "a.llm", "--hardware", "bad.toml"]);
+    assert_eq!(bad.status.code(), Some(2), "{}", show(&bad));
+    assert!(String::from_utf8_lossy(&bad.stderr).starts_with("llmc: bad.toml: "), "{}", show(&bad));
+}
+
+#[cfg(unix)]
+mod runs {
+    //! What `llmc run` does around the programs it starts; `tests/training.rs` runs the real ones.
+
+    use super::*;
+
+    /// A folder with a recipe, and programs that say how they were called.
+    fn prepared(files: &[(&str, &str)]) -> (TempDir, String) {
+        let folder = folder(files);
+        let path = folder.path().join("sibling");
+        let body = "#!/bin/sh\necho \"$@\" | sed \"s/127.*//\"\nif [ $1 = train ]; then echo $RANK/$WORLD_SIZE $LOCAL_RANK $MASTER_ADDR; fi\n";
+        std::fs::write(&path, body).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let path = path.to_str().unwrap().to_owned();
+        (folder, path)
+    }
+
+    fn run(folder: &Path, sibling: &str, args: &[&str]) -> Output {
+        let mut command = llmc(folder, &[&["run"], args].concat());
+        command.env("LLMC_DATA", sibling).env("LLMC_WORKER", sibling).output().unwrap()
+    }
+
+    #[test]
+    fn a_run_has_its_folder() {
+        let (folder, sibling) = prepared(&[("r/small.llm", SMALL), ("r/web.jsonl", WORDS)]);
+        let first = run(folder.path(), &sibling, &["r/small.llm", "--trace"]);
+        assert_eq!(
+            show(&first),
+            "exit: 0\n--- stdout\nbuild --spec runs/small/data.json --out runs/small/data\n\
+             train --run runs/small --trace runs/small/trace.jsonl\n0/1 0 127.0.0.1\n--- stderr\n\n"
+        );
+        let data: serde_json::Value = serde_json::from_str(
+            &std::fs::read_to_string(folder.path().join("runs/small/data.json")).unwrap(),
+        )
+        .unwrap();
+        assert_eq!(data["root"], "../../r");
+        // The same plan again, from the recipe or from itself; another one is refused, and nothing is touched.
+        let plan = folder.path().join("runs/small/plan.json");
+        let bytes = std::fs::read(&plan).unwrap();
+        assert_eq!(run(folder.path(), &sibling, &["r/small.llm"]).status.code(), Some(0));
+        assert_eq!(run(folder.path(), &sibling, &["runs/small/plan.json"]).status.code(), Some(0));
+        let other = run(folder.path(), &sibling, &["r/small.llm", "--set", "seed=2"]);
+        assert_eq!(other.status.code(), Some(2), "{}", show(&other));
+        assert!(String::from_utf8_lossy(&other.stderr).contains("runs/small holds another plan"));
+        assert_eq!(std::fs::read(&plan).unwrap(), bytes);
+        // A run that has trained goes on only on request.
+        std::fs::create_dir_all(folder.path().join("runs/small/checkpoints/step-1")).unwrap();
+        assert_eq!(run(folder.path(), &sibling, &["r/small.llm"]).status.code(), Some(2));
+        assert_eq!(run(folder.path(), &sibling, &["r/small.llm", "--resume"]).status.code(), Some(0));
+    }
+
+    #[test]
+    fn absent_text_is_refused_with_its_place() {
+        let (folder, sibling) = prepared(&[("small.llm", SMALL)]);
+        let output = run(folder.path(), &sibling, &["small.llm"]);
+        assert_eq!(output.status.code(), Some(1), "{}", show(&output));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no file matches `web.jsonl`"));
+        assert!(!folder.path().join("runs").exists());
+    }
+
+    #[test]
+    fn a_device_gets_a_process() {
+        let recipe = SMALL.replace("1xCPU", "2xCPU");
+        let (folder, sibling) = prepared(&[("small.llm", &recipe), ("web.jsonl", WORDS)]);
+        let output = run(folder.path(), &sibling, &["small.llm"]);
+        let mut lines: Vec<&str> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
+        lines.sort_unstable();
+        assert!(
+            lines.contains(&"0/2 0 127.0.0.1") && lines.contains(&"1/2 1 127.0.0.1"),
+            "{}",
+            show(&output)
+        );
     }
 }

@@ -159,7 +159,9 @@ impl Layout<'_> {
                 self.value(&compare.value, space, pieces);
             }
             Value::BadNumber(text) => pieces.push(Piece { bare: true, ..self.piece(gap, text.span) }),
-            Value::Size(text) | Value::String(text) | Value::Word(text) => pieces.push(self.piece(gap, text.span)),
+            Value::Size(text) | Value::String(text) | Value::Word(text) => {
+                pieces.push(self.piece(gap, text.span))
+            }
         }
     }
 
