@@ -87,8 +87,12 @@ fn text_of(sources: &Sources, source: Source) -> String {
 
 /// Start and length of a label, at least one character long and inside the text, which miette insists on.
 fn visible(text: &str, span: Span) -> (usize, usize) {
-    let start = text.floor_char_boundary(span.start.min(text.len().saturating_sub(1)));
-    let end = text.ceil_char_boundary(span.end.clamp(start + 1, text.len().max(start + 1)));
+    let boundary = |at: &usize| text.is_char_boundary(*at);
+    let last = span.start.min(text.len().saturating_sub(1));
+    let start = (0..=last).rev().find(boundary).unwrap_or(0);
+    let end = (span.end.clamp(start + 1, text.len().max(start + 1))..text.len())
+        .find(boundary)
+        .unwrap_or(text.len());
     (start, end - start)
 }
 
