@@ -14,8 +14,9 @@ pub fn write(b: &mut Builder, l: &Lowering) -> Result<Vec<Call>, LowerError> {
     let (blocks, top) = (l.params.block.all(), l.params.top());
     let block = Unit::write(b, l, "block", &blocks)?;
     let top = Unit::write(b, l, "top", &top)?;
-    let mut units: Vec<(&Unit, u64)> = l.shape.layers().into_iter().map(|layer| (&block, layer)).collect();
-    units.push((&top, 0));
+    // In the order the next forward pass reads them, so that what is published hides behind it.
+    let units = [(&top, 0)].into_iter().chain(l.shape.layers().into_iter().map(|layer| (&block, layer)));
+    let units: Vec<(&Unit, u64)> = units.collect();
     // Optimizer tensors that live in host memory come in while the unit before is updated.
     let place = |(unit, layer): (&Unit, u64)| if std::ptr::eq(unit, &top) { None } else { Some(ring(layer)) };
     let mut fetched = 0;

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use llmc_plan::arena::assign;
 use llmc_plan::lower::{Coordinates, lower};
 use llmc_plan::model::{Model, Rope, RopeMethod};
-use llmc_plan::op::Backend;
+use llmc_plan::op::{Backend, TensorType};
 use llmc_plan::plan::*;
-use llmc_plan::program::Program;
+use llmc_plan::program::{Call, Instr, Program};
+use llmc_plan::walk::{Durations, Instant, walk};
 
 /// 2 layers, h = 8, 2 query heads and 1 key-value head of 4, f = 16, vocabulary 30 padded to 32, context 6,
 /// 2 sequences a micro-batch (12 tokens), 2 micro-batches, AdamW, f32, one device.
@@ -231,4 +232,78 @@ pub fn layouts() -> Vec<(String, Plan)> {
         }
     }
     all
+}
+
+/// Durations from a function of the instruction and its operands.
+pub struct By<F>(pub F);
+
+impl<F: Fn(&Instr, &[TensorType], &[TensorType]) -> f64> Durations for By<F> {
+    fn seconds(&self, instr: &Instr, inputs: &[TensorType], outputs: &[TensorType]) -> f64 {
+        (self.0)(instr, inputs, outputs)
+    }
+}
+
+/// The list of calls, one word each: segment without its policy and copy number, `@layer` for what has a
+/// layer, `:micro-batch` for passes.
+pub fn words(program: &Program, calls: &[Call]) -> Vec<String> {
+    let word = |call: &Call| {
+        let name = &program.segments[call.segment.0 as usize].name;
+        let dropped =
+            |part: &&str| !["none", "selective", "full"].contains(part) && part.parse::<u64>().is_err();
+        let name: Vec<&str> = name.split('.').filter(dropped).collect();
+        let name = name.join(".");
+        if name.contains("block") { format!("{name}@{}", call.layer) } else { name }
+    };
+    calls.iter().map(word).collect()
+}
+
+/// Passes of a pipeline rank: `F0` is the forward of micro-batch 0, `B` backward, `W` weight gradients; with
+/// `layers`, `F0@2` names the layer.
+pub fn passes(program: &Program, layers: bool) -> String {
+    let mut words = Vec::new();
+    for call in &program.step {
+        let name = &program.segments[call.segment.0 as usize].name;
+        let starts = [("block.forward", "F"), ("block.backward", "B"), ("block.weight", "W")];
+        if let Some((_, letter)) = starts.iter().find(|(start, _)| name.starts_with(start)) {
+            let layer = if layers { format!("@{}", call.layer) } else { String::new() };
+            words.push(format!("{letter}{}{layer}", call.micro_batch));
+        }
+    }
+    words.join(" ")
+}
+
+/// Sizes of the wide toy in bytes (f32): 16 tokens a micro-batch on one rank that holds them all.
+pub mod wide {
+    pub const N: u64 = 16;
+    /// [n, h]
+    pub const RESIDUAL: u64 = N * 8 * 4;
+    /// Scalars a token, f32.
+    pub const ROW: u64 = N * 4;
+    /// Packed queries, keys, values: (4 + 2·2) heads of 4.
+    pub const QKV: u64 = N * 32 * 4;
+    /// 4 heads of 4.
+    pub const HEADS: u64 = N * 16 * 4;
+    pub const LSE: u64 = 4 * N * 4;
+    pub const FFN: u64 = N * 16 * 4;
+    pub const LOGITS: u64 = N * 32 * 4;
+    pub const IDS: u64 = N * 8;
+    pub const TARGETS: u64 = N * 8;
+    pub const POSITIONS: u64 = N * 8;
+    pub const WEIGHTS: u64 = N * 4;
+    pub const CU_SEQLENS: u64 = 3 * 4;
+    /// What a block keeps without recompute, its input apart: n1 rstd1 qkv o lse x2 n2 rstd2 gate_up act.
+    pub const KEPT: u64 = QKV + HEADS + LSE + RESIDUAL + 2 * FFN + 2 * (RESIDUAL + ROW) + FFN;
+    /// Elements of norm1, qkv, o, norm2, gate_up, down.
+    pub const BLOCK: u64 = 8 + 32 * 8 + 8 * 16 + 8 + 32 * 8 + 8 * 16;
+    /// Elements of embedding or head.
+    pub const VOCABULARY: u64 = 32 * 8;
+    /// Elements of a norm.
+    pub const NORM: u64 = 8;
+    /// Bytes of the rope tables [8, 2] and 7 scalars.
+    pub const CONSTANTS: u64 = 4 * (2 * 8 * 2 + 7);
+}
+
+/// Largest live bytes of a step.
+pub fn peak(program: &Program) -> u64 {
+    walk(program, &program.step, &Instant).records.iter().map(|r| r.live_bytes).max().unwrap()
 }
