@@ -122,7 +122,7 @@ fn memory_of_a_ring() {
     let partial = heads / 2 + lse / 2; // one half of the queries
     let merge = persistent + batch + 2 * residual + row + qkv + heads + lse + passing + partial;
     let at = |r: &&llmc_plan::walk::Record| r.op == "attention.merge" && r.place.layer == 0;
-    assert_eq!(walked.records.iter().filter(at).last().unwrap().live_bytes, merge);
+    assert_eq!(walked.records.iter().rev().find(at).unwrap().live_bytes, merge);
 }
 
 /// Keys and gradients on one stream each way: a rank offers a gradient to one that waits for keys.
