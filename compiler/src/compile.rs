@@ -12,7 +12,7 @@ use crate::check::meaning::{
 };
 use crate::check::{self, syntax};
 use crate::derive;
-use crate::diag::{Diagnostic, Severity, Sources};
+use crate::diag::{Diagnostic, Severity, Source, Sources};
 use crate::ledger::{Fact, Facts, Ledger, Why};
 use crate::question;
 use crate::resolve::{self, Cx, Resolved};
@@ -113,31 +113,21 @@ fn sort(diagnostics: &mut [Diagnostic]) {
 
 /// Resolve, derive, check.
 fn front(recipe: &str, sets: &[String], world: &dyn World) -> (Resolved, Vec<Diagnostic>, Sources) {
-    let mut texts: Vec<String> = Vec::new();
-    let mut diagnostics: Vec<Diagnostic> = Vec::new();
-    for (i, typed) in sets.iter().enumerate() {
-        match resolve::merge::recipe_of_set(typed) {
-            Ok(text) => texts.push(text),
-            Err(head) => {
-                let near = crate::diag::nearest(&head, llmc_grammar::Keyword::ALL.iter().map(|k| k.text()));
-                diagnostics.push(syntax::set::found(i + 1, typed, &head, near));
-                // The finding shows the words as typed; nothing of them is read.
-                texts.push(String::new());
-            }
-        }
-    }
-    let mut cx = Cx::new(recipe, &texts);
+    let (shown, mut diagnostics) = texts(recipe, sets);
+    // Of a text that is reported as a whole nothing is read.
+    let whole = |source| {
+        diagnostics.iter().any(|d: &Diagnostic| d.labels.first().is_some_and(|l| l.source == source))
+    };
+    let read = |source, text: &String| if whole(source) { String::new() } else { text.clone() };
+    let set_texts: Vec<String> =
+        shown.sets.iter().enumerate().map(|(i, text)| read(Source::Set(i + 1), text)).collect();
+    let mut cx = Cx::new(&read(Source::Recipe, &shown.recipe), &set_texts);
     let mut r = resolve::resolve(&mut cx, world);
     for span in cx.leftovers() {
         let words = cx.slice(span).to_owned();
         cx.report(syntax::leftover::found(span, &words));
     }
     diagnostics.extend(std::mem::take(&mut cx.diagnostics));
-    for (i, typed) in sets.iter().enumerate() {
-        if let Some(text) = texts.get_mut(i).filter(|t| t.is_empty()) {
-            typed.clone_into(text);
-        }
-    }
     let base = read_base(&mut r, world);
     hardware_facts(&mut r);
     derive::run(&mut r.facts);
@@ -146,7 +136,26 @@ fn front(recipe: &str, sets: &[String], world: &dyn World) -> (Resolved, Vec<Dia
         diagnostics.extend(check::run(&r));
         diagnostics.extend(outside(&r, world, base));
     }
-    (r, diagnostics, Sources { recipe: recipe.to_owned(), sets: texts })
+    (r, diagnostics, shown)
+}
+
+/// The recipe and each `--set` as a small recipe; what is none is reported as a whole and shown as typed.
+fn texts(recipe: &str, sets: &[String]) -> (Sources, Vec<Diagnostic>) {
+    let mut diagnostics: Vec<Diagnostic> = syntax::size::check(Source::Recipe, recipe).into_iter().collect();
+    let mut shown = Sources { recipe: recipe.to_owned(), sets: Vec::new() };
+    for (i, typed) in sets.iter().enumerate() {
+        let source = Source::Set(i + 1);
+        let text = resolve::merge::recipe_of_set(typed).unwrap_or_else(|head| {
+            let near = crate::diag::nearest(&head, llmc_grammar::Keyword::ALL.iter().map(|k| k.text()));
+            diagnostics.push(syntax::set::found(i + 1, typed, &head, near));
+            typed.clone()
+        });
+        if diagnostics.iter().all(|d| d.labels.first().is_none_or(|l| l.source != source)) {
+            diagnostics.extend(syntax::size::check(source, &text));
+        }
+        shown.sets.push(text);
+    }
+    (shown, diagnostics)
 }
 
 /// What `config.json` of the base says, by the model's path.

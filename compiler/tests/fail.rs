@@ -60,7 +60,11 @@ fn failing_examples() {
     settings.set_omit_expression(true);
     settings.bind(|| {
         insta::glob!("../../tests/fail", "*.llm", |path| {
-            let text = fs::read_to_string(path).unwrap();
+            let file = fs::read_to_string(path).unwrap();
+            // `#--repeat N` makes the example long without a long file.
+            let times =
+                file.lines().find_map(|l| l.strip_prefix("#--repeat ")).map_or(1, |n| n.parse().unwrap());
+            let text = file.repeat(times);
             let code = path.file_stem().unwrap().to_str().unwrap();
             let sets: Vec<String> =
                 text.lines().filter_map(|l| l.strip_prefix("#--set ")).map(|s| s.trim().to_owned()).collect();
@@ -69,7 +73,7 @@ fn failing_examples() {
             let found = c.diagnostics.iter().find(|d| d.code == code);
             let found = found.unwrap_or_else(|| panic!("{code} is not found:\n{}", show(Lang::En)));
             assert!(c.failed() || found.severity != Severity::Error, "{code} is no error");
-            insta::assert_snapshot!(format!("{text}\n---\n{}\n---\n{}", show(Lang::En), show(Lang::Zh)));
+            insta::assert_snapshot!(format!("{file}\n---\n{}\n---\n{}", show(Lang::En), show(Lang::Zh)));
         });
     });
 }

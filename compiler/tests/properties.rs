@@ -226,6 +226,33 @@ fn meaning(c: &Compiled) -> String {
 }
 
 #[test]
+fn long_and_nested_input_is_answered_at_once() {
+    let kib = |unit: &str, n: usize| unit.repeat((n << 10) / unit.len());
+    let units = [
+        "<",
+        "model < ",
+        "a < b < ",
+        "mix < a 1% > ",
+        "x ",
+        "data < a \"b\" ",
+        "( ",
+        "yarn(s=",
+        "\"",
+        "> ",
+        "8kk ",
+        "é<",
+    ];
+    let started = std::time::Instant::now();
+    for unit in units {
+        examine(&kib(unit, 1024), unit);
+        examine(&kib(unit, 60), unit);
+    }
+    let named: String = (0..6000).map(|i| format!("n{i} 1% ")).collect();
+    examine(&format!("model llama 7b data < {} > mix < {named} >", kib("s \"p\" ", 8)), "names");
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+}
+
+#[test]
 fn every_token_of_a_recipe_matters() {
     for text in
         [RICH, include_str!("../../recipes/cpt-13b-law.llm"), include_str!("../../recipes/quickstart.llm")]

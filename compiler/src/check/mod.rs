@@ -50,6 +50,7 @@ pub mod syntax {
     pub mod misplaced;
     pub mod number;
     pub mod set;
+    pub mod size;
     pub mod strict;
     pub mod unclosed;
     pub mod valueless;
@@ -78,6 +79,7 @@ pub const RULES: &[&Rule] = &[
     &syntax::clause::RULE,
     &syntax::leftover::RULE,
     &syntax::set::RULE,
+    &syntax::size::RULE,
     &names::option::RULE,
     &names::choice::RULE,
     &names::hardware::RULE,

@@ -56,6 +56,8 @@ pub struct Phase {
     pub span: Span,
 }
 
+/// More sources than anybody mixes; the bound keeps comparing names cheap.
+const MAX_SOURCES: usize = 1024;
 const EPOCHS: Slot = Slot {
     accepts: &[Dimension::Count, Dimension::Multiplier],
     bare: Some(Dimension::Count),
@@ -95,7 +97,13 @@ pub fn data(cx: &mut Cx, r: &mut Resolved) {
         cx.report(valueless::found(view.at, "data", Some("data < web \"corpus/*.jsonl\" >")));
     }
     let mut options = Options::of(&mut view);
-    for mut setting in options.all(cx) {
+    let all = options.all(cx);
+    if all.len() > MAX_SOURCES {
+        let count = |n: usize| diag::Value::Count(n as u64);
+        cx.report(range::found(view.at, "data", count(all.len()), count(1), count(MAX_SOURCES)));
+        return;
+    }
+    for mut setting in all {
         let name = setting.opt.node.name.value.clone();
         refuse_bound(cx, &setting);
         let glob = first_value(cx, &setting).and_then(|v| cx.string(&setting.opt, &v, &name));

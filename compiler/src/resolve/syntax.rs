@@ -55,8 +55,10 @@ fn report_clause(source: Source, tree: &Tree, clause: &Clause, found: &mut Vec<D
         report_value(source, tree, value, found);
     }
     if let Some(block) = &clause.block {
-        let closed_later =
-            tree.clauses().iter().any(|c| c.inside.as_ref().is_some_and(|k| k.span == clause.keyword.span));
+        // The clauses inside a block follow it.
+        let next = tree.clauses().partition_point(|c| c.span.start <= clause.span.start);
+        let inside = tree.clauses().get(next).and_then(|c| c.inside.as_ref());
+        let closed_later = inside.is_some_and(|k| k.span == clause.keyword.span);
         report_block(source, tree, block, clause.keyword.value.text(), closed_later, found);
     }
 }

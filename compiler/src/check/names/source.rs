@@ -31,6 +31,7 @@ pub const RULE: Rule = Rule {
 /// The option (whole), its name's span, and the sources there are.
 pub fn found(whole: Span, at: Span, name: &str, known: &[String]) -> Diagnostic {
     let near = crate::diag::nearest(name, known.iter().map(String::as_str));
+    let shown: Vec<String> = known.iter().take(12).cloned().collect();
     let d = Diagnostic::new(&RULE).at(whole).text("name", crate::diag::shorten(name)).near(at, near);
-    if known.is_empty() { d } else { d.arg("known", Value::List(known.to_vec())) }
+    if known.is_empty() { d } else { d.arg("known", Value::List(shown)) }
 }
