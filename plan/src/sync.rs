@@ -13,8 +13,9 @@ use crate::live::Instances;
 use crate::order::Clock;
 use crate::program::{Call, EventId, Instr, Program, Segment, SegmentId, Wait};
 
-/// Replaces all events of a program.
+/// Replaces all events of a program, and the copies of segments made for them.
 pub fn derive(program: &mut Program) {
+    merge_copies(program);
     for instr in program.segments.iter_mut().flat_map(|s| &mut s.instrs) {
         instr.waits.clear();
         instr.signals.clear();
@@ -28,6 +29,24 @@ pub fn derive(program: &mut Program) {
     let needs: Vec<Vec<Needs>> =
         lists.iter().enumerate().map(|(i, calls)| analyse(program, &instances, calls, i == 1)).collect();
     write(program, needs);
+}
+
+/// Calls the segments that copies were made of, and drops the copies.
+pub(crate) fn merge_copies(program: &mut Program) {
+    let base = |id: SegmentId| {
+        let (base, number) = program.segment(id)?.name.rsplit_once('.')?;
+        number.parse::<u64>().ok()?;
+        program.segment_named(base)
+    };
+    let bases: Vec<SegmentId> =
+        (0..program.segments.len() as u32).map(|i| base(SegmentId(i)).unwrap_or(SegmentId(i))).collect();
+    let Program { init, step, eval, save, segments, .. } = program;
+    for call in [init, step, eval, save].into_iter().flatten() {
+        call.segment = bases.get(call.segment.0 as usize).copied().unwrap_or(call.segment);
+    }
+    // Copies stand behind everything they are copies of.
+    let first = bases.iter().enumerate().position(|(i, base)| base.0 as usize != i);
+    segments.truncate(first.unwrap_or(segments.len()));
 }
 
 /// An instruction of a segment.

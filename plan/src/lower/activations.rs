@@ -9,7 +9,7 @@ use crate::program::{Class, Index, Ref, Space};
 pub struct Activations {
     /// Cosine and sine tables.
     pub rope: [Ref; 2],
-    /// Device scalars `[1]` f32: learning rate, 1/Σ weights of the step, Σ w·nll, Σ g², clip divisor, skip
+    /// Device scalars `[1]` f32: learning rate, 1/Σ weights of the step over all ranks, Σ w·nll, Σ g², clip divisor, skip
     /// flag, step number from 1.
     pub lr: Ref,
     pub inv_weight: Ref,

@@ -130,6 +130,11 @@ pub struct Shape {
 const LOGITS_BYTES: u64 = 64 << 20;
 const LOGITS_ROWS: u64 = 1024;
 
+/// Elements of the largest activation; far above any device, far below what would overflow.
+const MOST_ELEMENTS: u64 = 1 << 50;
+/// Passes over a layer in one step; a run of 405B in 4,096 micro-batches has about a million.
+const MOST_PASSES: u64 = 1 << 22;
+
 impl Shape {
     /// Reads and checks the plan.
     pub fn new(plan: &Plan, coordinates: &Coordinates, options: &Options) -> Result<Shape, LowerError> {
@@ -153,6 +158,11 @@ impl Shape {
         let micro_batches = options.accumulation_cap.map_or(accumulation, |cap| {
             accumulation.min(cap.min(accumulation).max(full).next_multiple_of(layout.pp))
         });
+        if micro_batches * model.layers * 2 > MOST_PASSES {
+            let reason =
+                format!("{micro_batches} micro-batches of {} layers: choose larger ones", model.layers);
+            return Err(unsupported("batch.accumulation", reason));
+        }
         let pipe = Pipe { rank: coordinates.pipeline, ranks: layout.pp, chunks: layout.vp, micro_batches };
         let actions = actions(layout.schedule, pipe);
         let shard = sizes(plan)[2].1;
@@ -181,7 +191,7 @@ impl Shape {
                 || plan.optimizer.kind == OptimizerKind::PagedAdamw,
             sequences: plan.batch.micro_batch_sequences,
             context,
-            documents: options.documents_per_sequence.map(|d| d.max(1)),
+            documents: options.documents_per_sequence.map(|d| d.clamp(1, model.context)),
             tokens,
             rows: tokens / tp,
             heads: model.heads / tp,
@@ -239,15 +249,15 @@ fn chunks(plan: &Plan, rank: u64) -> Vec<Chunk> {
 fn sound(plan: &Plan) -> Result<(), LowerError> {
     let (model, batch, layout) = (&plan.model, &plan.batch, &plan.layout);
     let extents = [
-        ("model.layers", model.layers, 1 << 16),
-        ("model.hidden", model.hidden, 1 << 24),
-        ("model.heads", model.heads, 1 << 16),
-        ("model.kv_heads", model.kv_heads, 1 << 16),
-        ("model.head_dim", model.head_dim, 1 << 16),
-        ("model.ffn", model.ffn, 1 << 24),
+        ("model.layers", model.layers, 1 << 12),
+        ("model.hidden", model.hidden, 1 << 20),
+        ("model.heads", model.heads, 1 << 12),
+        ("model.kv_heads", model.kv_heads, 1 << 12),
+        ("model.head_dim", model.head_dim, 1 << 12),
+        ("model.ffn", model.ffn, 1 << 22),
         ("model.vocab", model.vocab, 1 << 24),
         ("model.vocab_padded", model.vocab_padded, 1 << 25),
-        ("model.context", model.context, 1 << 26),
+        ("model.context", model.context, 1 << 24),
         ("batch.micro_batch_sequences", batch.micro_batch_sequences, 1 << 12),
         ("batch.accumulation", batch.accumulation, 1 << 20),
         ("layout.gpus", layout.gpus, 1 << 20),
@@ -261,6 +271,12 @@ fn sound(plan: &Plan) -> Result<(), LowerError> {
         if value == 0 || value > most {
             return Err(invalid(path, format!("{value} is outside 1..={most}")));
         }
+    }
+    let tokens = batch.micro_batch_sequences * model.context;
+    let widest = model.hidden.max(model.qkv_rows()).max(2 * model.ffn);
+    if tokens * widest > MOST_ELEMENTS {
+        let reason = format!("{tokens} tokens of {widest} elements are more than any device holds");
+        return Err(invalid("batch.micro_batch_sequences", reason));
     }
     let multiples = [
         ("model.kv_heads", "model.heads", model.heads, model.kv_heads),

@@ -6,11 +6,14 @@ use super::{Backend, Kind, Spec, TensorType, arity, product, shape};
 
 /// Outputs: ids `[n]` i64, targets `[n]` i64, positions `[n]` i64, cumulative lengths `[d+1]` i32 padded with
 /// the last value, loss weights `[n]` f32; n = sequences·context. No inputs.
+///
+/// Rows are sequence after sequence. On rank r of c > 1 context-parallel ranks each sequence is cut into 2c
+/// blocks of tokens, and the rank's rows are block r of every sequence, then block 2c−1−r of every sequence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadBatch {
     /// Sequences in the micro-batch.
     pub sequences: u64,
-    /// Tokens a sequence.
+    /// Tokens of a sequence on this rank.
     pub context: u64,
 }
 
