@@ -140,9 +140,9 @@ pub enum Command {
         )]
         args: Vec<String>,
     },
-    /// Train a tokenizer (llmc-data tokenizer)
+    /// Train a tokenizer: `tokenizer train RECIPE` (llmc-data)
     Tokenizer(PassOn),
-    /// Build, measure, deduplicate or benchmark a corpus (llmc-data)
+    /// Build or measure a corpus: `data build RECIPE`, `data stats DIR` (llmc-data)
     Data(PassOn),
     /// Score the planner's predictions against measured runs
     Score {

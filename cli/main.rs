@@ -7,14 +7,15 @@
 mod args;
 mod check;
 mod completions;
+mod corpus;
 mod cost;
 mod diff;
 mod draw;
+mod eval;
 mod exit;
 mod explain;
 mod files;
 mod fmt;
-mod pass;
 mod plan;
 mod prepare;
 mod run;
@@ -50,9 +51,9 @@ fn dispatch(terminal: &Terminal, cli: Cli) -> Outcome {
         Command::Fmt { recipes, check } => fmt::run(terminal, &recipes, check),
         Command::Plan(args) => plan::run(terminal, global, &args),
         Command::Run(args) => run::run(terminal, global, &args),
-        Command::Eval { args } => pass::eval(args),
-        Command::Tokenizer(given) => pass::data("tokenizer", given),
-        Command::Data(given) => pass::data("data", given),
+        Command::Eval { args } => eval::run(&args),
+        Command::Tokenizer(given) => corpus::run(terminal, global, "tokenizer", &given),
+        Command::Data(given) => corpus::run(terminal, global, "data", &given),
         Command::Score { table } => score::run(terminal, &table),
         Command::Why { recipe, path } => why::run(terminal, global, &recipe, &path),
         Command::WhyNot { recipe, choice } => why::not(terminal, global, &recipe, &choice),

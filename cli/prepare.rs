@@ -57,12 +57,7 @@ pub fn prepare(terminal: &Terminal, global: &Global, path: &Path) -> Result<Opti
     }
     let world = Folder::new(path, &global.hardware)?;
     let mut compiled = llmc_compiler::compile(&files::read(path)?, &global.set, &world);
-    // What planning may assume, a run needs.
-    for found in &mut compiled.diagnostics {
-        if [meaning::corpus::RULE.code, meaning::base_absent::RULE.code].contains(&found.code) {
-            found.severity = Severity::Error;
-        }
-    }
+    demand_files(&mut compiled);
     report(terminal, path, &compiled);
     match (&compiled.plan, &compiled.data) {
         _ if compiled.failed() => Ok(None),
@@ -71,14 +66,28 @@ pub fn prepare(terminal: &Terminal, global: &Global, path: &Path) -> Result<Opti
             Ok(Some(Prepared { plan: plan.clone(), json, data: data.clone(), root: world.root().to_owned() }))
         }
         (Some(_), None) => {
-            talk(terminal.say(
-                "llmc: the recipe names no text: add a `data` clause, as in data < web \"corpus/*.jsonl\" >\n",
-                "llmc: 配方没有指定文本：请加上 `data` 子句，例如 data < web \"corpus/*.jsonl\" >\n",
-            ));
+            no_text(terminal);
             Ok(None)
         }
         (None, _) => Ok(None),
     }
+}
+
+/// What planning may assume, a run needs: findings about absent files become errors.
+pub fn demand_files(compiled: &mut Compiled) {
+    for found in &mut compiled.diagnostics {
+        if [meaning::corpus::RULE.code, meaning::base_absent::RULE.code].contains(&found.code) {
+            found.severity = Severity::Error;
+        }
+    }
+}
+
+/// Says that a recipe without `data` cannot run.
+pub fn no_text(terminal: &Terminal) {
+    talk(terminal.say(
+        "llmc: the recipe names no text: add a `data` clause, as in data < web \"corpus/*.jsonl\" >\n",
+        "llmc: 配方没有指定文本：请加上 `data` 子句，例如 data < web \"corpus/*.jsonl\" >\n",
+    ));
 }
 
 /// Whether a path names a plan rather than a recipe.

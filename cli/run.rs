@@ -5,17 +5,17 @@
 
 use std::io::IsTerminal;
 use std::net::TcpListener;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use llmc_plan::plan::Layout;
 
 use crate::args::{Global, RunArgs};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::files;
-use crate::prepare::{Prepared, prepare};
+use crate::prepare::prepare;
 use crate::sibling::{DATA, WORKER};
 use crate::terminal::Terminal;
+use crate::{corpus, files};
 
 /// Compiles, claims the run's folder, builds its corpus and trains.
 pub fn run(terminal: &Terminal, global: &Global, args: &RunArgs) -> Outcome {
@@ -29,8 +29,7 @@ pub fn run(terminal: &Terminal, global: &Global, args: &RunArgs) -> Outcome {
     let folder = Path::new("runs").join(&name);
     claim(&folder, &prepared.json, args.resume)?;
     files::write(&folder.join("plan.json"), &prepared.json)?;
-    let spec = folder.join("data.json");
-    files::write(&spec, &data_spec(&prepared, &folder)?)?;
+    let spec = corpus::write_spec(&prepared.data, &prepared.root, &folder)?;
 
     build.arg("build").arg("--spec").arg(&spec).arg("--out").arg(folder.join("data"));
     if std::io::stderr().is_terminal() {
@@ -60,7 +59,7 @@ pub fn run(terminal: &Terminal, global: &Global, args: &RunArgs) -> Outcome {
 }
 
 /// `recipes/quickstart.llm` is `quickstart`; `runs/quickstart/plan.json` too.
-fn name_of(recipe: &Path) -> Result<String, Failure> {
+pub fn name_of(recipe: &Path) -> Result<String, Failure> {
     let is_plan = recipe.file_name().is_some_and(|name| name == "plan.json");
     let named = if is_plan { recipe.parent().and_then(Path::file_name) } else { recipe.file_stem() };
     let name = named.and_then(|name| name.to_str()).filter(|name| !name.is_empty() && *name != "-");
@@ -92,31 +91,6 @@ fn claim(folder: &Path, plan: &str, resume: bool) -> Result<(), Failure> {
         ));
     }
     Ok(())
-}
-
-/// The specification of the corpus, its root rewritten to start from the run's folder, where it is written.
-fn data_spec(prepared: &Prepared, folder: &Path) -> Result<String, Failure> {
-    let mut data = prepared.data.clone();
-    std::fs::create_dir_all(folder).ok();
-    let absolute = |path: &Path| {
-        std::fs::canonicalize(path).map_err(|error| {
-            let path = path.display();
-            Failure::new(format!("cannot find {path}: {error}"), format!("找不到 {path}：{error}"))
-        })
-    };
-    let root = relative(&absolute(folder)?, &absolute(&prepared.root)?);
-    data.root = root.to_string_lossy().into_owned();
-    serde_json::to_string_pretty(&data).map(|text| text + "\n").map_err(|error| Failure::new(&error, &error))
-}
-
-/// The way from one absolute folder to another.
-fn relative(from: &Path, to: &Path) -> PathBuf {
-    let (from, to): (Vec<Component>, Vec<Component>) =
-        (from.components().collect(), to.components().collect());
-    let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
-    let up = from.iter().skip(common).map(|_| Component::ParentDir);
-    let way: PathBuf = up.chain(to.into_iter().skip(common)).collect();
-    if way.as_os_str().is_empty() { PathBuf::from(".") } else { way }
 }
 
 /// The variables of each process of this machine, as `torchrun` sets them. On several nodes, start `llmc run` on each
@@ -175,11 +149,5 @@ mod tests {
         assert_eq!(name_of(Path::new("recipes/quickstart.llm")).unwrap(), "quickstart");
         assert_eq!(name_of(Path::new("runs/big/plan.json")).unwrap(), "big");
         assert!(name_of(Path::new("-")).is_err());
-    }
-
-    #[test]
-    fn the_way_between_folders() {
-        assert_eq!(relative(Path::new("/a/runs/x"), Path::new("/a/recipes")), Path::new("../../recipes"));
-        assert_eq!(relative(Path::new("/a"), Path::new("/a")), Path::new("."));
     }
 }

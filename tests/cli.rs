@@ -310,6 +310,20 @@ mod runs {
     }
 
     #[test]
+    fn a_corpus_is_built_from_a_recipe() {
+        let (folder, sibling) = prepared(&[("small.llm", SMALL), ("web.jsonl", WORDS)]);
+        let data = |args: &[&str]| llmc(folder.path(), args).env("LLMC_DATA", &sibling).output().unwrap();
+        assert_eq!(
+            show(&data(&["data", "build", "small.llm"])),
+            "exit: 0\n--- stdout\nbuild --spec runs/small/data.json --out runs/small/data\n--- stderr\n\n"
+        );
+        assert_eq!(
+            show(&data(&["tokenizer", "train", "small.llm", "--out", "t.json"])),
+            "exit: 0\n--- stdout\ntokenizer train --spec runs/small/data.json --out t.json\n--- stderr\n\n"
+        );
+    }
+
+    #[test]
     fn absent_text_is_refused_with_its_place() {
         let (folder, sibling) = prepared(&[("small.llm", SMALL)]);
         let output = run(folder.path(), &sibling, &["small.llm"]);
