@@ -82,7 +82,10 @@ fn findings_for_programs() {
     assert!(examples.len() > 40);
     for path in examples {
         let code = path.file_stem().unwrap().to_str().unwrap();
-        let recipe = std::fs::read_to_string(&path).unwrap();
+        let file = std::fs::read_to_string(&path).unwrap();
+        // `#--repeat N` makes an example long without a long file.
+        let times = file.lines().find_map(|line| line.strip_prefix("#--repeat "));
+        let recipe = file.repeat(times.map_or(1, |n| n.parse().unwrap()));
         std::fs::write(world.path().join("recipe.llm"), &recipe).unwrap();
         let mut args = vec!["plan", "recipe.llm", "--format", "json"];
         for set in recipe.lines().filter_map(|line| line.strip_prefix("#--set ")) {

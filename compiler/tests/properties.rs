@@ -245,7 +245,7 @@ fn long_and_nested_input_is_answered_at_once() {
     let started = std::time::Instant::now();
     for unit in units {
         examine(&kib(unit, 1024), unit);
-        examine(&kib(unit, 60), unit);
+        examine(&kib(unit, 20), unit);
     }
     let named: String = (0..6000).map(|i| format!("n{i} 1% ")).collect();
     examine(&format!("model llama 7b data < {} > mix < {named} >", kib("s \"p\" ", 8)), "names");
