@@ -13,6 +13,9 @@ use crate::exit::Failure;
 /// How long the other ranks have to stop after one has failed: they may be inside a collective that never ends.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// What the dynamic loader of Linux exits with when a shared library is missing (glibc, elf/rtld.c).
+const NOT_LOADED: u8 = 127;
+
 /// A program that stands beside `llmc`.
 #[derive(Debug, Clone, Copy)]
 pub struct Sibling {
@@ -106,7 +109,19 @@ impl Sibling {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(failed.map_or(ExitCode::SUCCESS, ExitCode::from))
+        match failed {
+            Some(NOT_LOADED) => Err(self.not_loaded()),
+            Some(code) => Ok(ExitCode::from(code)),
+            None => Ok(ExitCode::SUCCESS),
+        }
+    }
+
+    fn not_loaded(&self) -> Failure {
+        let (name, build) = (self.name, self.build);
+        Failure::new(
+            format!("{name} finds no libtorch: `{build}` fetches it, or set LIBTORCH to its folder"),
+            format!("{name} 找不到 libtorch：运行 `{build}` 获取，或将 LIBTORCH 设为其目录"),
+        )
     }
 
     fn cannot_start(&self, error: &std::io::Error) -> Failure {

@@ -143,6 +143,21 @@ mod siblings {
     }
 
     #[test]
+    fn a_missing_libtorch_is_one_sentence() {
+        let folder = folder(&[]);
+        let sibling = script(
+            folder.path(),
+            "echo 'error while loading shared libraries: libtorch_cpu.so' >&2; exit 127",
+        );
+        let output = llmc(folder.path(), &["eval", "step-1"]).env("LLMC_WORKER", &sibling).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(talk.ends_with(
+            "llmc: llmc-worker finds no libtorch: `make worker` fetches it, or set LIBTORCH to its folder\n"
+        ));
+    }
+
+    #[test]
     fn a_killed_sibling_gives_the_code_of_a_shell() {
         let folder = folder(&[]);
         let sibling = script(folder.path(), "kill -KILL $$");
