@@ -18,7 +18,8 @@ pub fn run(terminal: &Terminal, global: &Global, recipe: &Path, path: &str) -> O
     if compiled.plan.is_none() {
         return Ok(Exit::Recipe.into());
     }
-    let node = why(&compiled, path).map_err(|near| unknown(path, near))?;
+    let mut node = why(&compiled, path).map_err(|near| unknown(path, near))?;
+    why::explore(&mut node, &compiled, &files::read(recipe)?, &global.set, &Folder::new(recipe, &global.hardware)?);
     data(&match terminal.format {
         Format::Json => pretty(&node)?,
         _ => why::lines(&node, terminal.lang),

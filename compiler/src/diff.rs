@@ -92,12 +92,16 @@ pub fn diff(a: &Plan, b: &Plan, lang: Lang) -> Difference {
         if x == y {
             continue;
         }
+        let (before, after) = (show(x, &a.cost.currency), show(y, &b.cost.currency));
+        if before == after {
+            continue;
+        }
         let name = if lang == Lang::En { en } else { zh };
         // Money in two currencies has no ratio.
         let comparable = *path != "cost.total" || a.cost.currency == b.cost.currency;
         let change =
             if x != 0.0 && comparable { format!(" ({:+.1}%)", (y / x - 1.0) * 100.0) } else { String::new() };
-        let text = format!("{name}: {} → {}{change}", show(x, &a.cost.currency), show(y, &b.cost.currency));
+        let text = format!("{name}: {before} → {after}{change}");
         out.consequences.push(change_of(path, va, vb, text));
     }
     let after: std::collections::BTreeMap<String, serde_json::Value> =

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
-use crate::compile::Compiled;
+use crate::compile::{Compiled, compile};
 use crate::derive;
 use crate::diag::{Lang, Source, nearest};
 use crate::join;
 use crate::ledger::Why;
+use crate::world::World;
 
 /// One value with its reason and what that reason read.
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +30,53 @@ pub struct Node {
     pub text: Option<String>,
     /// What it depends on.
     pub reads: Vec<Node>,
+    /// What would change it, of the neighbouring recipes that were planned.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+}
+
+/// A neighbouring recipe in which the value is another.
+#[derive(Clone, Debug, Serialize)]
+pub struct Change {
+    /// The override that makes the neighbour, `on=128xH100`.
+    pub set: String,
+    /// The value there.
+    pub value: serde_json::Value,
+}
+
+/// Plans neighbours of the recipe (twice and half the devices, tokens, batch, context) and keeps those that change the
+/// value of the node. Neighbours without a plan are left out.
+pub fn explore(root: &mut Node, c: &Compiled, recipe: &str, sets: &[String], world: &dyn World) {
+    let Some(p) = &c.plan else { return };
+    let sku = &p.hardware.name;
+    let (gpus, per_node) = (p.layout.gpus, (p.layout.gpus / p.layout.nodes.max(1)).max(1));
+    let cluster = |gpus: u64| {
+        if gpus <= per_node {
+            format!("on={gpus}x{sku}")
+        } else {
+            format!("on={}x{per_node}x{sku}", gpus / per_node)
+        }
+    };
+    let neighbours = [
+        cluster(gpus.saturating_mul(2)),
+        cluster((gpus / 2).max(1)),
+        format!("budget={} tokens", p.budget.tokens.saturating_mul(2)),
+        format!("budget={} tokens", p.budget.tokens / 2),
+        format!("batch={} tokens", p.batch.global_tokens.saturating_mul(2)),
+        format!("model.ctx={}", p.model.context.saturating_mul(2)),
+        format!("model.ctx={}", p.model.context / 2),
+    ];
+    for set in neighbours {
+        let mut with = sets.to_vec();
+        with.push(set.clone());
+        let Some(other) = compile(recipe, &with, world).plan else { continue };
+        let json = serde_json::to_value(&other).unwrap_or_default();
+        if let Some(value) =
+            join::leaf(&json, &root.path).filter(|v| **v != root.value && !v.is_object() && !v.is_array())
+        {
+            root.changes.push(Change { set, value: value.clone() });
+        }
+    }
 }
 
 /// How deep the tree is drawn: below this everything repeats.
@@ -59,8 +107,16 @@ fn node(c: &Compiled, json: &serde_json::Value, path: &str, depth: usize, seen: 
         None => c.facts.get(path).and_then(|f| serde_json::to_value(f).ok()).unwrap_or_default(),
     };
     let why = c.ledger.get(path).cloned().or_else(|| group_reason(c, path));
-    let mut out =
-        Node { path: path.to_owned(), value, why, doc: None, cite: None, text: None, reads: Vec::new() };
+    let mut out = Node {
+        path: path.to_owned(),
+        value,
+        why,
+        doc: None,
+        cite: None,
+        text: None,
+        reads: Vec::new(),
+        changes: Vec::new(),
+    };
     let reads: &[&str] = match &out.why {
         Some(Why::Typed { span, .. } | Why::Set { span, .. }) => {
             let (line, column) = c.sources.position(*span);
@@ -94,8 +150,10 @@ fn node(c: &Compiled, json: &serde_json::Value, path: &str, depth: usize, seen: 
     }
     seen.push(path.to_owned());
     for read in reads {
-        let there = c.ledger.contains_key(*read) || c.facts.has(read) || join::leaf(json, read).is_some();
-        if there && *read != path {
+        // The name stands for the record of the device.
+        let read = if *read == "hardware" { "hardware.name" } else { read };
+        let there = c.ledger.contains_key(read) || c.facts.has(read) || join::leaf(json, read).is_some();
+        if there && read != path {
             out.reads.push(node(c, json, read, depth - 1, seen));
         }
     }
@@ -115,13 +173,18 @@ fn group_reason(c: &Compiled, path: &str) -> Option<Why> {
 /// The tree as indented lines.
 pub fn lines(root: &Node, lang: Lang) -> String {
     let mut out = String::new();
-    draw(root, 0, lang, &mut out);
+    draw(root, 0, lang, &mut Vec::new(), &mut out);
+    if !root.changes.is_empty() {
+        out.push_str(if lang == Lang::En { "changes with\n" } else { "随以下改动而变\n" });
+    }
+    for change in &root.changes {
+        out.push_str(&format!("  --set \"{}\"{}\n", change.set, shown(&change.value)));
+    }
     out
 }
 
-fn draw(n: &Node, depth: usize, lang: Lang, out: &mut String) {
-    let indent = "  ".repeat(depth);
-    let value = match &n.value {
+fn shown(value: &serde_json::Value) -> String {
+    match value {
         serde_json::Value::Null => String::new(),
         serde_json::Value::String(s) if s.chars().count() > 60 => " = …".to_owned(),
         serde_json::Value::String(s) => format!(" = {s}"),
@@ -130,7 +193,12 @@ fn draw(n: &Node, depth: usize, lang: Lang, out: &mut String) {
             None => format!(" = {}", crate::diag::short_float(x.as_f64().unwrap_or(f64::NAN))),
         },
         v => format!(" = {v}"),
-    };
+    }
+}
+
+fn draw<'a>(n: &'a Node, depth: usize, lang: Lang, cited: &mut Vec<&'a str>, out: &mut String) {
+    let indent = "  ".repeat(depth);
+    let value = shown(&n.value);
     let (typed, set, preset, rule, search) = match lang {
         Lang::En => ("typed at", "given by", "preset", "rule", "found by the search"),
         Lang::Zh => ("写于", "由", "预设", "规则", "由搜索得出"),
@@ -152,10 +220,12 @@ fn draw(n: &Node, depth: usize, lang: Lang, out: &mut String) {
     if let Some(doc) = n.doc {
         out.push_str(&format!("{indent}    {doc}\n"));
     }
-    if let Some(cite) = &n.cite {
+    // A source is named once: all of a preset's rows have the same.
+    if let Some(cite) = n.cite.as_deref().filter(|cite| !cited.contains(cite)) {
+        cited.push(cite);
         out.push_str(&format!("{indent}    [{cite}]\n"));
     }
     for read in &n.reads {
-        draw(read, depth + 1, lang, out);
+        draw(read, depth + 1, lang, cited, out);
     }
 }

@@ -41,6 +41,9 @@ pub fn overrides(choice: &str) -> Vec<String> {
         .collect()
 }
 
+/// Clauses that decide speed and cost only.
+const SCHEDULE: &[&str] = &["on", "layout", "precision", "determinism"];
+
 /// Plans the choice and compares. The planned recipe with the choice comes back too, for its texts.
 pub fn why_not(recipe: &str, sets: &[String], choice: &str, world: &dyn World) -> (Verdict, Compiled) {
     let base = compile(recipe, sets, world);
@@ -49,8 +52,19 @@ pub fn why_not(recipe: &str, sets: &[String], choice: &str, world: &dyn World) -
     // A choice replaces an earlier `--set` of the same path instead of clashing with it.
     let path = |s: &str| s.split(['=', '<', '>']).next().unwrap_or("").trim().to_owned();
     with.retain(|old| changes.iter().all(|new| path(new) != path(old)));
-    with.extend(changes);
-    let other = compile(recipe, &with, world);
+    with.extend(changes.iter().cloned());
+    // Schedule apart from meaning: a choice of layout is judged at the plan's own batch, as long as it can be kept.
+    let only_schedule = changes.iter().all(|c| SCHEDULE.iter().any(|clause| c.starts_with(clause)));
+    let batch = base.plan.as_ref().filter(|_| only_schedule && !base.facts.has("batch.asked_tokens"));
+    let pinned = batch.map(|p| {
+        let mut same = with.clone();
+        same.push(format!("batch={} tokens", p.batch.global_tokens));
+        compile(recipe, &same, world)
+    });
+    let other = match pinned {
+        Some(c) if c.plan.is_some() => c,
+        _ => compile(recipe, &with, world),
+    };
     let verdict = match (&base.plan, &other.plan) {
         (_, None) => Verdict::Refused {
             diagnostics: other

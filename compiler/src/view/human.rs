@@ -71,7 +71,8 @@ fn head(page: &mut Page, p: &Plan) {
             p.hardware.name
         ),
     };
-    page.lines.push(format!("{title} · recipe {hash}"));
+    let word = page.t("recipe", "配方");
+    page.lines.push(format!("{title} · {word} {hash}"));
     page.lines.push(String::new());
     let kv = if m.kv_heads == m.heads { String::new() } else { format!(" ({} kv)", m.kv_heads) };
     let shape = match page.lang {
@@ -318,18 +319,18 @@ fn money_and_loss(page: &mut Page, p: &Plan) {
     let basis = match page.lang {
         Lang::En => format!(
             "{} GPU hours × {}; {} kWh × {} ({} kW a device, PUE {})",
-            grouped(c.gpu_hours as u64),
+            hours(c.gpu_hours),
             unit(c.gpu_per_hour),
-            grouped(c.electricity_kwh as u64),
+            hours(c.electricity_kwh),
             unit(c.electricity_per_kwh),
             short_float(c.power_kw),
             short_float(c.pue)
         ),
         Lang::Zh => format!(
             "{} 卡时 × {}；{} 千瓦时 × {}（每卡 {} kW，PUE {}）",
-            grouped(c.gpu_hours as u64),
+            hours(c.gpu_hours),
             unit(c.gpu_per_hour),
-            grouped(c.electricity_kwh as u64),
+            hours(c.electricity_kwh),
             unit(c.electricity_per_kwh),
             short_float(c.power_kw),
             short_float(c.pue)
@@ -401,6 +402,11 @@ fn search(page: &mut Page, p: &Plan) {
         let text = page.t("extrapolated: ", "外推：");
         page.more(format!("{text}{item}"));
     }
+}
+
+/// Hours and kWh: whole where there are many.
+fn hours(x: f64) -> String {
+    if x < 100.0 { short_float(libm::round(x * 1000.0) / 1000.0) } else { grouped(x as u64) }
 }
 
 fn percent(x: f64) -> String {
