@@ -40,6 +40,15 @@ pub fn loss(backend: Backend, n: u64, vocab: u64, math_bytes: u64) -> u64 {
     rows(backend, n, vocab.saturating_mul(math_bytes))
 }
 
+/// Rows of c and columns of c of a tile of a narrow GEMM on the CPU, whose operands become f32 on the way. Whole
+/// inner extents, so that every element is rounded once; a tile of c and the two strips that make it take four
+/// blocks each at most.
+pub fn narrow_gemm(backend: Backend, m: u64, n: u64, k: u64) -> (u64, u64) {
+    let columns = rows(backend, n, k);
+    let strip = rows(backend, m, k);
+    (strip.min(rows(backend, m, columns)), columns)
+}
+
 /// Rows that a weight gradient `[m, k]` of narrow operands converts at once. A GEMM with a short inner extent
 /// rereads its result for every block, so this loop takes four times the usual block.
 pub fn weight_gradient(backend: Backend, n: u64, m: u64, k: u64, math_bytes: u64) -> u64 {

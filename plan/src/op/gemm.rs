@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, shape};
 
 /// Inputs: a, b (matrices). Output: c = op(a)·op(b), or c += op(a)·op(b).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,18 +56,16 @@ impl Spec for Gemm {
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         let (m, n, k) = self.extents(&inputs[0], &inputs[1]).unwrap_or((0, 0, 0));
-        let bytes = math_bytes(inputs[0].dtype);
-        if inputs[0].dtype != outputs[0].dtype {
-            // A block of both operands in f32.
-            return chunk::weight_gradient(backend, k, m, n, bytes) * (m + n) * bytes;
-        }
-        if is_math(inputs[0].dtype) || backend == Backend::Cuda {
+        if backend == Backend::Cuda || is_math(inputs[0].dtype) {
             return 0;
         }
-        // oneDNN's scratch depends on the CPU. An upper bound: b reordered, and blocks of both edges. Measured on
-        // a Sapphire Rapids core, 2026-11, extents up to 4,096: 10 KiB + 256·k with b transposed, up to b's own
-        // bytes without.
-        let padded = |extent: u64| extent / 64 * 64 + 64;
-        2 * padded(n) * padded(k) + 256 * (n + k) + 65_536
+        // Narrow formats are multiplied in f32, a block at a time: oneDNN's own narrow products take scratch that
+        // depends on the CPU (up to 33 MB for a 64 × 4,096 weight on one of them).
+        if inputs[0].dtype == outputs[0].dtype {
+            let (rows, columns) = chunk::narrow_gemm(backend, m, n, k);
+            4 * (rows * k + columns * k + rows * columns)
+        } else {
+            4 * chunk::weight_gradient(backend, k, m, n, 4) * (m + n)
+        }
     }
 }

@@ -96,7 +96,7 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
         }
         Op::Gemm(g) => {
             let ([a, b], [c]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            gemm::gemm(a, b, c, g.transpose_a, g.transpose_b, g.accumulate)
+            gemm::gemm(g, a, b, c)
         }
         Op::RopeRotate(a) => {
             let ([cos, sin, positions], [qkv]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
