@@ -160,6 +160,8 @@ char* llmc_gemm(void* out, const void* a, const void* b, double beta, double alp
     at::Tensor& result = tensor(out);
     if (result.dim() == 3) {
       at::baddbmm_out(result, result, tensor(a), tensor(b), beta, alpha);
+    } else if (result.scalar_type() != tensor(a).scalar_type()) {
+      at::addmm_outf(result, tensor(a), tensor(b), result.scalar_type(), beta, alpha, result);
     } else {
       at::addmm_out(result, result, tensor(a), tensor(b), beta, alpha);
     }

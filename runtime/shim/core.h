@@ -37,7 +37,8 @@ char* llmc_device_stats(int8_t device_index, LlmcDeviceStats* out);
 char* llmc_device_reset_peak(int8_t device_index);
 
 // Ops that tch lacks.
-// out = beta * out + alpha * a @ b, for 2-d operands or batches of them; beta 0 does not read `out`.
+// out = beta * out + alpha * a @ b, for 2-d operands or batches of them; beta 0 does not read `out`. On CUDA a
+// 2-d `out` may be f32 for bf16 operands.
 char* llmc_gemm(void* out, const void* a, const void* b, double beta, double alpha);
 // One decoupled-weight-decay Adam step on `count` tensors of equal dtype; `grad_scale` and `found_inf` may be NULL.
 char* llmc_fused_adamw(void* const* params, void* const* grads, void* const* exp_avgs, void* const* exp_avg_sqs,

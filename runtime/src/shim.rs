@@ -175,7 +175,8 @@ fn mut_ptr(t: &Tensor) -> *mut c_void {
 }
 
 /// `out = beta·out + alpha·a·b` for matrices, or for equal batches of matrices when `out` has three dimensions.
-/// With `beta` 0 the old content of `out` is not read. All three share one dtype; operands may be strided views.
+/// With `beta` 0 the old content of `out` is not read. All three share one dtype, except that on CUDA a
+/// matrix `out` may be f32 for bf16 operands; operands may be strided views.
 /// Errors on shapes or dtypes that do not fit.
 pub fn gemm(out: &Tensor, a: &Tensor, b: &Tensor, beta: f64, alpha: f64) -> Result<()> {
     // SAFETY: the three handles are borrowed for the call.

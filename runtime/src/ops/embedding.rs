@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::{backend, blocks, elements, expect_shape, load, matrix, scratch, signed, unsigned};
 use crate::error::Result;
-use llmc_plan::op::chunk;
+use llmc_plan::op::{Backend, chunk};
 
 const FORWARD: &str = "embedding.forward";
 const BACKWARD: &str = "embedding.backward";
@@ -18,22 +18,30 @@ pub(super) fn forward(weight: &Tensor, ids: &Tensor, x: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// `gradient[ids[i]] += dx[i]`, in token order (libtorch's CPU `index_add_` walks the index serially).
+/// `gradient[ids[i]] += dx[i]` in a fixed order: libtorch's CPU `index_add_` walks the index serially; its CUDA one
+/// adds by atomics, where `index_put_` sorts first.
 pub(super) fn backward(dx: &Tensor, ids: &Tensor, gradient: &Tensor) -> Result<()> {
     let (n, h) = matrix(dx, BACKWARD)?;
     expect_shape(ids, &[n], BACKWARD, "ids")?;
     expect_shape(gradient, &[gradient.size().first().copied().unwrap_or(0), h], BACKWARD, "gradient")?;
     let mut gradient = gradient.shallow_clone();
-    if dx.kind() == gradient.kind() {
-        let _ = gradient.f_index_add_(0, ids, dx)?;
-        return Ok(());
+    let (kind, same) = (gradient.kind(), dx.kind() == gradient.kind());
+    let mut add = |ids: &Tensor, rows: &Tensor| -> Result<()> {
+        let _ = match backend(rows) {
+            Backend::Cpu => gradient.f_index_add_(0, ids, rows)?,
+            Backend::Cuda => gradient.f_index_put_(&[Some(ids)], rows, true)?,
+        };
+        Ok(())
+    };
+    if same {
+        return add(ids, dx);
     }
-    let bytes = u64::try_from(gradient.kind().elt_size_in_bytes()).unwrap_or(8);
+    let bytes = u64::try_from(kind.elt_size_in_bytes()).unwrap_or(8);
     let step = signed(chunk::rows(backend(dx), unsigned(n), unsigned(h) * bytes));
-    let work = scratch(dx, &[step, h], gradient.kind())?;
+    let work = scratch(dx, &[step, h], kind)?;
     for (start, rows) in blocks(n, step) {
         let wide = load(&work, &dx.f_narrow(0, start, rows)?)?;
-        let _ = gradient.f_index_add_(0, &ids.f_narrow(0, start, rows)?, &wide)?;
+        add(&ids.f_narrow(0, start, rows)?, &wide)?;
     }
     Ok(())
 }

@@ -25,7 +25,12 @@ pub(super) fn gemm(op: &Gemm, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<()> 
     let same = a.kind() == b.kind() && b.kind() == c.kind();
     let widens = a.kind() == b.kind() && !is_math(a.kind()) && c.kind() == math_kind(a.kind());
     require(same || widens && op.transpose_a && !op.transpose_b, OP, || {
-        format!("no product of {:?} and {:?} into {:?} with these transpositions", a.kind(), b.kind(), c.kind())
+        format!(
+            "no product of {:?} and {:?} into {:?} with these transpositions",
+            a.kind(),
+            b.kind(),
+            c.kind()
+        )
     })?;
     if is_math(a.kind()) || backend(a) == Backend::Cuda {
         shim::gemm(c, &at, &bt, beta, 1.0)

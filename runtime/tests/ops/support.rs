@@ -13,10 +13,21 @@ use tch::{Device, Kind, Tensor};
 
 static LOCK: Mutex<()> = Mutex::new(());
 
+/// The device that ops run on: the CPU, or `LLMC_TEST_DEVICE=cuda`.
+pub fn device() -> Device {
+    match std::env::var("LLMC_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::Cuda(0),
+        _ => Device::Cpu,
+    }
+}
+
 /// Installs the counting allocator, fixes threads and seed, and keeps other tests out until dropped.
 pub fn bench() -> MutexGuard<'static, ()> {
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     shim::install_cpu_allocator().expect("install the counting allocator");
+    if device() != Device::Cpu {
+        llmc_runtime::device::load_cuda().expect("load the CUDA back end");
+    }
     tch::set_num_threads(2);
     tch::manual_seed(7);
     guard
@@ -100,6 +111,9 @@ pub fn run_at(op: impl Into<Op>, host: &mut dyn Host, at: At<'_>, inputs: &[&Ten
     op.spec().check(&input_types, &output_types).unwrap_or_else(|e| panic!("{}: {e}", op.key()));
     let (measured, done) = temporaries(|| try_run(&op, host, at, inputs, outputs));
     done.unwrap_or_else(|e| panic!("{}: {e}", op.key()));
+    if device() != Device::Cpu {
+        return; // CUDA libraries keep workspaces of their own
+    }
     let declared = op.spec().workspace(Backend::Cpu, &input_types, &output_types);
     // A bound for initial values, whose block does not reach across the tensors of a packed parameter.
     let bound_only = op.key() == "initialise";
@@ -113,22 +127,29 @@ pub fn refused(op: impl Into<Op>, inputs: &[&Tensor], outputs: &[&Tensor]) -> St
     outcome.expect_err("the op accepts wrong operands").to_string()
 }
 
-/// Runs `op` through the executor without any check.
-pub fn try_run(
-    op: &Op,
-    host: &mut dyn Host,
-    at: At<'_>,
-    inputs: &[&Tensor],
-    outputs: &[&Tensor],
-) -> Result<()> {
-    let (inputs, outputs) = (handles(inputs), handles(outputs));
+/// Runs `op` through the executor without any check. On another device than the CPU, on copies there.
+pub fn try_run(op: &Op, host: &mut dyn Host, at: At<'_>, inputs: &[&Tensor], outputs: &[&Tensor]) -> Result<()> {
     let At { seed, step, layer, first_token, parameter } = at;
     let mut context = Context { seed, step, layer, first_token, parameter, host };
-    tch::no_grad(|| execute(op, &mut context, &inputs, &outputs))
-}
-
-fn handles(tensors: &[&Tensor]) -> Vec<Tensor> {
-    tensors.iter().map(|t| t.shallow_clone()).collect()
+    let device = device();
+    let mut there: Vec<(usize, Tensor)> = Vec::new();
+    let mut handle = |t: &&Tensor| {
+        // An operand given twice is one tensor there too.
+        let place = t.data_ptr() as usize;
+        let known = there.iter().find(|(p, copy)| *p == place && copy.size() == t.size());
+        let copy = known.map_or_else(|| t.to_device(device), |(_, copy)| copy.shallow_clone());
+        there.push((place, copy.shallow_clone()));
+        copy
+    };
+    let inputs: Vec<Tensor> = inputs.iter().map(&mut handle).collect();
+    let results: Vec<Tensor> = outputs.iter().map(&mut handle).collect();
+    tch::no_grad(|| execute(op, &mut context, &inputs, &results))?;
+    if device != Device::Cpu {
+        for (output, result) in outputs.iter().zip(&results) {
+            output.shallow_clone().f_copy_(result)?;
+        }
+    }
+    Ok(())
 }
 
 fn types(tensors: &[&Tensor]) -> Vec<TensorType> {
