@@ -123,8 +123,8 @@ mod tests {
             tokens_per_second: Compared::new(0.0, 10_240.0),
             mfu: Compared::new(0.4, 0.5),
         };
-        let want = "\
-                     predicted      measured     error
+        // No line continuation: it would swallow the leading blanks.
+        let want = "                     predicted      measured     error
 peak memory          100.0 MiB     101.0 MiB    +1.0 %
 step time              0.250 s       0.200 s   -20.0 %
 tokens/s                     –         10240         –
