@@ -188,6 +188,60 @@ fn fuzz_random_and_mutated_recipes() {
     }
 }
 
+#[test]
+fn extreme_recipes_are_planned_or_refused() {
+    let mut planned = 0;
+    for model in [
+        "llama 7b",
+        "llama < layers 1 hidden 2 heads 1 vocab 2 >",
+        "llama3 405b < ctx 1048576k >",
+        "llama 10000b",
+    ] {
+        for budget in
+            ["1 token", "10000T tokens", "0.001 s", "¥1", "1e-9 FLOPs", "1T tokens 1 s", "1T tokens ¥1"]
+        {
+            for on in ["1xCPU", "1048576xH100", "H100"] {
+                // A derived count plans every count: one small and one impossible model show it.
+                if on == "H100" && !model.contains("ctx") && !model.contains("hidden 2") {
+                    continue;
+                }
+                let text = format!("model {model} budget {budget} on {on}");
+                let c = compile(&text, &[], &Nowhere);
+                assert!(c.plan.is_some() || c.failed(), "{text}");
+                let json = c.plan.as_ref().map(|p| p.to_json().unwrap());
+                assert!(
+                    json.is_none_or(|j| !j.contains("null") || j.contains("\"runner_up\": null")),
+                    "{text}: a float is not finite"
+                );
+                for d in &c.diagnostics {
+                    assert!(!diag::render(d, &c.sources, Lang::Zh).contains(" inf"), "{text}: {}", shown(&c));
+                }
+                planned += usize::from(c.plan.is_some());
+            }
+        }
+    }
+    assert!(planned > 10, "{planned}");
+}
+
+#[test]
+fn fuzz_overrides() {
+    let cases: u64 = std::env::var("LLMC_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
+    let words = words();
+    for case in 0..cases / 10 {
+        let mut dice = Dice(case.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut word = || words[dice.below(words.len())].clone();
+        let sets = [format!("{}={}", word(), word()), format!("{}.{}={} {}", word(), word(), word(), word())];
+        let c = check(RICH, &sets, &Nowhere);
+        for d in &c.diagnostics {
+            for span in &d.labels {
+                let text = c.sources.text(span.source);
+                assert!(text.get(span.start..span.end).is_some(), "case {case} {sets:?}: {d:?}");
+            }
+            assert!(!diag::render(d, &c.sources, Lang::En).contains('⟨'), "case {case} {sets:?}");
+        }
+    }
+}
+
 fn mutate(seed: &str, words: &[String], dice: &mut Dice) -> String {
     let mut tokens: Vec<String> = seed.split_inclusive(char::is_whitespace).map(str::to_owned).collect();
     for _ in 0..1 + dice.below(4) {

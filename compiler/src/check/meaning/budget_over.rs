@@ -4,16 +4,16 @@ use llmc_planner::Infeasible;
 
 use crate::diag::{Diagnostic, Page, Rule, Severity, Value, money, text};
 use crate::resolve::Resolved;
-use crate::unit::human_time;
+use crate::unit::{grouped, human_time};
 
 /// The rule.
 pub const RULE: Rule = Rule {
     code: "LLM0502",
     severity: Severity::Error,
-    args: &["tokens", "gpus", "needed", "asked", "fixes"],
+    args: &["tokens", "devices", "needed", "asked", "fixes"],
     message: text(
-        "{tokens} tokens on {gpus} devices need {needed}, the budget has {asked}",
-        "{gpus} 张卡训练 {tokens} 词元需要 {needed}，而预算只有 {asked}",
+        "{tokens} tokens on {devices} need {needed}, the budget has {asked}",
+        "{devices}训练 {tokens} 词元需要 {needed}，而预算只有 {asked}",
     ),
     labels: &[
         text("too little for the tokens", "不足以训练这些词元"),
@@ -42,9 +42,11 @@ pub const RULE: Rule = Rule {
 pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Option<Diagnostic> {
     let Infeasible::Question { rule: "budget.contradiction", figures, fixes } = why else { return None };
     let f = &r.facts;
-    let figure = |name: &str| figures.get(name).copied();
-    let late = figure("seconds_asked").zip(figure("seconds_needed")).filter(|(asked, needed)| needed > asked);
-    let dear = figure("money_asked").zip(figure("money_needed"));
+    // An infinite limit is one that was not given.
+    let figure = |name: &str| figures.get(name).copied().filter(|x| x.is_finite());
+    let late = figure("seconds_asked").zip(figure("seconds_needed").or(figure("seconds_least")));
+    let late = late.filter(|(asked, needed)| needed > asked);
+    let dear = figure("money_asked").zip(figure("money_needed").or(figure("money_there")));
     let (asked, needed, at) = match (late, dear) {
         (Some((asked, needed)), _) => (human_time(asked), human_time(needed), f.span("budget.asked_seconds")),
         (None, Some((asked, needed))) => {
@@ -52,12 +54,16 @@ pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Option<Diagnosti
         }
         _ => return None,
     };
+    let devices = match figure("gpus").map(|n| grouped(n as u64)) {
+        Some(n) => Value::Both(format!("{n} devices"), format!("{n} 张卡")),
+        None => Value::Both("the best count of devices".to_owned(), "最合适数量的设备".to_owned()),
+    };
     let d = Diagnostic::new(&RULE)
         .at_maybe(at)
         .at_maybe(f.span("budget.tokens").or(f.span("budget.asked_flops")))
-        .at_maybe(f.span("on.nodes"))
+        .at_maybe(f.span("on.nodes").or(f.span("hardware.name")))
         .arg("tokens", Value::Large(figure("tokens")?))
-        .count("gpus", figure("gpus")? as u64)
+        .arg("devices", devices)
         .text("needed", needed)
         .text("asked", asked);
     let fixes: Vec<String> = fixes.iter().map(|fix| super::unfit::fix_words(fix, currency)).collect();

@@ -77,6 +77,13 @@ const WORDS: &[(&str, &str, Text)] = &[
     ),
 ];
 
+/// Without a count of devices, when the model fits none.
+const NEVER: (&str, &str, Text) = (
+    "cluster.none",
+    "hardware.name",
+    text("the model fits no count of these devices", "任何数量的这种设备都放不下该模型"),
+);
+
 /// The refusing rule, its figures and its fixes.
 pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Diagnostic {
     let (rule, figures, fixes) = match why {
@@ -84,7 +91,11 @@ pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Diagnostic {
         Infeasible::Layout { rule, figures, fixes, .. } => (rule.clone(), figures, fixes),
     };
     let known = WORDS.iter().find(|(id, _, _)| *id == rule);
-    let shown: Vec<String> = figures.iter().map(|(name, x)| format!("{name} {}", short_float(*x))).collect();
+    // An infinite figure is a limit that was not given, or a time that no count of devices reaches.
+    let finite = figures.iter().filter(|(_, x)| x.is_finite());
+    let shown: Vec<String> = finite.map(|(name, x)| format!("{name} {}", short_float(*x))).collect();
+    let never = figures.get("seconds_least").is_some_and(|x| x.is_infinite());
+    let known = if never { Some(&NEVER) } else { known };
     let d = Diagnostic::new(&RULE)
         .at(known.and_then(|(_, path, _)| place(r, path)).unwrap_or_else(|| super::unfit::place(r)))
         .arg("words", known.map_or(Value::Text(rule.clone()), |(_, _, words)| (*words).into()))
