@@ -5,7 +5,7 @@ use llmc_runtime::ops::math_kind;
 use tch::{Device, Kind, Tensor};
 
 use crate::check::{KINDS, assert_close, autograd};
-use crate::support::{bench, randn, refused, run, unset};
+use crate::support::{bench, device, randn, refused, run, unset};
 
 fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Tensor {
     x * (x.square().mean_dim(-1, true, Kind::Double) + eps).rsqrt() * w
@@ -96,6 +96,9 @@ fn embedding_matches_autograd() {
             run(op::EmbeddingBackward {}, &[&dy, &ids], &[&dw]);
             assert_close("dw", &(dw - 1.0), &grads[0], kind);
         }
+    }
+    if device() != Device::Cpu {
+        return; // a CUDA kernel asserts, which ends the process: the host checks ids before they get there
     }
     let (w, x) = (randn(&[4, 2], Kind::Float), unset(&[1, 2], Kind::Float));
     let text = refused(op::EmbeddingForward {}, &[&w, &Tensor::from_slice(&[4i64])], &[&x]);

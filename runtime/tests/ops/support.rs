@@ -128,7 +128,13 @@ pub fn refused(op: impl Into<Op>, inputs: &[&Tensor], outputs: &[&Tensor]) -> St
 }
 
 /// Runs `op` through the executor without any check. On another device than the CPU, on copies there.
-pub fn try_run(op: &Op, host: &mut dyn Host, at: At<'_>, inputs: &[&Tensor], outputs: &[&Tensor]) -> Result<()> {
+pub fn try_run(
+    op: &Op,
+    host: &mut dyn Host,
+    at: At<'_>,
+    inputs: &[&Tensor],
+    outputs: &[&Tensor],
+) -> Result<()> {
     let At { seed, step, layer, first_token, parameter } = at;
     let mut context = Context { seed, step, layer, first_token, parameter, host };
     let device = device();
