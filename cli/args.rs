@@ -90,6 +90,7 @@ pub enum Command {
         recipes: Vec<PathBuf>,
     },
     /// Rewrite recipes in the one canonical layout
+    #[command(after_help = "Examples:\n  llmc fmt recipes/*.llm\n  llmc fmt --check recipes/*.llm")]
     Fmt {
         /// Recipes; - reads stdin and writes stdout
         #[arg(required = true, value_name = "RECIPE")]
@@ -99,8 +100,12 @@ pub enum Command {
         check: bool,
     },
     /// Plan a run: does it fit, how long, what does it cost, what loss
+    #[command(
+        after_help = "Examples:\n  llmc plan recipe.llm --lang zh\n  llmc plan recipe.llm --set model.ctx=4k --against plan.json\n  llmc plan recipe.llm --format markdown > report.md"
+    )]
     Plan(PlanArgs),
-    /// Where a value of the plan comes from, and what would change it
+    /// Where a value of the plan comes from: recipe text, preset, rule, paper
+    #[command(after_help = "Example:\n  llmc why recipe.llm memory.device_bytes")]
     Why {
         /// The recipe
         recipe: PathBuf,
@@ -108,12 +113,16 @@ pub enum Command {
         path: String,
     },
     /// Why the planner did not choose something, such as tp=8
+    #[command(
+        after_help = "Examples:\n  llmc why-not recipe.llm tp=8\n  llmc why-not recipe.llm 'recompute=full zero=2'"
+    )]
     WhyNot {
         /// The recipe
         recipe: PathBuf,
         /// A choice, such as tp=8 or zero_stage=3
         choice: String,
     },
+    #[command(after_help = "Example:\n  llmc diff recipes/llama-7b-4k.llm recipes/llama-7b-8k.llm")]
     /// Compare two recipes or plans in consequences: GiB, tokens/s, days, money
     Diff {
         /// A recipe or a plan.json
@@ -128,6 +137,9 @@ pub enum Command {
         recipes: Vec<PathBuf>,
     },
     /// Execute a plan: build the data, train, checkpoint
+    #[command(
+        after_help = "Examples:\n  llmc run recipes/quickstart.llm\n  llmc run runs/quickstart/plan.json --resume\n\nOn several nodes, start it on each with MASTER_ADDR, MASTER_PORT and NODE_RANK set."
+    )]
     Run(RunArgs),
     /// Evaluate a checkpoint on texts
     Eval {

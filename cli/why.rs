@@ -19,7 +19,13 @@ pub fn run(terminal: &Terminal, global: &Global, recipe: &Path, path: &str) -> O
         return Ok(Exit::Recipe.into());
     }
     let mut node = why(&compiled, path).map_err(|near| unknown(path, near))?;
-    why::explore(&mut node, &compiled, &files::read(recipe)?, &global.set, &Folder::new(recipe, &global.hardware)?);
+    why::explore(
+        &mut node,
+        &compiled,
+        &files::read(recipe)?,
+        &global.set,
+        &Folder::new(recipe, &global.hardware)?,
+    );
     data(&match terminal.format {
         Format::Json => pretty(&node)?,
         _ => why::lines(&node, terminal.lang),
