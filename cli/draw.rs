@@ -8,6 +8,9 @@ use miette::{LabeledSpan, MietteHandlerOpts, NamedSource, ReportHandler};
 use crate::args::Format;
 use crate::terminal::{Lang, Terminal};
 
+/// Bytes of a line that is still drawn.
+const LONGEST: usize = 1000;
+
 /// All findings of one recipe and how many there are, in the terminal's format.
 pub fn all(terminal: &Terminal, name: &str, sources: &Sources, found: &[Diagnostic]) -> String {
     match terminal.format {
@@ -47,6 +50,11 @@ fn summary(terminal: &Terminal, name: &str, found: &[Diagnostic]) -> String {
 }
 
 fn one(terminal: &Terminal, name: &str, sources: &Sources, found: &Diagnostic) -> String {
+    // miette prints the lines around a label whole: of an endless one, the place and a few words must do.
+    let long = |span: &Span| sources.text(span.source).lines().any(|line| line.len() > LONGEST);
+    if found.labels.iter().any(long) {
+        return diag::render(found, sources, terminal.lang) + "\n";
+    }
     // miette draws one source a diagnostic: labels in another one (a `--set`) become a related drawing.
     let mut drawings: Vec<Drawing> = Vec::new();
     for (span, sentence) in diag::labels(found, terminal.lang) {

@@ -215,6 +215,17 @@ fn check_tells_programs_where() {
 }
 
 #[test]
+fn an_endless_line_is_not_drawn() {
+    let folder =
+        folder(&[("a.llm", &"<".repeat(1 << 20)), ("b.llm", &format!("seed 1.5 # {}", "x".repeat(5000)))]);
+    for recipe in ["a.llm", "b.llm"] {
+        let output = run(folder.path(), &["check", recipe]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stderr.len() < 1000, "{}", show(&output));
+    }
+}
+
+#[test]
 fn a_wrong_recipe_writes_nothing() {
     let folder = folder(&[("a.llm", "model llama 7b < ctxx 8k >\n")]);
     let output = run(folder.path(), &["plan", "a.llm", "-o", "plan.json"]);

@@ -1,4 +1,5 @@
 //! The editor grammar lists exactly the keywords and units of the language.
+#![allow(clippy::unwrap_used)] // a test may
 
 use std::collections::BTreeSet;
 
