@@ -108,3 +108,20 @@ fn findings_for_programs() {
         assert_eq!(output.stdout.is_empty(), wrong, "{code}: a plan comes from a right recipe only");
     }
 }
+
+/// What the front pages show is what the command prints.
+#[test]
+fn front_pages_are_true() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (page, lang) in [("README.md", "en"), ("README.zh-CN.md", "zh")] {
+        let page = std::fs::read_to_string(root.join(page)).unwrap();
+        let block = |fence: &str| {
+            let (_, rest) = page.split_once(fence).unwrap();
+            rest.split_once("```").unwrap().0
+        };
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("readme.llm"), block("```llm\n")).unwrap();
+        let output = llmc(folder.path(), &["plan", "readme.llm", "--lang", lang]);
+        assert_eq!(text(&output.stdout), block("```text\n"));
+    }
+}
