@@ -14,9 +14,8 @@ use tch::{Device, Tensor};
 
 use crate::failure::{Failure, Outcome};
 use crate::memory::Memory;
-use crate::meter::Meter;
+use crate::meter::{Measured, Meter};
 use crate::ops::{Context, Host, execute};
-use crate::trace::{Trace, TraceLine};
 
 /// Bytes an instruction may take beyond its declared workspace: the scalars that libtorch makes on the way
 /// (`ops`: "leaving out scalars, under 4 KiB together").
@@ -40,6 +39,48 @@ pub struct Machine<'p> {
 
 /// Inputs, outputs, and the parameter (with the first row) that the first output belongs to.
 type Operands<'p> = (Vec<Tensor>, Vec<Tensor>, Option<(&'p ParamSpec, u64)>);
+
+/// One instruction and what it is run on, as an [`Observer`] sees it.
+pub struct Event<'a> {
+    /// Where it stands.
+    pub place: Place,
+    /// The instruction.
+    pub instr: &'a Instr,
+    /// Name of its stream.
+    pub stream: &'a str,
+    /// Which run of which list.
+    pub pass: Pass,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Index of the micro-batch's first token in its step.
+    pub first_token: u64,
+    /// Parameter that the first output belongs to, and its first row there.
+    pub parameter: Option<(&'a ParamSpec, u64)>,
+    /// Operands read.
+    pub inputs: &'a [Tensor],
+    /// Operands written.
+    pub outputs: &'a [Tensor],
+    /// Bytes of all live instances while it runs, by the program's lifetimes.
+    pub live_bytes: u64,
+}
+
+/// Sees every instruction before and after it runs: a trace, a comparison with another device.
+pub trait Observer {
+    /// Before it runs.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn before(&mut self, event: &Event<'_>) -> Outcome<()> {
+        let _ = event;
+        Ok(())
+    }
+
+    /// After it ran. `seconds` are its start and end since the list began.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn after(&mut self, event: &Event<'_>, measured: Measured, seconds: (f64, f64)) -> Outcome<()>;
+}
 
 /// Which run of which list.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +165,7 @@ impl<'p> Machine<'p> {
         calls: &[Call],
         pass: Pass,
         host: &mut dyn Host,
-        mut trace: Option<&mut Trace>,
+        mut observer: Option<&mut dyn Observer>,
     ) -> Outcome<()> {
         let _no_grad = tch::no_grad_guard();
         let clock = Instant::now();
@@ -137,7 +178,12 @@ impl<'p> Machine<'p> {
                 .ok_or_else(|| Failure::refused(format!("the program has no segment {}", call.segment.0)))?;
             for (index, instr) in segment.instrs.iter().enumerate() {
                 let place = place(segment, index, call);
-                self.step(call, instr, &place, pass, host, &clock, trace.as_deref_mut())?;
+                // Reborrowed for one instruction; the match shortens the trait object's lifetime.
+                let observer = match &mut observer {
+                    Some(observer) => Some(&mut **observer as &mut dyn Observer),
+                    None => None,
+                };
+                self.step(call, instr, place, pass, host, &clock, observer)?;
             }
         }
         Ok(())
@@ -149,48 +195,44 @@ impl<'p> Machine<'p> {
         &mut self,
         call: &Call,
         instr: &Instr,
-        place: &Place,
+        place: Place,
         pass: Pass,
         host: &mut dyn Host,
         clock: &Instant,
-        trace: Option<&mut Trace>,
+        mut observer: Option<&mut dyn Observer>,
     ) -> Outcome<()> {
         let (inputs, outputs, parameter) = self.bind(call, instr)?;
-        let live_bytes = self.live_bytes;
-        let before = self.meter.begin()?;
-        let start = clock.elapsed().as_secs_f64();
-        let mut context = Context {
+        let event = Event {
+            place,
+            instr,
+            stream: self.program.streams.get(instr.stream.0 as usize).map_or("", String::as_str),
+            pass,
             seed: self.seed,
-            step: pass.steps_done,
-            layer: call.layer,
             first_token: call.micro_batch * self.tokens,
             parameter,
-            host,
+            inputs: &inputs,
+            outputs: &outputs,
+            live_bytes: self.live_bytes,
         };
-        execute(&instr.op, &mut context, &inputs, &outputs).map_err(|e| at(place, &instr.op, e.into()))?;
-        if let (Device::Cuda(index), true) = (self.device, trace.is_some()) {
+        if let Some(observer) = &mut observer {
+            observer.before(&event)?;
+        }
+        let before = self.meter.begin()?;
+        let start = clock.elapsed().as_secs_f64();
+        let mut context = event.context(host);
+        execute(&instr.op, &mut context, &inputs, &outputs)
+            .map_err(|e| at(&event.place, &instr.op, e.into()))?;
+        if let (Device::Cuda(index), true) = (self.device, observer.is_some()) {
             tch::Cuda::synchronize(index as i64);
         }
         let end = clock.elapsed().as_secs_f64();
         let measured = self.meter.end(before)?;
         // CUDA libraries keep workspaces of their own in the caching allocator: measured there, not judged.
         if self.device == Device::Cpu {
-            hold_to_workspace(place, instr, measured.peak, measured.left)?;
+            hold_to_workspace(&event.place, instr, measured.peak, measured.left)?;
         }
-        if let Some(trace) = trace {
-            let stream = self.program.streams.get(instr.stream.0 as usize);
-            trace.write(&TraceLine {
-                list: pass.list.to_owned(),
-                step: pass.steps_done + 1,
-                place: place.clone(),
-                op: instr.op.key().to_owned(),
-                stream: stream.cloned().unwrap_or_default(),
-                live_bytes,
-                workspace: instr.workspace,
-                allocator_bytes: measured.peak,
-                start,
-                end,
-            })?;
+        if let Some(observer) = observer {
+            observer.after(&event, measured, (start, end))?;
         }
         self.free(call, instr)
     }
@@ -224,6 +266,20 @@ impl<'p> Machine<'p> {
             }
         }
         Ok(())
+    }
+}
+
+impl Event<'_> {
+    /// What the executor of this instruction may ask.
+    pub fn context<'h>(&'h self, host: &'h mut dyn Host) -> Context<'h> {
+        Context {
+            seed: self.seed,
+            step: self.pass.steps_done,
+            layer: self.place.layer,
+            first_token: self.first_token,
+            parameter: self.parameter,
+            host,
+        }
     }
 }
 

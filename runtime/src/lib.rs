@@ -17,6 +17,7 @@ pub mod progress;
 pub mod report;
 pub mod run_folder;
 pub mod schedule;
+pub mod selftest;
 pub mod shim;
 pub mod snapshot;
 pub mod stop;

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use llmc_runtime::failure::{Failure, Outcome};
 use llmc_runtime::prepare;
 use llmc_runtime::run_folder::{RunFolder, read_data, read_plan};
+use llmc_runtime::selftest::selftest;
 use llmc_runtime::stop::Stop;
 use llmc_runtime::train::{Ended, Options, train};
 
@@ -46,6 +47,12 @@ enum Command {
         #[arg(long, value_name = "N")]
         threads: Option<usize>,
     },
+    /// Compare this machine's device with its CPU, op by op and in training; one JSON object
+    Selftest {
+        /// cpu or cuda
+        #[arg(long, default_value = "cuda")]
+        device: String,
+    },
     /// Print the program of a plan as JSON
     Program {
         /// A plan.json
@@ -82,12 +89,27 @@ fn run(command: Command) -> Outcome<u8> {
         Command::Program { plan, data } => {
             let data = data.map(|path| read_data(&path)).transpose()?;
             let program = prepare::lowered(&read_plan(&plan)?.0, data.as_ref().map(|d| &d.0))?;
-            let text = serde_json::to_string_pretty(&program).map_err(|e| Failure::bug(e.to_string()))?;
-            // A closed pipe is the reader's choice, not a failure.
-            let _ = writeln!(std::io::stdout(), "{text}");
+            print(&program)?;
             Ok(0)
         }
+        Command::Selftest { device } => {
+            let report = selftest(&device)?;
+            print(&report)?;
+            if report.ok {
+                Ok(0)
+            } else {
+                Err(Failure::bug("the device differs from the CPU: see `ok` above"))
+            }
+        }
     }
+}
+
+/// One JSON object on stdout.
+fn print(value: &impl serde::Serialize) -> Outcome<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::bug(e.to_string()))?;
+    // A closed pipe is the reader's choice, not a failure.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(())
 }
 
 /// Index of the device on this machine, from the launcher's variables.

@@ -27,7 +27,14 @@ fn documents_per_sequence(data: &DataSpec) -> Option<u64> {
 /// # Errors
 /// Exit code 1 when the plan cannot be lowered, 70 when lowering wrote something that does not verify.
 pub fn lowered(plan: &Plan, data: Option<&DataSpec>) -> Outcome<Program> {
-    let backend = if device::is_cpu(plan) { Backend::Cpu } else { Backend::Cuda };
+    lowered_for(plan, data, if device::is_cpu(plan) { Backend::Cpu } else { Backend::Cuda })
+}
+
+/// As [`lowered`], for the library that is asked for instead of the one of the plan's device.
+///
+/// # Errors
+/// As [`lowered`].
+pub fn lowered_for(plan: &Plan, data: Option<&DataSpec>, backend: Backend) -> Outcome<Program> {
     let options =
         Options { documents_per_sequence: data.and_then(documents_per_sequence), ..Options::new(backend) };
     let mut program = lower_with(plan, &Coordinates::default(), &options).map_err(|error| match error {

@@ -1,12 +1,14 @@
 //! `--trace FILE`: one JSON object an instruction, comparable line by line with the simulation.
 
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
 use crate::failure::{Failure, Outcome};
+use crate::interpret::{Event, Observer};
+use crate::meter::Measured;
 
 /// One executed instruction.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,11 +35,12 @@ pub struct TraceLine {
     pub end: f64,
 }
 
-/// The file under construction; it appears when the trace is complete.
+/// A trace under construction; the file appears when it is complete.
 #[derive(Debug)]
 pub struct Trace {
     path: PathBuf,
-    file: BufWriter<NamedTempFile>,
+    temporary: PathBuf,
+    file: BufWriter<File>,
 }
 
 impl Trace {
@@ -46,27 +49,36 @@ impl Trace {
     /// # Errors
     /// Exit code 2 when the folder cannot be written.
     pub fn create(path: &Path) -> Outcome<Trace> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = NamedTempFile::new_in(folder).map_err(|e| Failure::io("write", path, &e))?;
-        Ok(Trace { path: path.to_path_buf(), file: BufWriter::new(file) })
-    }
-
-    /// Appends a line.
-    ///
-    /// # Errors
-    /// Exit code 2 when the file cannot be written.
-    pub fn write(&mut self, line: &TraceLine) -> Outcome<()> {
-        let text = serde_json::to_string(line).map_err(|e| Failure::bug(format!("trace: {e}")))?;
-        writeln!(self.file, "{text}").map_err(|e| Failure::io("write", &self.path, &e))
+        let temporary = path.with_extension("partial");
+        let file = File::create(&temporary).map_err(|e| Failure::io("write", path, &e))?;
+        Ok(Trace { path: path.to_path_buf(), temporary, file: BufWriter::new(file) })
     }
 
     /// Puts the file in its place.
     ///
     /// # Errors
     /// Exit code 2 when the file cannot be written.
-    pub fn finish(self) -> Outcome<()> {
-        let failed = |e: &std::io::Error| Failure::io("write", &self.path, e);
-        let file = self.file.into_inner().map_err(|e| failed(e.error()))?;
-        file.persist(&self.path).map(drop).map_err(|e| failed(&e.error))
+    pub fn finish(mut self) -> Outcome<()> {
+        let finished = self.file.flush().and_then(|()| fs::rename(&self.temporary, &self.path));
+        finished.map_err(|e| Failure::io("write", &self.path, &e))
+    }
+}
+
+impl Observer for Trace {
+    fn after(&mut self, event: &Event<'_>, measured: Measured, (start, end): (f64, f64)) -> Outcome<()> {
+        let line = TraceLine {
+            list: event.pass.list.to_owned(),
+            step: event.pass.steps_done + 1,
+            place: event.place.clone(),
+            op: event.instr.op.key().to_owned(),
+            stream: event.stream.to_owned(),
+            live_bytes: event.live_bytes,
+            workspace: event.instr.workspace,
+            allocator_bytes: measured.peak,
+            start,
+            end,
+        };
+        let text = serde_json::to_string(&line).map_err(|e| Failure::bug(format!("trace: {e}")))?;
+        writeln!(self.file, "{text}").map_err(|e| Failure::io("write", &self.path, &e))
     }
 }

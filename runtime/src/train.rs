@@ -16,7 +16,7 @@ use crate::evaluate::evaluate;
 use crate::events::Events;
 use crate::failure::{Failure, Outcome};
 use crate::host::{Session, Source, data_failure};
-use crate::interpret::{Machine, Pass};
+use crate::interpret::{Machine, Observer, Pass};
 use crate::metrics::{EvalMetrics, Metrics, StepMetrics};
 use crate::prepare;
 use crate::progress::Progress;
@@ -134,7 +134,7 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     let mut trace = options.trace.as_deref().map(Trace::create).transpose()?;
     let ended = run.go(last, stop, &mut trace)?;
     if let Some(trace) = trace {
-        trace.finish()?;
+        trace.finish()?; // fewer steps than a trace has
     }
     run.progress.finish();
     if run.step_seconds.is_empty() {
@@ -207,9 +207,11 @@ impl Run<'_> {
         let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
         let mut left_to_trace = TRACED_STEPS;
         while self.state.step < last {
-            let tracing = trace.as_mut().filter(|_| left_to_trace > 0);
+            self.step(trace.as_mut().map(|trace| trace as &mut dyn Observer))?;
             left_to_trace = left_to_trace.saturating_sub(1);
-            self.step(tracing)?;
+            if let Some(trace) = trace.take_if(|_| left_to_trace == 0) {
+                trace.finish()?;
+            }
             let step = self.state.step;
             if let Some(code) = stop.asked() {
                 self.save()?;
@@ -227,7 +229,7 @@ impl Run<'_> {
     }
 
     /// One optimizer step, logged.
-    fn step(&mut self, trace: Option<&mut Trace>) -> Outcome<()> {
+    fn step(&mut self, observer: Option<&mut dyn Observer>) -> Outcome<()> {
         let clock = Instant::now();
         let done = self.state.step;
         let plan = &self.folder.plan;
@@ -242,7 +244,7 @@ impl Run<'_> {
         self.machine.set("step", (done + 1 - self.state.skipped_updates) as f64)?;
         let mut session = Session::new(Source::Train { stream: &self.stream, step: done });
         let calls = &self.machine.program().step;
-        self.machine.run(calls, Pass { list: "step", steps_done: done }, &mut session, trace)?;
+        self.machine.run(calls, Pass { list: "step", steps_done: done }, &mut session, observer)?;
         let loss = self.machine.get("loss_sum")? / weight;
         let grad_norm = self.machine.get("grad_sq")?.sqrt();
         let skipped = self.machine.get("skip")? != 0.0;

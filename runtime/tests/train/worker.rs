@@ -78,7 +78,7 @@ fn predicted_and_measured_peak_agree_in_every_variation() {
             "{name}: simulated {simulated} measured {measured} {:+.2} %",
             100.0 * (measured / simulated - 1.0)
         );
-        // What oneDNN takes for a bf16 product depends on the processor; 64 KiB of its bound shows in 2 MiB.
+        // oneDNN's scratch for a bf16 product depends on the processor: 64 KiB of its bound shows in 2 MiB.
         let tolerance = if name == "bf16" { 0.06 } else { 0.02 };
         assert!(
             (measured / simulated - 1.0).abs() <= tolerance,
@@ -240,4 +240,28 @@ fn bad_environments_are_one_sentence() {
 
     std::fs::write(folder.path().join("plan.json"), "{\"format_version\": \"2.0\"}").expect("write");
     refused(folder.path(), &[], 2, &["plan format 2.0"]);
+}
+
+/// The self-test of a device, with the CPU as the device: every comparison must then be exact.
+#[test]
+fn selftest_finds_no_difference_between_a_cpu_and_itself() {
+    let _alone = alone();
+    let output = Command::new(env!("CARGO_BIN_EXE_llmc-worker"))
+        .args(["selftest", "--device", "cpu"])
+        .env("OMP_NUM_THREADS", "1")
+        .output()
+        .expect("start the worker");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
+    let ops = report["ops"].as_object().expect("ops");
+    let alone_on_one_device = ["load_batch", "snapshot", "gather", "reduce_scatter", "all_reduce", "send", "recv"];
+    for key in llmc_plan::op::Op::KEYS.iter().filter(|key| !alone_on_one_device.contains(key)) {
+        for format in ["f32", "bf16"] {
+            let result = ops.get(&format!("{key} {format}")).unwrap_or_else(|| panic!("{key} is not compared"));
+            assert_eq!(result["worst"], 0.0, "{key} {format}");
+        }
+    }
+    for format in ["f32", "bf16"] {
+        assert_eq!(report["training"][format]["repeats"], true);
+    }
 }

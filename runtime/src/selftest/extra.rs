@@ -1,0 +1,76 @@
+//! Ops that no program of one device holds, on operands made here. Collectives need ranks and are not here.
+
+use llmc_plan::op::{Accumulate, AttentionMerge, AttentionPartial, Op, Quantise};
+use tch::{Device, Kind, Tensor};
+
+use super::lockstep::Lockstep;
+use crate::failure::Outcome;
+use crate::host::{Session, Source};
+use crate::ops::{Context, execute};
+
+/// Two sequences of eight tokens, four query heads on two key-value heads of sixteen.
+const TOKENS: i64 = 16;
+const HEADS: u64 = 4;
+const KV_HEADS: u64 = 2;
+const HEAD_DIM: u64 = 16;
+
+/// Compares every one of them.
+///
+/// # Errors
+/// The failure of an op.
+pub fn compare(lockstep: &mut Lockstep) -> Outcome<()> {
+    let _no_grad = tch::no_grad_guard();
+    tch::manual_seed(1);
+    let kind = lockstep.kind();
+    let (width, kv_width) = ((HEADS * HEAD_DIM) as i64, (2 * KV_HEADS * HEAD_DIM) as i64);
+    let random = |columns: i64| -> Outcome<Tensor> {
+        Ok(Tensor::f_randn([TOKENS, columns], (Kind::Float, Device::Cpu))?.f_to_kind(kind)?)
+    };
+    let zeros = |columns: i64, kind| Tensor::f_zeros([TOKENS, columns], (kind, Device::Cpu));
+    let lse = || Tensor::f_zeros([HEADS as i64, TOKENS], (Kind::Float, Device::Cpu));
+
+    one(lockstep, Accumulate {}, &[random(width)?], &[zeros(width, Kind::Float)?])?;
+    let eight_bit = zeros(width, Kind::Float8e4m3fn)?;
+    let scale = Tensor::f_zeros([1], (Kind::Float, Device::Cpu))?;
+    one(lockstep, Quantise {}, &[random(width)?], &[eight_bit, scale])?;
+
+    let partial = |key_offset, backward| AttentionPartial {
+        heads: HEADS,
+        kv_heads: KV_HEADS,
+        head_dim: HEAD_DIM,
+        sequences: 2,
+        query_offset: 8,
+        key_offset,
+        backward,
+    };
+    let q = random(width)?;
+    let mut running: Option<[Tensor; 2]> = None;
+    let blocks = [(8, random(kv_width)?), (0, random(kv_width)?)];
+    for (key_offset, kv) in &blocks {
+        let part = [zeros(width, Kind::Float)?, lse()?]; // partial results are merged in f32
+        one(lockstep, partial(*key_offset, false), &[q.shallow_clone(), kv.shallow_clone()], &part)?;
+        match &running {
+            None => running = Some(part),
+            Some(running) => one(lockstep, AttentionMerge { heads: HEADS }, &part, running)?,
+        }
+    }
+    let Some([out, log_sum]) = running else { return Ok(()) };
+    let out = out.f_to_kind(kind)?;
+    for (key_offset, kv) in &blocks {
+        let inputs = [&q, kv, &random(width)?, &out, &log_sum].map(Tensor::shallow_clone);
+        let outputs = [zeros(width, kind)?, zeros(kv_width, kind)?];
+        one(lockstep, partial(*key_offset, true), &inputs, &outputs)?;
+    }
+    Ok(())
+}
+
+/// Runs one op on the CPU and on the device.
+fn one(lockstep: &mut Lockstep, op: impl Into<Op>, inputs: &[Tensor], outputs: &[Tensor]) -> Outcome<()> {
+    let op = op.into();
+    let mut host = Session::new(Source::None);
+    let mut context =
+        Context { seed: 1, step: 0, layer: 0, first_token: 0, parameter: None, host: &mut host };
+    lockstep.prepare(inputs, outputs)?;
+    execute(&op, &mut context, inputs, outputs)?;
+    lockstep.compare(&op, &mut context, outputs)
+}

@@ -1,0 +1,172 @@
+//! `llmc-worker selftest`: does this machine's device compute what the CPU computes?
+//!
+//! Every op is run on the CPU and, from the same operands, on the device; then a small model is trained on both, in
+//! f32 and bf16. One JSON object says how far apart they are. Not here: tests against autograd (`tests/`).
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use llmc_plan::op::Backend;
+use llmc_plan::plan::{Plan, Precision};
+use llmc_plan::walk;
+use serde::Serialize;
+use tch::Device;
+
+use crate::failure::{Failure, Outcome};
+use crate::host::{Session, Source};
+use crate::interpret::{Machine, Observer, Pass};
+use crate::{device, prepare, schedule, shim};
+
+mod extra;
+mod lockstep;
+mod synthetic;
+
+use lockstep::{Compared, Lockstep};
+use synthetic::Synthetic;
+
+/// Steps of the small model.
+const STEPS: u64 = 20;
+
+/// Largest difference of losses over those steps, relative: f32 differs by the order of sums only; in bf16 every
+/// rounded activation may differ by 2⁻⁸.
+const LOSS_TOLERANCE: [(Precision, f64); 2] = [(Precision::F32, 1e-4), (Precision::Bf16, 1e-2)];
+
+/// What `selftest` prints.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// `cpu`, `cuda:0`.
+    pub device: String,
+    /// Everything below is within its tolerance.
+    pub ok: bool,
+    /// By op and number format.
+    pub ops: BTreeMap<String, Compared>,
+    /// By precision.
+    pub training: BTreeMap<String, Training>,
+}
+
+/// A small model trained on the CPU and on the device.
+#[derive(Debug, Clone, Serialize)]
+pub struct Training {
+    /// Losses on the device agree with those on the CPU and fall.
+    pub ok: bool,
+    /// Largest relative difference of a loss.
+    pub worst: f64,
+    /// Largest that is accepted.
+    pub tolerance: f64,
+    /// Whether a second run on the device gave the same bits.
+    pub repeats: bool,
+    /// Losses on the device.
+    pub losses: Vec<f64>,
+    /// Losses on the CPU.
+    pub cpu_losses: Vec<f64>,
+    /// Tokens a second on the device, mean of the steps after the first.
+    pub tokens_per_second: f64,
+    /// Peak bytes of tensors on the device, and what the simulation gives.
+    pub peak_bytes: u64,
+    /// From the walk.
+    pub simulated_peak_bytes: u64,
+}
+
+/// Runs everything on `cpu` or `cuda`.
+///
+/// # Errors
+/// Exit code 2 when there is no such device, or the failure of an instruction.
+pub fn selftest(name: &str) -> Outcome<Report> {
+    shim::install_cpu_allocator()?;
+    let device = match name {
+        "cpu" => Device::Cpu,
+        "cuda" => {
+            device::load_cuda().map_err(|why| Failure::environment(format!("no CUDA device here: {why}")))?;
+            Device::Cuda(0)
+        }
+        other => return Err(Failure::environment(format!("device `{other}` is neither cpu nor cuda"))),
+    };
+    let mut ops = BTreeMap::new();
+    let mut training = BTreeMap::new();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let plan = plan(precision)?;
+        let mut lockstep = Lockstep::new(device, precision);
+        train(&plan, Device::Cpu, 1, Some(&mut lockstep))?;
+        extra::compare(&mut lockstep)?;
+        ops.extend(lockstep.results);
+        let label = if precision == Precision::F32 { "f32" } else { "bf16" };
+        training.insert(label.to_owned(), compare_training(&plan, device)?);
+    }
+    let ok = ops.values().all(|c| c.ok) && training.values().all(|t| t.ok);
+    Ok(Report { device: format!("{device:?}").to_lowercase(), ok, ops, training })
+}
+
+/// The small model: every kind of op that a program of one device has, dropout included.
+fn plan(precision: Precision) -> Outcome<Plan> {
+    let text = include_str!("../../data/selftest.json");
+    let mut plan = Plan::from_json(text).map_err(|e| Failure::bug(format!("selftest plan: {e}")))?;
+    plan.precision = precision;
+    Ok(plan)
+}
+
+fn compare_training(plan: &Plan, device: Device) -> Outcome<Training> {
+    let cpu = train(plan, Device::Cpu, STEPS, None)?;
+    let run = train(plan, device, STEPS, None)?;
+    let again = train(plan, device, STEPS, None)?;
+    let tolerance = LOSS_TOLERANCE.iter().find(|(p, _)| *p == plan.precision).map_or(0.0, |(_, t)| *t);
+    let differences = run.losses.iter().zip(&cpu.losses).map(|(a, b)| (a / b - 1.0).abs());
+    let worst = differences.fold(0.0, |worst: f64, d| if d.is_finite() { worst.max(d) } else { f64::MAX });
+    let falls = run.losses.last() < run.losses.first();
+    Ok(Training {
+        ok: worst <= tolerance && falls,
+        worst,
+        tolerance,
+        repeats: run.losses == again.losses,
+        losses: run.losses,
+        cpu_losses: cpu.losses,
+        tokens_per_second: run.tokens_per_second,
+        peak_bytes: run.peak_bytes,
+        simulated_peak_bytes: run.simulated_peak_bytes,
+    })
+}
+
+struct Trained {
+    losses: Vec<f64>,
+    tokens_per_second: f64,
+    peak_bytes: u64,
+    simulated_peak_bytes: u64,
+}
+
+/// Trains the small model on made-up text.
+fn train(plan: &Plan, device: Device, steps: u64, mut observer: Option<&mut Lockstep>) -> Outcome<Trained> {
+    let backend = if device == Device::Cpu { Backend::Cpu } else { Backend::Cuda };
+    let program = prepare::lowered_for(plan, None, backend)?;
+    let mut machine = Machine::new(&program, device, plan.seed)?;
+    let mut observer = observer.as_mut().map(|o| &mut **o);
+    let begin = Pass { list: "init", steps_done: 0 };
+    machine.run(&program.init, begin, &mut Session::new(Source::None), seen(&mut observer))?;
+    let weight = plan.batch.global_tokens as f64;
+    let (mut losses, mut clock) = (Vec::new(), Instant::now());
+    for done in 0..steps {
+        if done == 1 {
+            clock = Instant::now();
+        }
+        machine.set("lr", schedule::learning_rate(&plan.lr, STEPS, done + 1))?;
+        machine.set("inv_weight", 1.0 / weight)?;
+        machine.set("step", (done + 1) as f64)?;
+        let mut host = Synthetic::new(plan, done);
+        let pass = Pass { list: "step", steps_done: done };
+        machine.run(&program.step, pass, &mut host, seen(&mut observer))?;
+        losses.push(machine.get("loss_sum")? / weight);
+    }
+    let seconds = clock.elapsed().as_secs_f64().max(1e-9);
+    if observer.is_some() {
+        let pass = Pass { list: "eval", steps_done: steps };
+        machine.run(&program.eval, pass, &mut Synthetic::new(plan, steps), seen(&mut observer))?;
+    }
+    Ok(Trained {
+        losses,
+        tokens_per_second: steps.saturating_sub(1) as f64 * weight / seconds,
+        peak_bytes: machine.peak_bytes()?,
+        simulated_peak_bytes: walk::memory(&program).total,
+    })
+}
+
+fn seen<'a>(observer: &'a mut Option<&mut Lockstep>) -> Option<&'a mut dyn Observer> {
+    observer.as_mut().map(|o| &mut **o as &mut dyn Observer)
+}

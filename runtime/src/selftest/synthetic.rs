@@ -1,0 +1,68 @@
+//! Made-up text that a model can learn: each token mostly decides the next.
+
+use llmc_plan::batch::Batch;
+use llmc_plan::op::Op;
+use llmc_plan::plan::Plan;
+use tch::Tensor;
+
+use crate::error::{Error, Result};
+use crate::failure::Failure;
+use crate::ops::Host;
+
+/// Batches of one step.
+pub struct Synthetic {
+    vocab: u64,
+    context: u64,
+    sequences: u64,
+    /// State of the number generator.
+    state: u64,
+}
+
+impl Synthetic {
+    /// The batches of a step, the same on every device.
+    pub fn new(plan: &Plan, step: u64) -> Synthetic {
+        Synthetic {
+            vocab: plan.model.vocab,
+            context: plan.model.context,
+            sequences: plan.batch.micro_batch_sequences,
+            state: step.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        }
+    }
+
+    /// Marsaglia's xorshift64 (2003).
+    fn random(&mut self) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state
+    }
+}
+
+impl Host for Synthetic {
+    fn next_batch(&mut self) -> Result<Batch> {
+        let mut batch = Batch::default();
+        for sequence in 0..self.sequences {
+            batch.cu_seqlens.push((sequence * self.context) as u32);
+            let mut token = self.random() % self.vocab;
+            for position in 0..self.context {
+                batch.ids.push(token as u32);
+                batch.positions.push(position as u32);
+                // One token in eight is a surprise; the rest follow from the one before.
+                let random = self.random();
+                token = if random % 8 == 0 { random / 8 } else { token * 31 + 7 } % self.vocab.clamp(1, 64);
+                batch.targets.push(token as u32);
+                batch.weights.push(1.0);
+            }
+        }
+        batch.cu_seqlens.push((self.sequences * self.context) as u32);
+        Ok(batch)
+    }
+
+    fn snapshot(&mut self, _tensors: &[Tensor]) -> Result<()> {
+        Ok(())
+    }
+
+    fn exchange(&mut self, op: &Op, _inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
+        Err(Error::Host(Failure::refused(format!("{} needs other ranks", op.key()))))
+    }
+}
