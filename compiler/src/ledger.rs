@@ -70,6 +70,17 @@ pub enum Fact {
     Word(String),
 }
 
+impl std::fmt::Display for Fact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fact::Flag(b) => f.write_str(if *b { "yes" } else { "no" }),
+            Fact::Count(n) => f.write_str(&crate::unit::grouped(*n)),
+            Fact::Real(x) => f.write_str(&crate::diag::short_float(*x)),
+            Fact::Word(w) => f.write_str(w),
+        }
+    }
+}
+
 /// Values with reasons, by path.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
@@ -80,6 +91,13 @@ impl Facts {
     /// Writes or replaces one value.
     pub fn put(&mut self, path: impl Into<String>, fact: Fact, why: Why) {
         self.map.insert(path.into(), (fact, why));
+    }
+
+    /// Notes what a preset would have said where somebody typed another value.
+    pub fn note_override(&mut self, path: &str, instead_of: String) {
+        if let Some((_, Why::Typed { overrides, .. })) = self.map.get_mut(path) {
+            *overrides = Some(instead_of);
+        }
     }
 
     /// The value at a path.

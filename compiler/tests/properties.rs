@@ -55,6 +55,8 @@ fn every_leaf_of_a_plan_but_the_search_has_a_reason() {
 fn reasons_reach_the_words_of_the_recipe() {
     let c = compile(ONE_LINER, &[], &Nowhere);
     assert!(matches!(c.ledger["model.context"], Why::Typed { .. }));
+    let Why::Typed { overrides: Some(preset), .. } = &c.ledger["model.context"] else { panic!() };
+    assert_eq!(preset, "2,048 of models/llama/family");
     assert!(matches!(&c.ledger["model.layers"], Why::Preset { row, .. } if row == "7b"));
     assert!(matches!(c.ledger["layout.tp"], Why::Search { .. }));
     let tree = why::lines(&why::why(&c, "model.rope.original_context").unwrap(), Lang::En);
@@ -62,6 +64,20 @@ fn reasons_reach_the_words_of_the_recipe() {
     let tree = why::lines(&why::why(&c, "lr.peak").unwrap(), Lang::En);
     assert!(tree.contains("2503.04715") && tree.contains("`1T tokens`"), "{tree}");
     assert_eq!(why::why(&c, "layout.zero_stag").unwrap_err().as_deref(), Some("layout.zero_stage"));
+}
+
+#[test]
+fn a_misspelt_clause_is_named_wherever_it_stands() {
+    for (text, near) in [
+        ("model llama 7b\nbugdet 1T tokens", "budget"),
+        ("model llama 7b\nseed 1\noptimzer adamw < betas 0.9 0.95 >", "optimizer"),
+        ("model llama 7b\nbudget 1T tokens\nonn 64xH100", "on"),
+        ("tokeniser bpe\nmodel llama 7b", "tokenizer"),
+    ] {
+        let c = check(text, &[], &Nowhere);
+        assert_eq!(codes(&c), ["LLM0007"], "{}", shown(&c));
+        assert_eq!(c.diagnostics[0].args["near"], diag::Value::Text(near.into()));
+    }
 }
 
 #[test]

@@ -136,8 +136,12 @@ pub fn run(facts: &mut Facts) {
         let mut writer = Writer { rule, out: Vec::new() };
         (rule.run)(&Reader { facts, reads: rule.reads }, &mut writer);
         for (path, fact, why) in writer.out {
-            if !facts.has(path) {
-                facts.put(path, fact, why);
+            match (facts.get(path), &why) {
+                (None, _) => facts.put(path, fact, why),
+                (Some(typed), Why::Preset { table, row, .. }) if *typed != fact => {
+                    facts.note_override(path, format!("{fact} of {table}/{row}"));
+                }
+                _ => {}
             }
         }
     }

@@ -5,8 +5,10 @@
 use llmc_grammar::{Clause, Keyword, Opt, Value};
 
 use super::cx::{Cx, span};
+use super::training::{FROZEN, SCHEDULES};
+use crate::check::syntax::clause as misspelt;
 use crate::check::values::twice;
-use crate::diag::{Source, Span};
+use crate::diag::{Source, Span, nearest};
 use crate::ledger::Why;
 
 /// A node with the text it is from.
@@ -53,6 +55,9 @@ pub struct View {
     pub options: Vec<Setting>,
 }
 
+/// Words that may stand after the first value of a head.
+const HEAD_WORDS: &[&[&str]] = &[SCHEDULES, FROZEN];
+
 /// Which place of a head a value takes: a `--set` replaces only the values of the places it names.
 fn place(keyword: Keyword, value: &Value) -> &'static str {
     match (keyword, value) {
@@ -81,7 +86,8 @@ impl Cx {
             .map(|(source, c)| (source, c.clone()))
             .collect();
         let mut view: Option<View> = None;
-        for (source, clause) in clauses {
+        for (source, mut clause) in clauses {
+            self.cut_misspelt(source, &mut clause);
             let at = span(source, clause.keyword.span);
             match &mut view {
                 Some(v) if v.at.source == source => {
@@ -109,6 +115,23 @@ impl Cx {
             self.brackets(source, clause.block.as_ref());
         }
         view
+    }
+
+    /// `seed 1` with `bugdet 1T tokens` on the next line is one clause to the parser. A word after the first value that
+    /// no clause takes and that is near a keyword starts a misspelt clause: it, what follows and the block are its.
+    fn cut_misspelt(&mut self, source: Source, clause: &mut Clause) {
+        for (i, value) in clause.head.iter().enumerate().skip(1) {
+            let Value::Word(word) = value else { continue };
+            if HEAD_WORDS.iter().any(|list| list.contains(&word.value.as_str())) {
+                continue;
+            }
+            let Some(near) = nearest(&word.value, Keyword::ALL.iter().map(|k| k.text())) else { continue };
+            let whole = Span { source, start: word.span.start, end: clause.span.end };
+            self.report(misspelt::found(whole, span(source, word.span), &word.value, Some(near)));
+            clause.head.truncate(i);
+            clause.block = None;
+            return;
+        }
     }
 
     /// Marks `<` and `>` of a block and of the blocks inside it.

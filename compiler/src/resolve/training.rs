@@ -25,8 +25,10 @@ const RATE: Slot = Slot {
     binary_k: false,
 };
 const OPTIMIZERS: &[&str] = &["adamw", "lion", "adafactor", "paged_adamw"];
-const SCHEDULES: &[&str] = &["cosine", "linear", "onecycle", "wsd", "constant"];
-const FROZEN: &[&str] = &["embeddings", "attention", "ffn", "norms", "head"];
+/// Learning-rate schedules.
+pub const SCHEDULES: &[&str] = &["cosine", "linear", "onecycle", "wsd", "constant"];
+/// Parts that can be frozen.
+pub const FROZEN: &[&str] = &["embeddings", "attention", "ffn", "norms", "head"];
 
 /// `edition 2026`
 pub fn edition(cx: &mut Cx, r: &mut Resolved) {
