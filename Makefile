@@ -12,6 +12,9 @@ export LIBTORCH ?= $(LIBTORCH_DIR)/torch
 # Where a build that takes its libraries from elsewhere finds them; harmless otherwise.
 export LD_LIBRARY_PATH := $(LIBTORCH)/lib:$(LIBTORCH)/../nvidia/cu13/lib:$(LD_LIBRARY_PATH)
 
+# Threads that spin while they wait starve each other on shared cores.
+export OMP_WAIT_POLICY ?= passive
+
 TARGET   ?= $(or $(CARGO_TARGET_DIR),target)
 RELEASE  := $(TARGET)/release
 LLMC     := $(RELEASE)/llmc
