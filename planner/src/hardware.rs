@@ -33,6 +33,8 @@ pub struct Hardware {
     pub profile: String,
     /// Devices in one machine.
     pub gpus_per_node: u64,
+    /// Devices joined by the fast link: a machine, or a rack (NVL72).
+    pub link_domain: u64,
     /// Streaming multiprocessors (cores on a CPU).
     pub multiprocessors: u64,
     /// Device memory a process can see in total.
@@ -102,6 +104,7 @@ struct File {
     link_kind: Spanned<String>,
     nvls: bool,
     gpus_per_node: Spanned<i64>,
+    link_domain: Option<Spanned<i64>>,
     multiprocessors: Spanned<i64>,
     figures: Spanned<BTreeMap<String, Figure>>,
 }
@@ -165,6 +168,10 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
     }
     let table_line = line_of(file.figures.span().start);
     let gpus_per_node = count("gpus_per_node", &file.gpus_per_node)?;
+    let link_domain = match &file.link_domain {
+        Some(ranks) => count("link_domain", ranks)?,
+        None => gpus_per_node,
+    };
     let multiprocessors = count("multiprocessors", &file.multiprocessors)?;
     let mut figures = file.figures.into_inner();
     let mut sources = BTreeMap::new();
@@ -231,6 +238,7 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
         kind: file.kind,
         profile: file.profile,
         gpus_per_node,
+        link_domain,
         multiprocessors,
         memory_bytes,
         memory_bandwidth,

@@ -5,9 +5,12 @@
 
 pub mod answer;
 pub mod assemble;
+pub mod calibrate;
 mod confirm;
 pub mod cost;
 pub mod derive;
+pub mod fit;
+pub mod fitted;
 mod fixes;
 pub mod hardware;
 pub mod laws;
@@ -20,6 +23,8 @@ pub mod search;
 pub mod shape;
 mod solve;
 pub mod space;
+pub mod stack;
+pub mod table;
 
 pub use answer::{Answer, Candidate, Fix, Infeasible, Nearest, Reason};
 pub use question::Question;

@@ -61,6 +61,10 @@ pub struct Attention {
     pub backward_element: f64,
     /// Rate at head dimension 64 ÷ rate at 128.
     pub narrow_head: f64,
+    /// Rate of FlashAttention-2 ÷ the rates above (Hopper: 254-300 against 502-548 TFLOP/s forward, measured).
+    pub flash2: f64,
+    /// Passes over the score matrix, forward and backward together, where attention is not fused.
+    pub score_passes: f64,
     /// Time of a bit-equal backward ÷ the fast one.
     pub bitwise_backward: f64,
 }
@@ -91,7 +95,9 @@ pub struct Comm {
     pub step_link: f64,
     /// Seconds a ring step between machines.
     pub step_network: f64,
-    /// Share of computation that can hide communication running beside it.
+    /// Share of tensor-parallel collectives that the products beside them do not hide.
+    pub tensor: f64,
+    /// Share of data- and context-parallel communication that computation beside it can hide.
     pub overlap: f64,
     /// Share of overlapped time by which computation slows down (multiprocessors and bandwidth taken).
     pub tax: f64,
@@ -110,6 +116,8 @@ pub struct Fixed {
     pub step: f64,
     /// Seconds a micro-batch and layer that the host needs to enqueue; hidden while the device is slower.
     pub host_layer: f64,
+    /// Seconds more for each tensor-parallel collective of the layer.
+    pub host_collective: f64,
     /// Device bytes of context and libraries.
     pub context_bytes: u64,
     /// Device bytes of one communicator.
@@ -166,6 +174,7 @@ pub fn read(text: &str) -> Result<Profile, String> {
         ("attention.forward", p.attention.forward),
         ("attention.backward", p.attention.backward),
         ("attention.narrow_head", p.attention.narrow_head),
+        ("attention.flash2", p.attention.flash2),
         ("memory.pointwise", p.memory.pointwise),
         ("memory.optimizer", p.memory.optimizer),
         ("comm.ring", p.comm.ring),
@@ -181,11 +190,14 @@ pub fn read(text: &str) -> Result<Profile, String> {
         ("comm.base", p.comm.base),
         ("comm.step_link", p.comm.step_link),
         ("comm.step_network", p.comm.step_network),
+        ("attention.score_passes", p.attention.score_passes),
+        ("comm.tensor", p.comm.tensor),
         ("comm.overlap", p.comm.overlap),
         ("comm.tax", p.comm.tax),
         ("comm.straggler", p.comm.straggler),
         ("fixed.step", p.fixed.step),
         ("fixed.host_layer", p.fixed.host_layer),
+        ("fixed.host_collective", p.fixed.host_collective),
         ("fixed.slack", p.fixed.slack),
     ];
     let line = |field: &str| {

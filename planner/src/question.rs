@@ -104,6 +104,8 @@ pub struct Variant {
     pub eager: bool,
     /// The logits of a whole micro-batch exist at once, instead of a block of rows at a time.
     pub whole_logits: bool,
+    /// The loss works through blocks of rows although the rest is another stack's.
+    pub fused_loss: bool,
 }
 
 /// `nodes × gpus_per_node` devices.

@@ -42,6 +42,8 @@ pub struct Shape {
     pub eager: bool,
     /// The logits of a whole micro-batch exist at once.
     pub whole_logits: bool,
+    /// The loss works through blocks of rows all the same.
+    pub fused_loss: bool,
 }
 
 impl Shape {
@@ -65,6 +67,7 @@ impl Shape {
             unfused_attention: variant.unfused_attention,
             eager: variant.eager,
             whole_logits: variant.whole_logits,
+            fused_loss: variant.fused_loss,
         }
     }
 
@@ -154,6 +157,7 @@ mod tests {
             unfused_attention: false,
             eager: false,
             whole_logits: false,
+            fused_loss: false,
         }
     }
 

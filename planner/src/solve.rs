@@ -171,6 +171,12 @@ pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting
         hardware: q.hardware.clone(),
         nodes: cluster.nodes,
         gpus_per_node: cluster.gpus_per_node,
+        // A machine of fewer devices than its kind has still talks over its link only to those.
+        link_domain: if q.hardware.link_domain > q.hardware.gpus_per_node {
+            q.hardware.link_domain
+        } else {
+            cluster.gpus_per_node
+        },
         sequences,
         precision: q.precision,
         determinism: q.determinism.unwrap_or(if bitwise { Determinism::Bitwise } else { Determinism::Fast }),

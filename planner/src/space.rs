@@ -111,8 +111,8 @@ fn broken(s: &Setting, pins: &Pins, p: &Point) -> Option<(&'static str, Vec<(&'s
     if !shape.vocab.is_multiple_of(p.tp) {
         return Some(("vocab_divisible", vec![figure("vocab_padded", shape.vocab), figure("tp", p.tp)]));
     }
-    if p.tp > s.gpus_per_node && pins.tp.is_none() {
-        return Some(("tp_in_node", vec![figure("tp", p.tp), figure("gpus_per_node", s.gpus_per_node)]));
+    if p.tp > s.link_domain && pins.tp.is_none() {
+        return Some(("tp_in_node", vec![figure("tp", p.tp), figure("gpus_per_node", s.link_domain)]));
     }
     // Causal context parallelism pairs an early with a late block (zig-zag), so 2·cp blocks.
     let blocks = if p.cp > 1 { 2 * p.cp } else { 1 };

@@ -55,10 +55,11 @@ pub fn attention(s: &Setting, sequences: f64, tokens: f64, heads: f64, share: f6
         backward *= p.bitwise_backward;
     }
     if s.shape.unfused_attention {
-        // The whole score matrix, written and read by product, softmax and dropout: 5 passes forward, 8 backward.
+        // The whole score matrix, written and read by product, softmax and dropout: 5 of 13 passes are forward.
         let scores = sequences * heads * tokens * tokens * share * s.act();
-        forward += 5.0 * scores / bandwidth(s);
-        backward += 8.0 * scores / bandwidth(s);
+        let passes = p.score_passes * scores / bandwidth(s);
+        forward += passes * 5.0 / 13.0;
+        backward += passes * 8.0 / 13.0;
     }
     (forward, backward)
 }

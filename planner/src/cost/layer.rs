@@ -119,25 +119,26 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
     time.pointwise_backward = n * (narrow + 5.0 * f) / rate;
 
     if point.tp > 1 {
-        let group = Group::strided(point.tp, 1, s.gpus_per_node);
+        let group = Group::strided(point.tp, 1, s.link_domain);
         let bytes = n * h * s.act();
+        let exposed = s.profile.comm.tensor;
         if point.sp {
             // 2 all-gathers and 2 reduce-scatters each way, and 2 gathers more of what backward needs again
             // (arXiv 2205.05198, section 4.2.2).
-            time.tensor_forward = 4.0 * scatter(s, group, bytes);
-            time.tensor_backward = 6.0 * scatter(s, group, bytes);
+            time.tensor_forward = exposed * 4.0 * scatter(s, group, bytes);
+            time.tensor_backward = exposed * 6.0 * scatter(s, group, bytes);
         } else {
-            time.tensor_forward = 2.0 * all_reduce(s, group, bytes);
-            time.tensor_backward = 2.0 * all_reduce(s, group, bytes);
+            time.tensor_forward = exposed * 2.0 * all_reduce(s, group, bytes);
+            time.tensor_backward = exposed * 2.0 * all_reduce(s, group, bytes);
         }
     }
     if point.cp > 1 {
-        let group = Group::strided(point.cp, point.tp, s.gpus_per_node);
+        let group = Group::strided(point.cp, point.tp, s.link_domain);
         // Ring attention: keys and values travel once forward, with their gradients twice backward.
         let once = scatter(s, group, 2.0 * n * kv * s.act() * point.cp as f64);
         let o = s.profile.comm.overlap;
-        time.context = (once - o * time.attention_forward).max(0.0)
-            + (2.0 * once - o * time.attention_backward).max(0.0)
+        time.context = (once - time.attention_forward).max(once * (1.0 - o))
+            + (2.0 * once - time.attention_backward).max(2.0 * once * (1.0 - o))
             + 3.0 * (point.cp - 1) as f64 * s.profile.comm.step_link;
     }
     time
@@ -158,7 +159,7 @@ pub fn ends(s: &Setting, point: &Point) -> (f64, f64) {
     let loss = n * v * (4.0 * s.act() + if s.precision == Precision::F32 { 0.0 } else { 8.0 }) / rate;
     let mut head = stack * products + loss;
     if point.tp > 1 {
-        let group = Group::strided(point.tp, 1, s.gpus_per_node);
+        let group = Group::strided(point.tp, 1, s.link_domain);
         head += 2.0 * all_reduce(s, group, n * h * s.act());
     }
     (embedding, head)

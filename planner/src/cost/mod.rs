@@ -28,6 +28,8 @@ pub struct Setting {
     pub nodes: u64,
     /// Devices a machine.
     pub gpus_per_node: u64,
+    /// Devices joined by the fast link; more than a machine has in a rack-wide NVLink domain.
+    pub link_domain: u64,
     /// Sequences an optimizer step.
     pub sequences: u64,
     /// Number format.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use llmc_plan::plan::{Offload, Schedule};
+use llmc_plan::plan::{Offload, Recompute, Schedule};
 
 use super::comm::{Group, all_reduce, scatter, send};
 use super::layer::{LayerTime, ends, layer, tokens};
@@ -61,8 +61,14 @@ pub fn assemble(s: &Setting, point: &Point, time: LayerTime, (embedding, head): 
     let m = s.micro_batches(point) as f64;
     let p = point.pp;
     // The host must enqueue a layer faster than the device runs it.
-    let forward = time.forward().max(s.profile.fixed.host_layer);
-    let each = forward + time.backward().max(2.0 * s.profile.fixed.host_layer);
+    let collectives = match (point.tp > 1, point.sp) {
+        (false, _) => 0.0,
+        (true, false) => 2.0,
+        (true, true) => 4.0,
+    };
+    let host = s.profile.fixed.host_layer + collectives * s.profile.fixed.host_collective;
+    let again = if point.recompute == Recompute::Full { 3.0 } else { 2.0 };
+    let each = slower(time.forward(), host) + slower(time.backward(), again * host);
     let mut slowest = 0.0_f64;
     let mut layers = 0.0;
     for stage in [0, p.min(2) - 1, p - 1].iter().copied() {
@@ -74,7 +80,7 @@ pub fn assemble(s: &Setting, point: &Point, time: LayerTime, (embedding, head): 
     }
     // Every stage once: the layers are shared out, so the sum needs no walk over stages.
     let sum = s.shape.layers as f64 * each + embedding + head;
-    let crossing = point.tp * point.cp * point.dp >= s.gpus_per_node;
+    let crossing = point.tp * point.cp * point.dp >= s.link_domain;
     let message =
         tokens(s, point) * s.shape.hidden as f64 * s.act() / if point.sp { point.tp as f64 } else { 1.0 };
     let hop = if p > 1 { send(s, message, crossing && s.nodes > 1) } else { 0.0 };
@@ -106,6 +112,13 @@ pub fn assemble(s: &Setting, point: &Point, time: LayerTime, (embedding, head): 
     }
 }
 
+/// Seconds of a device part whose kernels the host enqueues in `host` seconds: the larger of both where they are far
+/// apart, more where they are close, since layers differ and the host jitters (4-norm).
+fn slower(device: f64, host: f64) -> f64 {
+    let (a, b) = (device * device, host * host);
+    (a * a + b * b).sqrt().sqrt()
+}
+
 /// Busy seconds of a stage for one micro-batch.
 fn stage_time(s: &Setting, pp: u64, stage: u64, layer: f64, embedding: f64, head: f64) -> f64 {
     let mut time = s.stage_layers(pp, stage) as f64 * layer;
@@ -133,8 +146,8 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
     let gradient = params * s.state.gradient;
     let weight = params * s.state.weight;
     let shard = if point.zero == 0 { 1 } else { point.shard * point.cp };
-    let inner = Group::strided(shard, point.tp, s.gpus_per_node);
-    let outer = Group::strided(replicas / shard.max(1), point.tp * shard, s.gpus_per_node);
+    let inner = Group::strided(shard, point.tp, s.link_domain);
+    let outer = Group::strided(replicas / shard.max(1), point.tp * shard, s.link_domain);
     let o = s.profile.comm.overlap;
     let m = c.micro_batches;
     let backward = c.layers * c.layer.backward();
@@ -142,7 +155,7 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
     // What is still to be reduced when the last layer of a backward ends, or to be gathered before the first.
     let edge = 1.0 / c.layers.max(1.0);
     let expose = |wire: f64, room: f64| {
-        let exposed = (wire - o * room).max(wire * edge);
+        let exposed = (wire - room).max(wire * edge).max(wire * (1.0 - o));
         (exposed, wire - exposed)
     };
     let mut exposed = 0.0;

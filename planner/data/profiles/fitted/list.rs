@@ -1,0 +1,2 @@
+/// Written by `llmc calibrate`.
+const FITTED: &[&str] = &[];

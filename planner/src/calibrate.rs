@@ -1,0 +1,238 @@
+//! `llmc calibrate`: run tables → fitted profiles, one a (stack, hardware family, precision), with a wider one a stack
+//! and one over everything as priors and for what was never measured.
+//!
+//! Hierarchical: pooled → stack → group. Each level starts from the one above and may change at most one number per
+//! five rows, only where that lowers the error on held-out fifths.
+
+use std::collections::BTreeMap;
+
+use llmc_plan::plan::Precision;
+
+use crate::fit::{Sample, choose, cross_validated, fit, mape, residuals};
+use crate::fitted::{Evidence, Fitted, KNOBS, Knob, Scale};
+use crate::table::{Case, Peak, cases};
+use crate::cost::memory::{stage_memory, totals};
+use crate::settle;
+
+/// Fewer rows than this have no profile of their own: one number needs five.
+const LEAST: usize = 5;
+
+/// A row's place in the hierarchy.
+type Key = (&'static str, String, Precision);
+
+/// A measured peak and what the model says is reserved, without slack.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Peaked {
+    /// Row's name.
+    pub id: String,
+    /// Stack of the row.
+    pub stack: &'static str,
+    /// Slack of the base profile.
+    pub base: f64,
+    /// measured ÷ predicted without slack.
+    pub ratio: f64,
+}
+
+/// A sample with where it belongs.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The sample.
+    pub sample: Sample,
+    /// The table's source column.
+    pub source: String,
+    /// Stack, family, precision.
+    pub key: Key,
+}
+
+/// The rows of `tables` that can be fitted on: complete, timed, and not marked as launch-bound toys.
+///
+/// # Errors
+/// A sentence when a table is none.
+pub fn rows(tables: &[String]) -> Result<Vec<Row>, String> {
+    let mut rows = Vec::new();
+    for table in tables {
+        for case in cases(table)? {
+            rows.extend(row(case));
+        }
+    }
+    Ok(rows)
+}
+
+/// Peaks of `tables` in a sense that includes the allocator's slack.
+///
+/// # Errors
+/// A sentence when a table is none.
+pub fn peaks(tables: &[String]) -> Result<Vec<Peaked>, String> {
+    let mut peaks = Vec::new();
+    for table in tables {
+        for case in cases(table)? {
+            let Some(measured) = case.peak_bytes else { continue };
+            if !matches!(case.peak, Peak::Reserved | Peak::Device) {
+                continue;
+            }
+            let base = case.setting.profile.fixed.slack;
+            let stages = (0..case.point.pp).map(|i| stage_memory(&case.setting, &case.point, i));
+            let allocated = stages.map(|m| m.allocated).max().unwrap_or(0) as f64;
+            let fixed = if case.peak == Peak::Device {
+                totals(&case.setting, &case.point, 0.0).1
+            } else {
+                0.0
+            };
+            let ratio = (measured - fixed) / allocated.max(1.0);
+            peaks.push(Peaked { id: case.id, stack: case.stack, base, ratio });
+        }
+    }
+    Ok(peaks)
+}
+
+/// Adds each stack's slack, the median over its peaks, one number from five rows.
+pub fn add_slack(all: &mut [Fitted], peaks: &[Peaked]) {
+    for fitted in all.iter_mut() {
+        let mut of: Vec<&Peaked> = peaks.iter().filter(|p| p.stack == fitted.stack).collect();
+        of.sort_by(|a, b| a.ratio.total_cmp(&b.ratio));
+        let Some(middle) = of.get(of.len() / 2).filter(|_| of.len() >= LEAST) else { continue };
+        let factor = ((middle.ratio - 1.0) / middle.base).max(1e-3);
+        fitted.scale.insert(Knob::Slack, settle4(factor));
+        fitted.fit.peaks = of.len() as u64;
+    }
+}
+
+fn row(case: Case) -> Option<Row> {
+    let seconds = case.seconds.filter(|_| !case.memory_only)?;
+    let key = (case.stack, case.setting.profile.name.clone(), case.setting.precision);
+    let sample = Sample { id: case.id, setting: case.setting, point: case.point, seconds };
+    Some(Row { sample, source: case.source, key })
+}
+
+/// Fits all levels on `rows`.
+pub fn calibrate(rows: &[Row]) -> Vec<Fitted> {
+    refit(rows, None)
+}
+
+/// Fits all levels on `rows`; with `known`, keeps its choice of knobs and only fits their values.
+pub fn refit(rows: &[Row], known: Option<&[Fitted]>) -> Vec<Fitted> {
+    let mut all = Vec::new();
+    // vTrain's toys are of one machine and all launch-bound: they would drown the rest.
+    let common: Vec<&Sample> =
+        rows.iter().filter(|r| !r.key.0.starts_with("vtrain")).map(|r| &r.sample).collect();
+    let pooled = level("pooled", None, &common, &Scale::new(), known);
+    let mut stacks: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        stacks.entry(row.key.0).or_default().push(row);
+    }
+    let top = pooled.as_ref().map(|f| f.scale.clone()).unwrap_or_default();
+    all.extend(pooled);
+    for (stack, rows) in stacks {
+        // What other stacks showed about Megatron of 2024 says little about an eager one of 2022.
+        let prior = if stack.starts_with("vtrain") { Scale::new() } else { top.clone() };
+        let mut groups: BTreeMap<(&str, &'static str), Vec<&Sample>> = BTreeMap::new();
+        for row in &rows {
+            groups.entry((&row.key.1, word(row.key.2))).or_default().push(&row.sample);
+        }
+        let samples: Vec<&Sample> = rows.iter().map(|r| &r.sample).collect();
+        if rows.len() < LEAST {
+            continue;
+        }
+        let wide = level(stack, None, &samples, &prior, known);
+        let start = wide.as_ref().map_or(prior, |f| f.scale.clone());
+        all.extend(wide);
+        if groups.len() < 2 {
+            continue;
+        }
+        for ((family, precision), samples) in groups {
+            let at = rows.iter().map(|r| &r.key).find(|k| k.1 == family && word(k.2) == precision);
+            let group = at.map(|k| (family, k.2));
+            if samples.len() < LEAST {
+                continue;
+            }
+            all.extend(level(stack, group, &samples, &start, known));
+        }
+    }
+    all
+}
+
+/// A precision as it stands in a file's name.
+fn word(precision: Precision) -> &'static str {
+    match precision {
+        Precision::Bf16 => "bf16",
+        Precision::Fp16 => "fp16",
+        Precision::Fp8 => "fp8",
+        Precision::F32 => "f32",
+    }
+}
+
+/// One level; `None` when no number is worth fitting.
+fn level(
+    stack: &str,
+    group: Option<(&str, Precision)>,
+    samples: &[&Sample],
+    prior: &Scale,
+    known: Option<&[Fitted]>,
+) -> Option<Fitted> {
+    let name = match group {
+        Some((family, precision)) => format!("{family}-{stack}-{}", word(precision)),
+        None => stack.to_string(),
+    };
+    let most = (samples.len() / 5).min(10);
+    let base = Scale::new();
+    let (knobs, prior): (Vec<Knob>, &Scale) = match known {
+        Some(known) => {
+            let same = known.iter().find(|f| f.name == name)?;
+            let start = if same.fit.from_base { &base } else { prior };
+            (same.fit.knobs.iter().take(most).copied().collect(), start)
+        }
+        None => {
+            // The level above is the better start, unless its rows were of another kind.
+            let folds = 5.min(samples.len().max(1));
+            let tried = [prior, &base].map(|start| {
+                let knobs = choose(samples, KNOBS, start, most);
+                (cross_validated(samples, &knobs, start, folds), knobs, start)
+            });
+            let [inherited, fresh] = tried;
+            if fresh.0 < 0.97 * inherited.0 { (fresh.1, fresh.2) } else { (inherited.1, inherited.2) }
+        }
+    };
+    let from_base = prior.is_empty();
+    if knobs.is_empty() && !from_base {
+        return None;
+    }
+    let scale: Scale = fit(samples, &knobs, prior).into_iter().map(|(k, v)| (k, settle4(v))).collect();
+    let errors = residuals(samples, &scale);
+    let evidence = Evidence {
+        rows: samples.len() as u64,
+        from_base,
+        peaks: 0,
+        mape: settle4(mape(&errors)),
+        cross_validated: if known.is_some() {
+            0.0
+        } else {
+            settle4(cross_validated(samples, &knobs, prior, 5.min(samples.len())))
+        },
+        knobs,
+    };
+    let residuals = samples.iter().zip(&errors).map(|(s, r)| (s.id.clone(), settle4(*r))).collect();
+    Some(Fitted {
+        name,
+        stack: stack.to_string(),
+        family: group.map(|g| g.0.to_string()),
+        precision: group.map(|g| g.1),
+        scale,
+        fit: evidence,
+        residuals,
+    })
+}
+
+/// Four digits say all that a fit knows.
+fn settle4(x: f64) -> f64 {
+    settle(format!("{x:.3e}").parse().unwrap_or(x))
+}
+
+/// A fitted profile as its file.
+///
+/// # Errors
+/// Never, in practice: the serializer's own error.
+pub fn file(fitted: &Fitted) -> Result<String, String> {
+    let head = "# Fitted by `llmc calibrate` on published runs; factors on the base profile of the hardware family.\n\
+                # residuals: ln(predicted / measured) seconds a step of each row used.\n";
+    toml::to_string(fitted).map(|body| format!("{head}{body}")).map_err(|e| e.to_string())
+}

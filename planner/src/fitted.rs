@@ -1,0 +1,247 @@
+//! Fitted profiles: factors on a family's base profile, one file a (hardware family, stack, precision), each with the
+//! rows it was fitted on and their residuals. `llmc calibrate` writes them; the scorer selects one by the names that a
+//! run table gives. Plans for our own runtime use the base profile.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use llmc_plan::plan::Precision;
+use serde::{Deserialize, Serialize};
+
+use crate::profile::Profile;
+
+/// A quantity that a fit may change: a factor on one field (or a pair) of the base profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Knob {
+    /// Rate of matrix products.
+    Gemm,
+    /// Rate of attention.
+    Attention,
+    /// Rate of pointwise passes.
+    Pointwise,
+    /// Every part of a layer alike: gaps between kernels, clock under load.
+    Stack,
+    /// Exposed share of tensor-parallel collectives.
+    Tensor,
+    /// Bus bandwidth between machines.
+    Network,
+    /// Share of collectives that computation can hide.
+    Overlap,
+    /// Slow-down of computation beside collectives.
+    Tax,
+    /// Waiting for the slowest device.
+    Straggler,
+    /// Host seconds a layer.
+    Host,
+    /// Host seconds a tensor-parallel collective.
+    HostCollective,
+    /// Seconds a step.
+    Step,
+    /// Seconds a kernel.
+    Launch,
+    /// K of half the product rate.
+    K0,
+    /// Passes over an unfused score matrix.
+    Score,
+    /// Passes of casts to fp8.
+    Cast,
+    /// Idle share of a last wave that is lost.
+    Wave,
+    /// Start and steps of a collective.
+    Latency,
+    /// Reserved ÷ allocated − 1.
+    Slack,
+}
+
+impl Knob {
+    /// Physical range of the field behind the knob; a factor leads to its nearest end.
+    fn field(self, p: &mut Profile) -> (Vec<&mut f64>, f64, f64) {
+        match self {
+            // Rates are fractions of a peak: 0.95 is more than any library reaches.
+            Knob::Gemm => (vec![&mut p.gemm.eta_bf16, &mut p.gemm.eta_fp8, &mut p.gemm.eta_f32], 0.05, 0.95),
+            Knob::Attention => (vec![&mut p.attention.forward, &mut p.attention.backward], 0.02, 0.9),
+            Knob::Pointwise => (vec![&mut p.memory.pointwise], 0.05, 0.95),
+            Knob::Stack => (vec![&mut p.fixed.stack], 1.0, 4.0),
+            Knob::Tensor => (vec![&mut p.comm.tensor], 0.05, 2.0),
+            Knob::Network => (vec![&mut p.comm.network], 0.02, 1.0),
+            Knob::Overlap => (vec![&mut p.comm.overlap], 0.02, 1.0),
+            Knob::Tax => (vec![&mut p.comm.tax], 0.0, 1.0),
+            Knob::Straggler => (vec![&mut p.comm.straggler], 0.0, 0.2),
+            Knob::Host => (vec![&mut p.fixed.host_layer], 1e-6, 0.01),
+            Knob::HostCollective => (vec![&mut p.fixed.host_collective], 1e-7, 0.005),
+            Knob::Step => (vec![&mut p.fixed.step], 1e-4, 5.0),
+            Knob::Launch => (vec![&mut p.gemm.launch], 1e-7, 2e-4),
+            Knob::K0 => (vec![&mut p.gemm.k0], 1.0, 4000.0),
+            Knob::Score => (vec![&mut p.attention.score_passes], 2.0, 60.0),
+            Knob::Cast => (vec![&mut p.gemm.fp8_cast_passes], 0.05, 6.0),
+            Knob::Latency => {
+                (vec![&mut p.comm.base, &mut p.comm.step_link, &mut p.comm.step_network], 1e-7, 0.01)
+            }
+            Knob::Slack => (vec![&mut p.fixed.slack], 0.0, 1.5),
+            Knob::Wave => (vec![&mut p.gemm.wave], 0.0, 1.0),
+        }
+    }
+
+    /// Multiplies the field behind the knob, within its physical range.
+    pub fn apply(self, profile: &mut Profile, factor: f64) {
+        let (fields, low, high) = self.field(profile);
+        for field in fields {
+            *field = (*field * factor).clamp(low, high);
+        }
+    }
+}
+
+/// Factors by knob.
+pub type Scale = BTreeMap<Knob, f64>;
+
+/// `base` with every factor applied.
+pub fn scaled(base: &Profile, scale: &Scale) -> Profile {
+    let mut profile = base.clone();
+    for (knob, factor) in scale {
+        knob.apply(&mut profile, *factor);
+    }
+    profile
+}
+
+/// Every knob, in the order a tie is broken.
+pub const KNOBS: &[Knob] = &[
+    Knob::Gemm,
+    Knob::Attention,
+    Knob::Pointwise,
+    Knob::Tensor,
+    Knob::Network,
+    Knob::Overlap,
+    Knob::Straggler,
+    Knob::Host,
+    Knob::HostCollective,
+    Knob::Step,
+    Knob::Launch,
+    Knob::K0,
+    Knob::Score,
+    Knob::Cast,
+    Knob::Latency,
+];
+
+/// A fitted profile with its evidence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fitted {
+    /// Also the file's name.
+    pub name: String,
+    /// Software stack ([`crate::stack`]).
+    pub stack: String,
+    /// Base profile of the hardware family; absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
+    /// Precision of the products; absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
+    /// Factors on the base profile.
+    pub scale: Scale,
+    /// How it was fitted.
+    pub fit: Evidence,
+    /// ln(predicted ÷ measured) of every row used.
+    pub residuals: BTreeMap<String, f64>,
+}
+
+/// How well a fit does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    /// Rows used.
+    pub rows: u64,
+    /// Numbers fitted on them; the others are inherited.
+    pub knobs: Vec<Knob>,
+    /// Memory peaks behind `slack`; 0: inherited.
+    pub peaks: u64,
+    /// Started from the base profile, not from the wider fit.
+    pub from_base: bool,
+    /// Mean absolute error of tokens per second on the rows themselves.
+    pub mape: f64,
+    /// The same on held-out fifths.
+    pub cross_validated: f64,
+}
+
+/// Reads a fitted profile.
+///
+/// # Errors
+/// One line that names the place, the field and what was expected.
+pub fn read(text: &str) -> Result<Fitted, String> {
+    let fitted: Fitted = toml::from_str(text).map_err(|e| at(text, &e))?;
+    let line = |key: &str| 1 + text.lines().position(|l| l.trim_start().starts_with(key)).unwrap_or(0);
+    for (knob, factor) in &fitted.scale {
+        if !(*factor > 0.0 && factor.is_finite()) {
+            let key = format!("{knob:?}").to_lowercase();
+            return Err(format!(
+                "line {}: `scale.{key}`: expected a factor above 0, found {factor}",
+                line(&key)
+            ));
+        }
+    }
+    let fit = &fitted.fit;
+    if 5 * fit.knobs.len() as u64 > fit.rows {
+        return Err(format!(
+            "line {}: `fit.knobs`: expected at most one number per 5 rows, found {} for {}",
+            line("knobs"),
+            fit.knobs.len(),
+            fit.rows
+        ));
+    }
+    Ok(fitted)
+}
+
+/// A TOML error with its line.
+fn at(text: &str, e: &toml::de::Error) -> String {
+    let line = e.span().map_or(1, |s| 1 + text.bytes().take(s.start).filter(|b| *b == b'\n').count());
+    format!("line {line}: {}", e.message())
+}
+
+include!("../data/profiles/fitted/list.rs");
+
+/// The embedded fitted profiles.
+fn all() -> &'static [Fitted] {
+    static ALL: OnceLock<Vec<Fitted>> = OnceLock::new();
+    ALL.get_or_init(|| FITTED.iter().filter_map(|text| read(text).ok()).collect())
+}
+
+/// The closest fitted profile: same stack, family and precision; else the stack's; else the pooled one.
+pub fn select(stack: &str, family: &str, precision: Precision) -> Option<&'static Fitted> {
+    closest(all(), stack, family, precision)
+}
+
+/// [`select`] among given profiles.
+pub fn closest<'a>(all: &'a [Fitted], stack: &str, family: &str, precision: Precision) -> Option<&'a Fitted> {
+    let exact = |f: &&Fitted| {
+        f.stack == stack && f.family.as_deref() == Some(family) && f.precision == Some(precision)
+    };
+    let wide = |stack: &'static str| move |f: &&Fitted| f.stack == stack && f.family.is_none();
+    let of_stack = |f: &&Fitted| f.stack == stack && f.family.is_none();
+    all.iter().find(exact).or_else(|| all.iter().find(of_stack)).or_else(|| all.iter().find(wide("pooled")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fitted_profile_reads_and_is_listed() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/data/profiles/fitted");
+        let files = std::fs::read_dir(folder)
+            .unwrap()
+            .filter(|f| f.as_ref().unwrap().path().extension().is_some_and(|e| e == "toml"));
+        assert_eq!(files.count(), FITTED.len());
+        for text in FITTED {
+            let fitted = read(text).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(fitted.residuals.len() as u64, fitted.fit.rows, "{}", fitted.name);
+        }
+    }
+
+    #[test]
+    fn a_bad_file_is_named_with_its_line() {
+        let text = "name = \"x\"\nstack = \"x\"\n[scale]\ngemm = -1.0\n[fit]\nrows = 5\nknobs = [\"gemm\"]\npeaks = 0\nfrom_base = true\nmape = 0.1\ncross_validated = 0.1\n[residuals]\n";
+        assert!(read(text).unwrap_err().contains("line 4: `scale.gemm`: expected a factor above 0"));
+        let many = text.replace("-1.0", "1.0").replace("rows = 5", "rows = 4");
+        assert!(read(&many).unwrap_err().contains("one number per 5 rows"));
+    }
+}
