@@ -17,6 +17,9 @@ use crate::settle;
 /// Fewer rows than this have no profile of their own: one number needs five.
 const LEAST: usize = 5;
 
+/// From here on all knobs are fitted together.
+const MANY: usize = 50;
+
 /// A row's place in the hierarchy.
 type Key = (&'static str, String, Precision);
 
@@ -173,7 +176,7 @@ fn level(
         Some((family, precision)) => format!("{family}-{stack}-{}", word(precision)),
         None => stack.to_string(),
     };
-    let most = (samples.len() / 5).min(10);
+    let most = samples.len() / 5;
     let base = Scale::new();
     let (knobs, prior): (Vec<Knob>, &Scale) = match known {
         Some(known) => {
@@ -185,7 +188,12 @@ fn level(
             // The level above is the better start, unless its rows were of another kind.
             let folds = 5.min(samples.len().max(1));
             let tried = [prior, &base].map(|start| {
-                let knobs = choose(samples, KNOBS, start, most);
+                // Many rows bear every knob, each held by its prior; few must choose.
+                let knobs = if samples.len() < MANY {
+                    choose(samples, KNOBS, start, most)
+                } else {
+                    KNOBS.iter().copied().take(samples.len() / 5).collect()
+                };
                 (cross_validated(samples, &knobs, start, folds), knobs, start)
             });
             let [inherited, fresh] = tried;

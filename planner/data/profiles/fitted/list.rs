@@ -1,2 +1,23 @@
 /// Written by `llmc calibrate`.
-const FITTED: &[&str] = &[];
+const FITTED: &[&str] = &[
+    include_str!("pooled.toml"),
+    include_str!("bigscience.toml"),
+    include_str!("a100-bigscience-bf16.toml"),
+    include_str!("v100-bigscience-fp16.toml"),
+    include_str!("deepspeed.toml"),
+    include_str!("foundry.toml"),
+    include_str!("a100-foundry-bf16.toml"),
+    include_str!("h100-foundry-bf16.toml"),
+    include_str!("internevo.toml"),
+    include_str!("jax.toml"),
+    include_str!("h100-jax-bf16.toml"),
+    include_str!("h100-jax-fp8.toml"),
+    include_str!("megatron.toml"),
+    include_str!("b200-megatron-bf16.toml"),
+    include_str!("h100-megatron-bf16.toml"),
+    include_str!("h100-megatron-fp8.toml"),
+    include_str!("torch.toml"),
+    include_str!("a100-torch-bf16.toml"),
+    include_str!("vtrain-multi.toml"),
+    include_str!("vtrain-single.toml"),
+];
