@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use llmc_plan::plan::Precision;
 
+use crate::cost::memory::{stage_memory, totals};
 use crate::fit::{Sample, choose, cross_validated, fit, mape, residuals};
 use crate::fitted::{Evidence, Fitted, KNOBS, Knob, Scale};
-use crate::table::{Case, Peak, cases};
-use crate::cost::memory::{stage_memory, totals};
 use crate::settle;
+use crate::table::{Case, Peak, cases};
 
 /// Fewer rows than this have no profile of their own: one number needs five.
 const LEAST: usize = 5;
@@ -76,11 +76,8 @@ pub fn peaks(tables: &[String]) -> Result<Vec<Peaked>, String> {
             let base = case.setting.profile.fixed.slack;
             let stages = (0..case.point.pp).map(|i| stage_memory(&case.setting, &case.point, i));
             let allocated = stages.map(|m| m.allocated).max().unwrap_or(0) as f64;
-            let fixed = if case.peak == Peak::Device {
-                totals(&case.setting, &case.point, 0.0).1
-            } else {
-                0.0
-            };
+            let fixed =
+                if case.peak == Peak::Device { totals(&case.setting, &case.point, 0.0).1 } else { 0.0 };
             let ratio = (measured - fixed) / allocated.max(1.0);
             peaks.push(Peaked { id: case.id, stack: case.stack, base, ratio });
         }

@@ -197,11 +197,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     // Megatron's "local" layers have no fused attention; Megatron-DeepSpeed of 2021 had none either.
     let stack = stack(&source(row), notes, tp * pp);
     let facts = facts(stack);
-    // The "lts" environment's Transformer Engine falls back to unfused attention: its golden values equal those of rows
-    // with that flag.
     let unfused = facts.unfused_attention
         || attention == "unfused"
-        || ["attention-backend=unfused", "transformer-impl=local", "lts env"].iter().any(|flag| notes.contains(flag));
+        || ["attention-backend=unfused", "transformer-impl=local"].iter().any(|flag| notes.contains(flag));
     let fused_loss = (notes.contains("Liger") && !notes.contains("without Liger"))
         || ["chunked cross entropy", "fused CE", "fused cross"].iter().any(|flag| notes.contains(flag));
     let peak = match () {
@@ -297,7 +295,8 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
                 facts.sequence_parallel
             },
     };
-    let point = if row.text("act_ckpt").is_none() && !vtrain { least_recompute(&setting, point) } else { point };
+    let point =
+        if row.text("act_ckpt").is_none() && !vtrain { least_recompute(&setting, point) } else { point };
     let step_tokens = (sequences * context) as f64 / gpus as f64;
     let seconds = match row.positive("iteration_ms")? {
         Some(ms) => Some(ms / 1e3),
@@ -321,9 +320,8 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
 fn least_recompute(s: &Setting, point: Point) -> Point {
     let all = [Recompute::None, Recompute::Selective, Recompute::Full];
     let tries = all.map(|recompute| Point { recompute, ..point });
-    let fits = |p: &&Point| {
-        (0..p.pp).all(|stage| stage_memory(s, p, stage).device <= s.hardware.memory_bytes)
-    };
+    let fits =
+        |p: &&Point| (0..p.pp).all(|stage| stage_memory(s, p, stage).device <= s.hardware.memory_bytes);
     tries.iter().find(fits).copied().unwrap_or(point)
 }
 
@@ -338,4 +336,3 @@ fn shard_group(text: &str, dp: u64, zero: u64) -> u64 {
     };
     if text.contains(" x dp") { after("fsdp") } else { after("group=") }.unwrap_or(dp)
 }
-

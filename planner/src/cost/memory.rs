@@ -143,8 +143,11 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     let vocab = s.shape.vocab as f64 / t;
     // Our head works through blocks of rows: the larger of 1,024 rows and 64 MiB (plan's lowering); other stacks hold a
     // whole micro-batch's logits, and a copy in f32 for the loss.
-    let (rows, width) =
-        if s.shape.whole_logits && !s.shape.fused_loss { (n, b + 4.0) } else { (n.min((67108864.0 / (vocab * b)).max(1024.0)), b) };
+    let (rows, width) = if s.shape.whole_logits && !s.shape.fused_loss {
+        (n, b + 4.0)
+    } else {
+        (n.min((67108864.0 / (vocab * b)).max(1024.0)), b)
+    };
     let logits = if stage == point.pp - 1 { rows * vocab * width } else { 0.0 };
     let whole = layer_activations(s, point, Recompute::None);
     let stream = n * b * h / spread;
