@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Raw bytes worked on at a time: enough for all cores, little against memory.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -316,6 +317,16 @@ impl Context<'_> {
             let raw = Raw { bytes: stored, form: item.form, place: item.place };
             let bad = match &item.bad {
                 Some(bad) => Some((bad.0.clone(), bad.1)),
+                None if raw.form == Form::Ids => match self.ids(&raw, input) {
+                    Ok(ids) if ids.is_empty() => None,
+                    Ok(ids) => {
+                        let validation = input.validation || held_out(xxh3_64(stored), self.fraction);
+                        let split = if validation { VALIDATION } else { TRAIN };
+                        encoded.push(split, &ids, 0, &mut counts)?;
+                        None
+                    }
+                    Err(bad) => Some((bad, stored.len() as u64)),
+                },
                 None => match raw.text(input) {
                     Ok(Some(text)) if !text.is_empty() => {
                         let hash = content_hash(&text);
@@ -340,6 +351,28 @@ impl Context<'_> {
         }
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).push(counts);
         Ok(encoded)
+    }
+
+    /// Ids of a document that was tokenised before, its end added where it is missing.
+    fn ids(&self, raw: &Raw, input: &Input) -> std::result::Result<Vec<u32>, BadContent> {
+        let mut ids: Vec<u32> = raw.bytes.as_chunks::<4>().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
+        let vocab = self.encoder.vocab();
+        if let Some(id) = ids.iter().find(|&&id| id >= vocab) {
+            return Err(BadContent {
+                file: input.path.clone(),
+                place: raw.place,
+                found: if *id > i32::MAX as u32 { "a negative or larger one".into() } else { id.to_string() },
+                expected: format!("token ids below {vocab}, the size of this corpus's tokenizer"),
+                hint: "the file was made with another tokenizer: import that one (tokenizer.import), or set \
+                       on_error to skip to leave the document out"
+                    .into(),
+            });
+        }
+        let end = self.encoder.end_of_document();
+        if ids.last().is_some_and(|&last| last != end) {
+            ids.push(end);
+        }
+        Ok(ids)
     }
 
     /// Encodes the beginning of a document twice.

@@ -44,7 +44,7 @@ impl Indexed {
         }
         let code = bytes.get(17).copied().unwrap_or(0);
         let dtype = Dtype::of_code(code).ok_or_else(|| {
-            bad(17, "an integer dtype: code 1 (u8), 4 (i32), 5 (i64) or 8 (u16)", format!("code {code}"))
+            bad(17, "an integer dtype: code 1 to 5 (u8, i8, i16, i32, i64) or 8 (u16)", format!("code {code}"))
         })?;
         let (sequences, entries) = (header(18)?, header(26)?);
         let modes = |with: u64| {
@@ -90,6 +90,11 @@ impl Indexed {
     /// Documents in the shard.
     pub fn documents(&self) -> u64 {
         self.documents
+    }
+
+    /// Bytes a token.
+    pub fn width(&self) -> u64 {
+        self.dtype.width()
     }
 
     /// Tokens in the shard.
@@ -168,6 +173,12 @@ impl Indexed {
         };
         match self.dtype {
             Dtype::U8 => out.iter_mut().zip(bytes).for_each(|(id, &b)| *id = u32::from(b)),
+            // A negative id becomes one above every vocabulary.
+            Dtype::I8 => out.iter_mut().zip(bytes).for_each(|(id, &b)| *id = b as i8 as u32),
+            Dtype::I16 => out
+                .iter_mut()
+                .zip(bytes.as_chunks::<2>().0)
+                .for_each(|(id, b)| *id = i16::from_le_bytes(*b) as u32),
             Dtype::U16 => out
                 .iter_mut()
                 .zip(bytes.as_chunks::<2>().0)

@@ -147,15 +147,15 @@ impl Receipt {
                     && old.iter().zip(new).all(|(old, new)| {
                         (&old.name, old.bytes, old.validation) == (&new.name, new.bytes, new.validation)
                             && (old.modified == new.modified.to_string()
-                                || hash_file(&new.path).is_ok_and(|hash| hash == old.hash))
+                                || hash_file(&new.path, &|_| {}).is_ok_and(|hash| hash == old.hash))
                     })
             })
     }
 }
 
 /// xxh3-128 of a file, hexadecimal.
-fn hash_file(path: &Path) -> std::io::Result<String> {
-    let mut reader = HashingReader::new(std::fs::File::open(path)?, &|_| {});
+pub(crate) fn hash_file(path: &Path, advance: &dyn Fn(u64)) -> std::io::Result<String> {
+    let mut reader = HashingReader::new(std::fs::File::open(path)?, advance);
     std::io::copy(&mut reader, &mut std::io::sink())?;
     Ok(reader.digest())
 }

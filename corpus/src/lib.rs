@@ -11,13 +11,16 @@
 pub mod build;
 mod encode;
 pub mod error;
+pub mod export;
 pub mod folder;
 pub mod indexed;
 pub mod inputs;
+pub mod loader;
 mod mapped;
 pub mod mix;
 pub mod output;
 mod pack;
+pub mod packing;
 pub mod permute;
 pub mod read;
 mod sample;
@@ -28,4 +31,5 @@ pub mod tokenizer;
 
 pub use build::{BuildReport, build};
 pub use error::{Error, Result};
+pub use loader::Loader;
 pub use stream::{Cursor, Stream, open};

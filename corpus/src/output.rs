@@ -25,6 +25,10 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub enum Dtype {
     /// Byte.
     U8 = 1,
+    /// Signed byte, never negative here.
+    I8 = 2,
+    /// Signed, never negative here.
+    I16 = 3,
     /// Signed, never negative here.
     I32 = 4,
     /// Signed, never negative here.
@@ -41,14 +45,14 @@ impl Dtype {
 
     /// The type of a code, if tokens can have it.
     pub fn of_code(code: u8) -> Option<Self> {
-        [Dtype::U8, Dtype::I32, Dtype::I64, Dtype::U16].into_iter().find(|&d| d as u8 == code)
+        [Dtype::U8, Dtype::I8, Dtype::I16, Dtype::I32, Dtype::I64, Dtype::U16].into_iter().find(|&d| d as u8 == code)
     }
 
     /// Bytes a token.
     pub fn width(self) -> u64 {
         match self {
-            Dtype::U8 => 1,
-            Dtype::U16 => 2,
+            Dtype::U8 | Dtype::I8 => 1,
+            Dtype::U16 | Dtype::I16 => 2,
             Dtype::I32 => 4,
             Dtype::I64 => 8,
         }
@@ -243,7 +247,7 @@ fn write_index(prefix: &Path, lengths_path: &Path, dtype: Dtype, documents: u64)
 }
 
 /// Reads a file in pieces whose length is a multiple of four.
-fn for_each_chunk(path: &Path, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+pub(crate) fn for_each_chunk(path: &Path, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let mut file = BufReader::new(File::open(path).map_err(Error::io("read", path))?);
     loop {
         let mut chunk = Vec::with_capacity(BUFFER_BYTES);

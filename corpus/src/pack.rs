@@ -1,10 +1,12 @@
-//! Documents to samples of `context` tokens: sample i of a shard, as a row of a batch.
+//! Samples of `context` tokens: sample i of a source, as a row of a batch.
 //!
-//! Packing is concatenate-and-split: documents lie end to end as in the shard, and sample i is its
-//! tokens from i·context on. No index is needed, so opening a shard costs nothing at any size.
+//! Under concatenate-and-split, documents lie end to end as in the shard and sample i is its tokens
+//! from i·context on: no index is needed, so opening a shard costs nothing at any size. Other
+//! policies take their rows from [`crate::packing`].
 
 use crate::error::Result;
 use crate::indexed::Indexed;
+use crate::packing::{PackIndex, Piece};
 use llmc_plan::batch::{Batch, BatchShape, NO_SOURCE};
 
 /// How a run turns tokens into rows; the same for every shard.
@@ -26,22 +28,39 @@ pub struct Samples {
     rule: Rule,
 }
 
+/// A shard with the index of its source and, unless its documents are concatenated, its rows.
+pub struct Opened {
+    /// Index in the specification.
+    pub source: u32,
+    /// The shard.
+    pub tokens: Indexed,
+    /// Its rows.
+    pub rows: Option<PackIndex>,
+}
+
 struct Shard {
-    tokens: Indexed,
-    source: u32,
+    opened: Opened,
     /// Samples up to and including this shard.
     end: u64,
 }
 
+/// What is reused from row to row.
+#[derive(Default)]
+pub struct Scratch {
+    pieces: Vec<Piece>,
+    starts: Vec<usize>,
+}
+
 impl Samples {
-    /// Numbers the samples of shards, each with the index of its source.
-    pub fn new(shards: Vec<(u32, Indexed)>, rule: Rule) -> Self {
+    /// Numbers the samples of shards.
+    pub fn new(shards: Vec<Opened>, rule: Rule) -> Self {
         let mut end = 0;
         let shards = shards
             .into_iter()
-            .map(|(source, tokens)| {
-                end += tokens.tokens().div_ceil(u64::from(rule.context));
-                Shard { tokens, source, end }
+            .map(|opened| {
+                let concatenated = || opened.tokens.tokens().div_ceil(u64::from(rule.context));
+                end += opened.rows.as_ref().map_or_else(concatenated, PackIndex::rows);
+                Shard { opened, end }
             })
             .collect();
         Self { shards, rule }
@@ -52,101 +71,146 @@ impl Samples {
         self.shards.last().map_or(0, |shard| shard.end)
     }
 
-    /// The shard of a sample, with its first token and its number of tokens; all but the last sample
-    /// of a shard are full.
-    fn locate(&self, sample: u64) -> Option<(&Shard, u64, usize)> {
-        let at = self.shards.partition_point(|shard| shard.end <= sample);
-        let before = at.checked_sub(1).and_then(|i| self.shards.get(i)).map_or(0, |shard| shard.end);
-        let shard = self.shards.get(at)?;
-        let from = (sample - before) * u64::from(self.rule.context);
-        let rest = shard.tokens.tokens().saturating_sub(from);
-        Some((shard, from, rest.min(u64::from(self.rule.context)) as usize))
+    /// Tokens in all shards.
+    pub fn tokens(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.opened.tokens.tokens()).sum()
+    }
+
+    /// Finds a sample's pieces, and where documents start inside a concatenated one.
+    fn locate(&self, sample: u64, scratch: &mut Scratch) -> Result<Option<&Opened>> {
+        scratch.pieces.clear();
+        scratch.starts.clear();
+        let index = self.shards.partition_point(|shard| shard.end <= sample);
+        let before = index.checked_sub(1).and_then(|i| self.shards.get(i)).map_or(0, |shard| shard.end);
+        let Some(shard) = self.shards.get(index) else { return Ok(None) };
+        let tokens = &shard.opened.tokens;
+        if let Some(rows) = &shard.opened.rows {
+            rows.pieces(sample - before, &mut scratch.pieces)?;
+            return Ok(Some(&shard.opened));
+        }
+        // All but the last sample of a shard are full.
+        let start = (sample - before) * u64::from(self.rule.context);
+        let length = tokens.tokens().saturating_sub(start).min(u64::from(self.rule.context));
+        let to = start + length;
+        let mut ends = to == tokens.tokens();
+        if self.rule.document_mask {
+            tokens.document_starts(start, to, |document| {
+                ends |= document == to;
+                if document < to {
+                    scratch.starts.push((document - start) as usize);
+                }
+            })?;
+        }
+        scratch.pieces.push(Piece { start, length: length as u32, at: 0, ends });
+        Ok(Some(&shard.opened))
     }
 
     /// Σ w of a sample, without reading its tokens.
     ///
     /// # Errors
     /// A damaged index.
-    pub fn weight(&self, sample: u64) -> Result<u64> {
-        let Some((shard, from, length)) = self.locate(sample) else { return Ok(0) };
-        let to = from + length as u64;
-        // A token has no target where a document ends under a mask, and where the shard ends.
-        let mut without = u64::from(to == shard.tokens.tokens());
-        if self.rule.document_mask {
-            without = 0;
-            shard.tokens.document_starts(from, to, |_| without += 1)?;
-        }
-        Ok(length as u64 - without)
+    pub fn weight(&self, sample: u64, scratch: &mut Scratch) -> Result<u64> {
+        self.locate(sample, scratch)?;
+        let pieces = &scratch.pieces;
+        let tokens: u64 = pieces.iter().map(|piece| u64::from(piece.length)).sum();
+        // A token has no target where a document ends under a mask, and where the row's tokens end.
+        let without = pieces.iter().enumerate().filter(|&(n, piece)| {
+            piece.ends && (self.rule.document_mask || n + 1 == pieces.len())
+        });
+        Ok(tokens - without.count() as u64 - scratch.starts.len() as u64)
     }
 
-    /// Appends a sample to a batch as its next sequence; a sample beyond the end is all padding.
+    /// Writes a sample as row `row` of a batch that [`prepare`] has sized; a sample beyond the end is
+    /// all padding.
     ///
     /// # Errors
     /// A damaged shard.
-    pub fn append(&self, sample: u64, batch: &mut Batch) -> Result<()> {
+    pub fn fill(&self, sample: u64, row: usize, batch: &mut Batch, scratch: &mut Scratch) -> Result<()> {
         let context = self.rule.context as usize;
-        let base = batch.ids.len();
-        let end = base + context;
-        batch.ids.resize(end, self.rule.padding);
-        batch.targets.resize(end, self.rule.padding);
-        batch.weights.resize(end, 0.0);
+        let base = row * context;
+        let opened = self.locate(sample, scratch)?;
+        batch.sources.push(opened.map_or(NO_SOURCE, |opened| opened.source));
         batch.cu_seqlens.push(base as u32);
-        let located = self.locate(sample);
-        let mut starts = Vec::new();
-        if let Some((shard, from, length)) = located {
-            let to = from + length as u64;
-            let ids = batch.ids.get_mut(base..base + length).unwrap_or_default();
-            let targets = batch.targets.get_mut(base..base + length).unwrap_or_default();
-            let weights = batch.weights.get_mut(base..base + length).unwrap_or_default();
-            shard.tokens.read(from, ids)?;
+        let whole = base..base + context;
+        let ids = batch.ids.get_mut(whole.clone()).unwrap_or_default();
+        let targets = batch.targets.get_mut(whole.clone()).unwrap_or_default();
+        let weights = batch.weights.get_mut(whole.clone()).unwrap_or_default();
+        let positions = batch.positions.get_mut(whole).unwrap_or_default();
+        let Scratch { pieces, starts } = scratch;
+        let mut filled = 0;
+        for (n, piece) in pieces.iter().enumerate() {
+            let Some(tokens) = opened.map(|opened| &opened.tokens) else { break };
+            let (from, to) = (piece.at as usize, piece.at as usize + piece.length as usize);
+            pad(filled..from, ids, targets, weights, self.rule.padding);
+            filled = to;
+            let ids = ids.get_mut(from..to).unwrap_or_default();
+            tokens.read(piece.start, ids)?;
+            let targets = targets.get_mut(from..to).unwrap_or_default();
+            let weights = weights.get_mut(from..to).unwrap_or_default();
             weights.fill(1.0);
-            if let Some((last, shifted)) = targets.split_last_mut() {
-                shifted.copy_from_slice(ids.get(1..).unwrap_or_default());
-                match to < shard.tokens.tokens() {
-                    true => shard.tokens.read(to, std::slice::from_mut(last))?,
-                    false => weights.iter_mut().rev().take(1).for_each(|w| *w = 0.0),
-                }
+            let (Some((target, shifted)), Some(weight)) = (targets.split_last_mut(), weights.last_mut()) else {
+                continue;
+            };
+            shifted.copy_from_slice(ids.get(1..).unwrap_or_default());
+            let next = if !piece.ends {
+                Some(piece.start + u64::from(piece.length))
+            } else if self.rule.document_mask {
+                None
+            } else {
+                pieces.get(n + 1).map(|next| next.start)
+            };
+            *target = self.rule.padding;
+            match next {
+                Some(next) => tokens.read(next, std::slice::from_mut(target))?,
+                None => *weight = 0.0,
             }
-            if self.rule.document_mask {
-                shard.tokens.document_starts(from, to, |start| {
-                    let start = (start - from) as usize;
-                    if let Some(weight) = start.checked_sub(1).and_then(|before| weights.get_mut(before)) {
-                        *weight = 0.0;
-                    }
-                    if start < length {
-                        starts.push(start);
-                    }
-                })?;
-                let allowed = self.rule.documents as usize - 1;
-                batch.merged_documents += starts.len().saturating_sub(allowed) as u32;
-                // Padding is a segment of its own where there is room.
-                starts.extend((length < context).then_some(length));
-                starts.truncate(allowed);
+            if n > 0 && self.rule.document_mask {
+                starts.push(from);
             }
         }
-        batch.sources.push(located.map_or(NO_SOURCE, |(shard, ..)| shard.source));
+        pad(filled..context, ids, targets, weights, self.rule.padding);
+        for &start in starts.iter() {
+            // Inside a concatenated piece; between pieces it is zero already.
+            if let Some(weight) = start.checked_sub(1).and_then(|before| weights.get_mut(before)) {
+                *weight = 0.0;
+            }
+        }
+        if self.rule.document_mask {
+            let allowed = self.rule.documents as usize - 1;
+            batch.merged_documents += starts.len().saturating_sub(allowed) as u32;
+            // Padding is a segment of its own where there is room.
+            starts.extend((filled > 0 && filled < context).then_some(filled));
+            starts.truncate(allowed);
+        }
         batch.cu_seqlens.extend(starts.iter().map(|&start| (base + start) as u32));
         let mut segment = 0;
-        for next in starts.into_iter().chain([context]) {
-            batch.positions.extend(0..(next - segment) as u32);
+        for next in starts.iter().copied().chain([context]) {
+            let positions = positions.get_mut(segment..next).unwrap_or_default();
+            // A range with an end: one without would be checked for overflow at every token.
+            let numbers = 0..positions.len() as u32;
+            positions.iter_mut().zip(numbers).for_each(|(position, n)| *position = n);
             segment = next;
         }
         Ok(())
     }
 }
 
-/// An empty batch with room for its shape.
-pub fn empty(shape: BatchShape) -> Batch {
+fn pad(range: std::ops::Range<usize>, ids: &mut [u32], targets: &mut [u32], weights: &mut [f32], padding: u32) {
+    ids.get_mut(range.clone()).unwrap_or_default().fill(padding);
+    targets.get_mut(range.clone()).unwrap_or_default().fill(padding);
+    weights.get_mut(range).unwrap_or_default().fill(0.0);
+}
+
+/// Sizes a batch for its shape; what it held before is to be overwritten.
+pub fn prepare(batch: &mut Batch, shape: BatchShape) {
     let tokens = shape.tokens() as usize;
-    Batch {
-        ids: Vec::with_capacity(tokens),
-        targets: Vec::with_capacity(tokens),
-        positions: Vec::with_capacity(tokens),
-        cu_seqlens: Vec::with_capacity(shape.cu_seqlens_len() as usize),
-        weights: Vec::with_capacity(tokens),
-        sources: Vec::with_capacity(shape.sequences as usize),
-        merged_documents: 0,
-    }
+    batch.ids.resize(tokens, 0);
+    batch.targets.resize(tokens, 0);
+    batch.positions.resize(tokens, 0);
+    batch.weights.resize(tokens, 0.0);
+    batch.cu_seqlens.clear();
+    batch.sources.clear();
+    batch.merged_documents = 0;
 }
 
 /// Brings `cu_seqlens` to its fixed length.

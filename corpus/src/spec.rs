@@ -1,7 +1,7 @@
 //! Reads `data.json` and checks everything that can be known without opening a source.
 
 use crate::error::{Error, Result};
-use llmc_plan::data::{DATA_FORMAT_VERSION, DataSpec, SourceSpec, TokenizerKind, readable_version};
+use llmc_plan::data::{DATA_FORMAT_VERSION, DataSpec, Packing, SourceSpec, TokenizerKind, readable_version};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +48,12 @@ pub fn check(spec: &DataSpec) -> Result<()> {
     }
     if spec.sources.is_empty() {
         return Err(Error::spec("sources is empty: name at least one, with its globs"));
+    }
+    if spec.packing == Packing::Buckets && !spec.document_mask {
+        return Err(Error::spec(
+            "packing buckets puts several documents in a sample that must not see each other: set document_mask \
+             to true",
+        ));
     }
     let mut names = BTreeSet::new();
     for source in &spec.sources {

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::folder::{MANIFEST, read_manifest};
 use crate::indexed::Indexed;
 use crate::mix::{Mixture, shares};
-use crate::pack::{Rule, Samples, empty, finish};
+use crate::pack::{Opened, Rule, Samples, Scratch, finish, prepare};
+use crate::packing::PackIndex;
 use crate::permute::{mix, permute};
 use crate::tokenizer::hex;
 use llmc_plan::batch::{Batch, BatchShape};
@@ -70,8 +71,8 @@ pub fn open(dir: &Path, spec: &DataSpec, shape: BatchShape, global_sequences: u6
     let mut validation = Vec::new();
     for (index, source) in spec.sources.iter().enumerate() {
         let info = built_source(dir, &manifest, &source.name)?;
-        let train = shards(dir, &manifest, &info.train, index)?;
-        validation.extend(shards(dir, &manifest, &info.validation, index)?);
+        let train = shards(dir, &manifest, spec, &info.train, index)?;
+        validation.extend(shards(dir, &manifest, spec, &info.validation, index)?);
         sources.push(Source {
             name: source.name.clone(),
             samples: Samples::new(train, rule),
@@ -101,9 +102,6 @@ pub fn open(dir: &Path, spec: &DataSpec, shape: BatchShape, global_sequences: u6
 
 fn check_shape(spec: &DataSpec, shape: BatchShape, global_sequences: u64) -> Result<()> {
     let refuse = |message: String| Err(Error::spec(message));
-    if spec.packing != Packing::Concat {
-        return refuse(format!("packing {:?} is not read by this build: write concat", spec.packing));
-    }
     if shape.context != spec.context {
         return refuse(format!(
             "the batch has context {}, the specification {}",
@@ -142,22 +140,36 @@ fn built_source<'a>(dir: &Path, manifest: &'a Manifest, name: &str) -> Result<&'
     })
 }
 
-fn shards(dir: &Path, manifest: &Manifest, split: &SplitInfo, source: usize) -> Result<Vec<(u32, Indexed)>> {
+fn shards(
+    dir: &Path,
+    manifest: &Manifest,
+    spec: &DataSpec,
+    split: &SplitInfo,
+    source: usize,
+) -> Result<Vec<Opened>> {
     let mut tokens = 0;
     let mut opened = Vec::new();
     for shard in &split.shards {
         let path = dir.join(shard);
-        if !manifest.files.contains_key(&format!("{shard}.bin")) || shard.contains(['/', '\\']) {
+        let listed = manifest.files.get(&format!("{shard}.idx"));
+        let Some(listed) = listed.filter(|_| !shard.contains(['/', '\\'])) else {
             return Err(Error::corrupt(
                 &path,
                 None,
                 "a shard beside the manifest and listed in it",
                 "neither",
             ));
-        }
+        };
         let indexed = Indexed::open(&path, manifest.tokenizer.vocab)?;
         tokens += indexed.tokens();
-        opened.push((source as u32, indexed));
+        let rows = match spec.packing {
+            Packing::Concat => None,
+            policy => {
+                let key = xxh3_64(listed.sha256.as_bytes());
+                Some(PackIndex::open(&path, &indexed, policy, spec.context, key)?)
+            }
+        };
+        opened.push(Opened { source: source as u32, tokens: indexed, rows });
     }
     if tokens != split.tokens {
         let expected = format!("{} tokens in the shards {:?}", split.tokens, split.shards);
@@ -183,6 +195,17 @@ impl Stream {
     /// # Errors
     /// Coordinates outside the global batch, a source that runs out, a damaged shard.
     pub fn batch(&self, step: u64, micro_batch: u64, rank: u64, ranks: u64) -> Result<Batch> {
+        let mut batch = Batch::default();
+        self.fill(step, micro_batch, rank, ranks, &mut batch)?;
+        Ok(batch)
+    }
+
+    /// As [`Stream::batch`], into a batch whose memory is reused: touching fresh memory would cost as
+    /// much as everything else.
+    ///
+    /// # Errors
+    /// As [`Stream::batch`]; the batch then holds nothing of use.
+    pub fn fill(&self, step: u64, micro_batch: u64, rank: u64, ranks: u64, batch: &mut Batch) -> Result<()> {
         let sequences = u64::from(self.shape.sequences);
         let parts = self.global_sequences / sequences;
         let part = micro_batch.checked_mul(ranks).and_then(|p| p.checked_add(rank));
@@ -195,13 +218,14 @@ impl Stream {
             )));
         };
         let first = self.step_start(step)?;
-        let mut batch = empty(self.shape);
-        for sample in first + part * sequences..first + (part + 1) * sequences {
+        prepare(batch, self.shape);
+        let mut scratch = Scratch::default();
+        for (row, sample) in (first + part * sequences..first + (part + 1) * sequences).enumerate() {
             let (source, index) = self.locate(sample)?;
-            source.samples.append(index, &mut batch)?;
+            source.samples.fill(index, row, batch, &mut scratch)?;
         }
-        finish(&mut batch, self.shape);
-        Ok(batch)
+        finish(batch, self.shape);
+        Ok(())
     }
 
     /// Σ w over the whole global batch of a step: what every rank divides its loss sum by.
@@ -211,9 +235,10 @@ impl Stream {
     pub fn step_weight(&self, step: u64) -> Result<f64> {
         let first = self.step_start(step)?;
         let mut weight = 0;
+        let mut scratch = Scratch::default();
         for sample in first..first + self.global_sequences {
             let (source, index) = self.locate(sample)?;
-            weight += source.samples.weight(index)?;
+            weight += source.samples.weight(index, &mut scratch)?;
         }
         Ok(weight as f64)
     }
@@ -234,6 +259,17 @@ impl Stream {
         self.sources.iter().zip(shares).map(|(s, share)| (s.name.as_str(), share, s.samples.len())).collect()
     }
 
+    /// Share of the training rows' tokens that is padding, measured over one epoch of each source in
+    /// its share of the samples.
+    pub fn padding(&self) -> f64 {
+        let context = f64::from(self.shape.context);
+        let shares = self.mixture.realised();
+        let used = self.sources.iter().zip(shares).map(|(source, share)| {
+            share * source.samples.tokens() as f64 / (source.samples.len() as f64 * context)
+        });
+        1.0 - used.sum::<f64>()
+    }
+
     /// Batches of the validation split, the last one padded with sequences of no weight.
     pub fn validation_batches(&self) -> u64 {
         self.validation.len().div_ceil(u64::from(self.shape.sequences))
@@ -247,10 +283,13 @@ impl Stream {
     pub fn validation_batch(&self, index: u64) -> Result<Batch> {
         let samples = self.validation.len();
         let sequences = u64::from(self.shape.sequences);
-        let mut batch = empty(self.shape);
-        for number in (0..sequences).map(|row| index.saturating_mul(sequences).saturating_add(row)) {
+        let mut batch = Batch::default();
+        prepare(&mut batch, self.shape);
+        let mut scratch = Scratch::default();
+        for row in 0..sequences {
+            let number = index.saturating_mul(sequences).saturating_add(row);
             let sample = if number < samples { permute(VALIDATION_KEY, samples, number) } else { samples };
-            self.validation.append(sample, &mut batch)?;
+            self.validation.fill(sample, row as usize, &mut batch, &mut scratch)?;
         }
         finish(&mut batch, self.shape);
         Ok(batch)

@@ -4,9 +4,11 @@
 mod common;
 
 use common::{Documents, spec, write_corpus};
-use llmc_corpus::{Stream, open};
+use llmc_corpus::loader::Part;
+use llmc_corpus::{Loader, Stream, open};
 use llmc_plan::batch::{Batch, BatchShape, NO_SOURCE};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 const END: u32 = 0;
 
@@ -91,6 +93,47 @@ proptest! {
             prop_assert!(seen[1..].iter().all(|&count| count == 1));
             let padding = samples as usize * context as usize - tokens;
             prop_assert_eq!(seen[END as usize], lengths.len() + padding);
+        }
+    }
+
+    #[test]
+    fn every_packing_holds_every_token_once(
+        lengths in prop::collection::vec(0usize..40, 1..30), half in 1u32..12, mask: bool
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut next = 1;
+        let documents = unique(&lengths, &mut next);
+        write_corpus(dir.path(), next, &[("a", documents, vec![])]);
+        let context = 2 * half;
+        for packing in ["best_fit", "padding", "buckets"] {
+            let mask = mask || packing == "buckets";
+            let spec = spec(&format!(
+                r#"{{"tokenizer": {{"vocab": 300}}, "context": {context}, "document_mask": {mask},
+                    "packing": "{packing}", "sources": [{ONE}]}}"#
+            ));
+            let shape = BatchShape { sequences: 1, context, max_documents: context };
+            // Twice: the side index is written, then found.
+            for _ in 0..2 {
+                let stream = open(dir.path(), &spec, shape, 1).unwrap();
+                let (_, _, samples) = stream.sources()[0];
+                let mut seen = vec![0; next as usize];
+                let mut weight = 0.0;
+                for step in 0..samples {
+                    let batch = stream.batch(step, 0, 0, 1).unwrap();
+                    batch.ids.iter().for_each(|&id| seen[id as usize] += 1);
+                    check(&batch, mask, context as usize)?;
+                    prop_assert_eq!(batch.merged_documents, 0);
+                    prop_assert_eq!(batch.weight(), stream.step_weight(step).unwrap());
+                    weight += batch.weight();
+                }
+                prop_assert!(seen[1..].iter().all(|&count| count == 1));
+                let tokens: usize = lengths.iter().map(|l| l + 1).sum();
+                let rows = (samples * u64::from(context)) as f64;
+                prop_assert!((stream.padding() - (1.0 - tokens as f64 / rows)).abs() < 1e-12);
+                if mask {
+                    prop_assert_eq!(weight as usize, tokens - lengths.len());
+                }
+            }
         }
     }
 
@@ -224,6 +267,36 @@ fn a_source_that_runs_out_is_an_error_at_a_sample_known_before() {
     let error = stream.batch(available, 0, 0, 1).unwrap_err().to_string();
     assert!(error.contains("source `b` is read 2.5 times"), "{error}");
     assert!(stream.step_weight(available).is_err());
+}
+
+#[test]
+fn the_loader_gives_the_stream_in_order_and_says_how_long_it_was_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut next = 1;
+    let documents = unique(&[50, 60, 70], &mut next);
+    write_corpus(dir.path(), next, &[("a", documents, vec![])]);
+    let stream = Arc::new(stream(dir.path(), ONE, true, 8, 2, 8));
+    let part = Part { first_step: 2, end_step: 5, accumulation: 2, rank: 1, ranks: 2 };
+    let mut loader = Loader::start(stream.clone(), part, 3);
+    for step in 2..5 {
+        for micro_batch in 0..2 {
+            let loaded = loader.next_batch().unwrap().unwrap();
+            assert_eq!((loaded.step, loaded.micro_batch), (step, micro_batch));
+            assert_eq!(loaded.batch, stream.batch(step, micro_batch, 1, 2).unwrap());
+            assert_eq!(loaded.step_weight, stream.step_weight(step).unwrap());
+            loader.recycle(loaded.batch);
+        }
+    }
+    assert!(loader.next_batch().is_none());
+    let seen = loader.starvation();
+    assert_eq!(seen.batches, 6);
+    assert!(seen.late <= 6 && (0.0..=1.0).contains(&seen.share()), "{seen:?}");
+    // Dropped in the middle, it ends; an error is delivered once.
+    drop(Loader::start(stream.clone(), part, 1));
+    let outside = Part { rank: 7, ..part };
+    let mut loader = Loader::start(stream, outside, 1);
+    assert!(loader.next_batch().unwrap().is_err());
+    assert!(loader.next_batch().is_none());
 }
 
 #[test]

@@ -160,6 +160,9 @@ pub enum Packing {
     BestFit,
     /// One document a sample, padded.
     Padding,
+    /// Samples cut into slots of context / 2^k tokens; every document in the shortest slot that
+    /// holds it. Needs the document mask.
+    Buckets,
 }
 
 /// How sources share the samples.

@@ -4,10 +4,13 @@
 //! A format is one file here and one line in [`Format::of`]; a compression is one line in [`open`].
 
 mod jsonl;
+mod parquet;
+mod tar;
 mod text;
+mod tokens;
 
 use crate::error::{BadContent, Error, Result};
-use crate::inputs::{HashingReader, Input};
+use crate::inputs::{HashingReader, Input, hash_file};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -95,13 +98,23 @@ impl<'a> Raw<'a> {
 /// The file cannot be opened, its format is not read by this build, or the sink's errors.
 pub fn read(input: &Input, sink: &mut dyn Sink, advance: &dyn Fn(u64)) -> Result<String> {
     let (format, compression) = Format::of(input)?;
+    if let Format::Parquet | Format::Tokens = format {
+        // These are read by seeking, so the hash takes a pass of its own.
+        let hash = hash_file(&input.path, advance).map_err(Error::io("read", &input.path))?;
+        match format {
+            Format::Parquet => parquet::read(input, sink)?,
+            _ => tokens::read(input, sink)?,
+        }
+        return Ok(hash);
+    }
     let file = File::open(&input.path).map_err(Error::io("read", &input.path))?;
     let mut raw = HashingReader::new(file, advance);
     {
         let mut reader = open(&mut raw, compression).map_err(Error::io("read", &input.path))?;
         match format {
-            Format::Text => text::read(input, &mut *reader, sink)?,
             Format::Jsonl => jsonl::read(input, &mut *reader, sink)?,
+            Format::Tar => tar::read(input, &mut *reader, sink)?,
+            _ => text::read(input, &mut *reader, sink)?,
         };
     }
     Ok(raw.digest())
@@ -111,6 +124,10 @@ pub fn read(input: &Input, sink: &mut dyn Sink, advance: &dyn Fn(u64)) -> Result
 enum Format {
     Text,
     Jsonl,
+    Tar,
+    Parquet,
+    /// `.bin` with its `.idx` beside it.
+    Tokens,
 }
 
 #[derive(Clone, Copy)]
@@ -125,17 +142,31 @@ impl Format {
         let name = input.name.to_ascii_lowercase();
         let (stem, compression) = match name.rsplit_once('.') {
             Some((stem, "gz")) => (stem, Compression::Gzip),
+            Some((_, "tgz")) => return Ok((Format::Tar, Compression::Gzip)),
             Some((stem, "zst" | "zstd")) => (stem, Compression::Zstd),
             _ => (name.as_str(), Compression::None),
         };
         let format = match Path::new(stem).extension().and_then(|e| e.to_str()) {
             Some("jsonl" | "ndjson") => Format::Jsonl,
-            Some(other @ ("parquet" | "tar" | "tgz" | "bin" | "idx" | "npy" | "zip" | "xz" | "bz2")) => {
+            Some("tar") => Format::Tar,
+            Some("parquet") if matches!(compression, Compression::None) => Format::Parquet,
+            Some("bin") if matches!(compression, Compression::None) => Format::Tokens,
+            Some("idx") => {
+                return Err(BadContent {
+                    file: input.path.clone(),
+                    place: Place::default(),
+                    found: "an index".into(),
+                    expected: "the .bin it belongs to".into(),
+                    hint: "narrow the glob to *.bin: the .idx beside each is found by its name".into(),
+                }
+                .into());
+            }
+            Some(other @ ("parquet" | "bin" | "npy" | "zip" | "xz" | "bz2")) => {
                 return Err(BadContent {
                     file: input.path.clone(),
                     place: Place::default(),
                     found: format!("a .{other} file"),
-                    expected: "text or .jsonl, plain or as .gz or .zst".into(),
+                    expected: "text, .jsonl or .tar, plain or as .gz or .zst, .parquet, or .bin with its .idx".into(),
                     hint: "convert it, or narrow the glob to other files".into(),
                 }
                 .into());
