@@ -1,7 +1,7 @@
 //! Facts → the planner's question, and the data side's specification.
 
 use llmc_plan::data::{
-    DATA_FORMAT_VERSION, DataSpec, MixSpec, OnError, Packing, SourceSpec, TokenizerKind, TokenizerSpec,
+    CleanSpec, DATA_FORMAT_VERSION, DataSpec, MixSpec, OnError, Packing, SourceSpec, TokenizerKind, TokenizerSpec,
     ValidationSpec,
 };
 use llmc_plan::model::{Model, Rope, RopeMethod};
@@ -258,5 +258,6 @@ pub fn data(r: &Resolved) -> Option<DataSpec> {
         seed: f.count("seed")?,
         mix: MixSpec { temperature: f.real("mix.temperature").unwrap_or(1.0) },
         on_error: if f.word("clean.unreadable") == Some("skip") { OnError::Skip } else { OnError::Stop },
+        clean: CleanSpec::default(),
     })
 }

@@ -119,8 +119,7 @@ fn manifest(vocab: u32, sources: &[(String, u64)], files: BTreeMap<String, FileI
         name: name.clone(),
         train: split(vec![format!("{name}.train")], *tokens),
         validation: split(Vec::new(), 0),
-        skipped_documents: 0,
-        skipped_bytes: 0,
+        ..SourceInfo::default()
     };
     Manifest {
         format_version: "1.0".into(),

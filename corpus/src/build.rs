@@ -4,6 +4,7 @@
 //! last: a folder with a manifest is whole. Documents are encoded on all cores but written in the
 //! order of the sorted file names, so neither threads nor the file system show in the result.
 
+use crate::clean::Seen;
 use crate::encode::{Built, Target, build_source, split_info};
 use crate::error::{Error, Result};
 use crate::folder::{MANIFEST, Partial, RECEIPT, lock, read_manifest};
@@ -118,8 +119,10 @@ fn build_sources(
 ) -> Result<Sources> {
     observer.phase("encode", inputs.iter().flatten().map(|input| input.bytes).sum());
     let (mut files, mut warnings) = (BTreeMap::new(), Vec::new());
+    let mut seen = Seen::new(&spec.clean);
     let build = |(source, inputs): (&SourceSpec, &Vec<Input>)| {
-        let mut target = Target { partial: partial.path(), files: &mut files, warnings: &mut warnings };
+        let (files, warnings, seen) = (&mut files, &mut warnings, &mut seen);
+        let mut target = Target { partial: partial.path(), files, warnings, seen };
         build_source(spec, &source.name, inputs, encoder, observer, &mut target)
     };
     let built = spec.sources.iter().zip(inputs).map(build).collect::<Result<_>>()?;
@@ -136,6 +139,7 @@ fn fingerprint(spec: &DataSpec, imported: Option<&Encoder>) -> Result<String> {
         sources,
         &spec.validation,
         spec.on_error,
+        &spec.clean,
     );
     let json = serde_json::to_vec(&parts).map_err(|e| Error::spec(e.to_string()))?;
     Ok(hex(&Sha256::digest(json)))

@@ -79,15 +79,7 @@ pub struct BadContent {
 impl fmt::Display for BadContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
-        if let Some(row) = self.place.row {
-            write!(f, ", row {row}")?;
-        }
-        match (self.place.line, self.place.offset) {
-            (Some(line), Some(offset)) => write!(f, ", line {line} (byte {offset})")?,
-            (None, Some(offset)) => write!(f, ", byte {offset}")?,
-            (Some(line), None) => write!(f, ", line {line}")?,
-            (None, None) => {}
-        }
+        write!(f, "{}", self.place)?;
         write!(f, ": expected {}, found {}; {}", self.expected, self.found, self.hint)
     }
 }

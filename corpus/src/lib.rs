@@ -9,6 +9,8 @@
 //! device, and anything that knows of tensors.
 
 pub mod build;
+mod clean;
+pub mod dedup;
 mod encode;
 pub mod error;
 pub mod export;
@@ -28,6 +30,7 @@ pub mod spec;
 pub mod stats;
 pub mod stream;
 pub mod tokenizer;
+mod work;
 
 pub use build::{BuildReport, build};
 pub use error::{Error, Result};

@@ -1,14 +1,14 @@
 //! `llmc-data`: corpora from the command line. Reached as `llmc data …` and `llmc tokenizer …`.
 
+mod cli;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use llmc_corpus::build::{Observer, build, train_tokenizer};
 use llmc_corpus::error::{Error, Result};
 use llmc_corpus::folder::{abandon, read_manifest};
-use llmc_corpus::output::HashingFile;
-use llmc_corpus::stats::{Lengths, lengths};
-use llmc_plan::data::{Manifest, SplitInfo};
-use std::io::Write;
+use llmc_corpus::export;
+use llmc_corpus::indexed::Indexed;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -47,6 +47,52 @@ enum Command {
         /// For people or for programs.
         #[arg(long, default_value = "human")]
         format: Format,
+        /// Tokens in a sample, for the padding of each packing.
+        #[arg(long, default_value_t = 4096)]
+        context: u32,
+        /// Draw the document lengths.
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+    /// Find equal and similar documents.
+    #[command(
+        after_help = "Example:\n  llmc-data dedup corpus/*.jsonl --near 0.8 --out kept.jsonl\n\n\
+        The first of several stays. Equal texts are compared byte by byte."
+    )]
+    Dedup {
+        /// Text, .jsonl, .parquet, .tar.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Also texts whose 5-word shingles have this Jaccard similarity, from 0.5 to 1.
+        #[arg(long, value_name = "SIMILARITY")]
+        near: Option<f64>,
+        /// Write what is kept, one {"text", "source"} a line.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// For people or for programs.
+        #[arg(long, default_value = "human")]
+        format: Format,
+    },
+    /// Measure the reads of a disk or network mount.
+    #[command(after_help = "Example:\n  llmc-data bench /mnt/cpfs --out mount.json")]
+    Bench {
+        /// Folder on the mount; a scratch file is written there and removed.
+        dir: PathBuf,
+        /// Size of the scratch file, MiB.
+        #[arg(long, default_value_t = 1024)]
+        mib: u64,
+        /// Write the figures as JSON, for the planner.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Write the shards of a built folder as Parquet, a list of token ids a row.
+    #[command(after_help = "Example:\n  llmc-data export .cache/quickstart --out parquet/")]
+    Export {
+        /// Folder written by `build`.
+        dir: PathBuf,
+        /// Folder of the Parquet files; created if absent.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
     },
 }
 
@@ -60,6 +106,15 @@ enum TokenizerCommand {
         /// File to write.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+    },
+    /// Bytes a token by source, entries never used, longest entries, entries that look like secrets.
+    #[command(after_help = "Example:\n  llmc-data tokenizer report .cache/quickstart")]
+    Report {
+        /// Folder written by `build`.
+        dir: PathBuf,
+        /// For people or for programs.
+        #[arg(long, default_value = "human")]
+        format: Format,
     },
 }
 
@@ -98,7 +153,19 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Build { input, out } => build_command(&input, &out),
         Command::Tokenizer(TokenizerCommand::Train { input, out }) => tokenizer_command(&input, &out),
-        Command::Stats { dir, format } => stats_command(&dir, format),
+        Command::Tokenizer(TokenizerCommand::Report { dir, format }) => cli::tokens::run(&dir, format),
+        Command::Stats { dir, format, context, svg } => {
+            cli::stats::run(&dir, format, context.max(1), svg.as_deref())
+        }
+        Command::Dedup { files, near, out, format } => {
+            if let Some(near) = near.filter(|near| !(0.5..=1.0).contains(near)) {
+                return Err(Error::spec(format!("--near is {near}: give a similarity from 0.5 to 1")));
+            }
+            let report = cli::dedup::run(&files, near, out.as_deref())?;
+            cli::print(&report, format, cli::dedup::human)
+        }
+        Command::Bench { dir, mib, out } => cli::mount::run(&dir, mib.max(64), out.as_deref()),
+        Command::Export { dir, out } => export_command(&dir, &out),
     }
 }
 
@@ -135,105 +202,21 @@ fn build_command(input: &Input, out: &Path) -> Result<()> {
 fn tokenizer_command(input: &Input, out: &Path) -> Result<()> {
     let spec = llmc_corpus::spec::load(&input.spec)?;
     let encoder = train_tokenizer(&spec, &observer(input.progress))?;
-    let partial = llmc_corpus::output::with_suffix(out, ".partial");
-    let mut file = HashingFile::create(&partial)?;
-    file.write(encoder.json())?;
-    file.finish()?;
-    std::fs::rename(&partial, out).map_err(|source| Error::Io {
-        action: "write",
-        file: out.to_owned(),
-        source,
-    })?;
+    cli::write_whole(out, encoder.json())?;
     eprintln!("{}: {} entries, sha256 {}", out.display(), encoder.vocab(), encoder.sha256());
     Ok(())
 }
 
-fn stats_command(dir: &Path, format: Format) -> Result<()> {
+fn export_command(dir: &Path, out: &Path) -> Result<()> {
     let manifest = read_manifest(dir)?;
-    let mut text = Vec::new();
-    let written = match format {
-        Format::Json => serde_json::to_writer_pretty(&mut text, &stats_json(dir, &manifest)?)
-            .map_err(std::io::Error::from)
-            .and_then(|()| writeln!(text)),
-        Format::Human => stats_human(dir, &manifest, &mut text)?,
-    };
-    let written = written.and_then(|()| std::io::stdout().write_all(&text));
-    match written {
-        // The reader may be `head`.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        Err(source) => Err(Error::Io { action: "write", file: "stdout".into(), source }),
-        Ok(()) => Ok(()),
-    }
-}
-
-fn stats_json(dir: &Path, manifest: &Manifest) -> Result<serde_json::Value> {
-    let mut value = serde_json::to_value(manifest).map_err(|e| Error::spec(e.to_string()))?;
-    let mut all = serde_json::Map::new();
+    std::fs::create_dir_all(out).map_err(|source| Error::Io { action: "create", file: out.into(), source })?;
     for source in &manifest.sources {
-        let found = lengths(dir, manifest, &source.train)?;
-        all.insert(source.name.clone(), serde_json::to_value(found).map_err(|e| Error::spec(e.to_string()))?);
-    }
-    if let Some(object) = value.as_object_mut() {
-        object.insert("document_lengths".into(), all.into());
-    }
-    Ok(value)
-}
-
-fn stats_human(dir: &Path, manifest: &Manifest, out: &mut Vec<u8>) -> Result<std::io::Result<()>> {
-    let mut write = || -> std::io::Result<Result<()>> {
-        writeln!(
-            out,
-            "tokenizer  {} entries, sha256 {}",
-            manifest.tokenizer.vocab, manifest.tokenizer.sha256
-        )?;
-        writeln!(
-            out,
-            "\n{:<16} {:<10} {:>12} {:>16} {:>16} {:>8} {:>10}",
-            "source", "split", "documents", "tokens", "bytes", "B/token", "nats/token"
-        )?;
-        for source in &manifest.sources {
-            row(out, &source.name, "train", &source.train)?;
-            row(out, &source.name, "validation", &source.validation)?;
+        for shard in source.train.shards.iter().chain(&source.validation.shards) {
+            let indexed = Indexed::open(&dir.join(shard), manifest.tokenizer.vocab)?;
+            let path = out.join(format!("{shard}.parquet"));
+            export::parquet(&indexed, &path)?;
+            eprintln!("{}: {} documents, {} tokens", path.display(), indexed.documents(), indexed.tokens());
         }
-        row(out, "all", "train", &manifest.train)?;
-        row(out, "all", "validation", &manifest.validation)?;
-        for source in &manifest.sources {
-            if source.skipped_documents > 0 {
-                let (documents, bytes) = (source.skipped_documents, source.skipped_bytes);
-                writeln!(out, "\n{}: {documents} unreadable documents left out, {bytes} bytes", source.name)?;
-            }
-            match lengths(dir, manifest, &source.train) {
-                Ok(found) => histogram(out, &source.name, &found)?,
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-        Ok(Ok(()))
-    };
-    match write() {
-        Ok(Ok(())) => Ok(Ok(())),
-        Ok(Err(error)) => Err(error),
-        Err(error) => Ok(Err(error)),
-    }
-}
-
-fn row(out: &mut Vec<u8>, source: &str, name: &str, split: &SplitInfo) -> std::io::Result<()> {
-    writeln!(
-        out,
-        "{source:<16} {name:<10} {:>12} {:>16} {:>16} {:>8.3} {:>10.4}",
-        split.documents, split.tokens, split.bytes, split.bytes_per_token, split.unigram_entropy
-    )
-}
-
-/// Columns of the longest bar.
-const BAR: u64 = 48;
-
-fn histogram(out: &mut Vec<u8>, name: &str, found: &Lengths) -> std::io::Result<()> {
-    writeln!(out, "\n{name}: documents by tokens, {} to {}", found.least, found.most)?;
-    let most = found.histogram.iter().copied().max().unwrap_or(0).max(1);
-    let first = found.histogram.iter().position(|&count| count > 0).unwrap_or(0);
-    for (bucket, &count) in found.histogram.iter().enumerate().skip(first) {
-        let bar = "█".repeat((count as u128 * u128::from(BAR) / u128::from(most)) as usize);
-        writeln!(out, "{:>12} {count:>12} {bar}", format!("≥ {}", 1u64 << bucket))?;
     }
     Ok(())
 }

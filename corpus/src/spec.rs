@@ -74,6 +74,12 @@ pub fn check(spec: &DataSpec) -> Result<()> {
             spec.mix.temperature
         )));
     }
+    let share = |field: &str, value: f64| match (0.0..=1.0).contains(&value) {
+        true => Ok(()),
+        false => Err(Error::spec(format!("clean.{field} is {value}: give a share from 0 to 1"))),
+    };
+    share("similarity", spec.clean.similarity)?;
+    share("min_letters", spec.clean.min_letters)?;
     check_tokenizer(spec)
 }
 

@@ -60,7 +60,18 @@ pub fn train(spec: &TokenizerSpec, texts: &[String]) -> Result<Encoder> {
             tokenizer.to_string(false)
         })
         .map_err(|e| Error::spec(format!("the tokenizer cannot be trained: {e}")))?;
-    Encoder::from_json(Path::new("tokenizer.json"), json.into_bytes(), spec)
+    Encoder::from_json(Path::new("tokenizer.json"), json.into_bytes(), end_of_document(spec))
+}
+
+/// How a tokenizer's end of a document is known.
+#[derive(Clone, Copy)]
+enum EndOfDocument<'a> {
+    Text(&'a str),
+    Id(u32),
+}
+
+fn end_of_document(spec: &TokenizerSpec) -> EndOfDocument<'_> {
+    EndOfDocument::Text(spec.special_tokens.first().map_or("", String::as_str))
 }
 
 type Untrained = tokenizers::TokenizerImpl<
@@ -93,7 +104,7 @@ impl Encoder {
     /// end-of-document token of that name.
     pub fn import(path: &Path, spec: &TokenizerSpec) -> Result<Self> {
         let json = std::fs::read(path).map_err(Error::io("read", path))?;
-        let encoder = Self::from_json(path, json, spec)?;
+        let encoder = Self::from_json(path, json, end_of_document(spec))?;
         if spec.vocab != 0 && encoder.vocab > spec.vocab {
             return Err(Error::spec(format!(
                 "tokenizer.import has {} entries and vocab is {}: make the model's vocab at least as large",
@@ -103,7 +114,16 @@ impl Encoder {
         Ok(encoder)
     }
 
-    fn from_json(path: &Path, json: Vec<u8>, spec: &TokenizerSpec) -> Result<Self> {
+    /// Reads the tokenizer of a built folder.
+    ///
+    /// # Errors
+    /// As [`Encoder::import`].
+    pub fn of_corpus(path: &Path, end_of_document: u32) -> Result<Self> {
+        let json = std::fs::read(path).map_err(Error::io("read", path))?;
+        Self::from_json(path, json, EndOfDocument::Id(end_of_document))
+    }
+
+    fn from_json(path: &Path, json: Vec<u8>, end: EndOfDocument) -> Result<Self> {
         let bad = |found: String, expected: &str, hint: &str| -> Error {
             let (file, expected, hint) = (path.to_owned(), expected.into(), hint.into());
             BadContent { file, place: Place::default(), found, expected, hint }.into()
@@ -120,14 +140,16 @@ impl Encoder {
         // The file may ask to cut or pad documents for inference.
         let _ = tokenizer.with_truncation(None).map_err(|e| Error::spec(e.to_string()))?;
         tokenizer.with_padding(None);
-        let end = spec.special_tokens.first().map_or("", String::as_str);
-        let end_of_document = tokenizer.token_to_id(end).ok_or_else(|| {
-            bad(
-                format!("no entry {end:?}"),
-                "the end-of-document token",
-                "name the one it has as the first of tokenizer.special_tokens, for instance </s>",
-            )
-        })?;
+        let end_of_document = match end {
+            EndOfDocument::Id(id) => id,
+            EndOfDocument::Text(end) => tokenizer.token_to_id(end).ok_or_else(|| {
+                bad(
+                    format!("no entry {end:?}"),
+                    "the end-of-document token",
+                    "name the one it has as the first of tokenizer.special_tokens, for instance </s>",
+                )
+            })?,
+        };
         // Ids of some published tokenizers have gaps, so the count alone is not the bound.
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
         let vocab = largest.saturating_add(1);

@@ -91,7 +91,7 @@ fn files() {
         (
             "a.jsonl",
             b"{\"text\": \"\"}\n\n",
-            "data.json: source `s` has no training document: 0 documents are validation text, 0 could not be read; add text or lower validation.fraction",
+            "data.json: source `s` has no training document: 0 documents are validation text, 0 could not be read, 0 were cleaned away; add text, lower validation.fraction or clean less",
         ),
         (
             "a.txt",
@@ -104,9 +104,9 @@ fn files() {
             "a.txt, byte 3: expected UTF-8 text, found the end in the middle of a character; convert the file to UTF-8, or set on_error to skip to leave the document out",
         ),
         (
-            "a.parquet",
+            "a.zip",
             b"PAR1",
-            "a.parquet: expected text or .jsonl, plain or as .gz or .zst, found a .parquet file; convert it, or narrow the glob to other files",
+            "a.zip: expected text, .jsonl or .tar, plain or as .gz or .zst, .parquet, or .bin with its .idx, found a .zip file; convert it, or narrow the glob to other files",
         ),
         (
             "a.jsonl.gz",

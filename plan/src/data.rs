@@ -54,6 +54,9 @@ pub struct DataSpec {
     /// What to do with a document that cannot be read.
     #[serde(default)]
     pub on_error: OnError,
+    /// What is changed in documents, and which are left out.
+    #[serde(default)]
+    pub clean: CleanSpec,
 }
 
 fn dot() -> String {
@@ -195,6 +198,77 @@ pub enum OnError {
     Skip,
 }
 
+/// What is changed in documents before they are encoded, and which are left out. The default changes
+/// nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CleanSpec {
+    /// Unicode normalisation.
+    pub unicode: Unicode,
+    /// Copies of earlier documents, over all sources in the order of the specification.
+    pub dedup: Dedup,
+    /// Jaccard similarity of 5-word shingles from which on documents are near duplicates.
+    pub similarity: f64,
+    /// Shorter documents are left out.
+    pub min_bytes: u64,
+    /// Longer documents are left out.
+    pub max_bytes: Option<u64>,
+    /// Least share of letters among characters that are not white space, 0 to 1.
+    pub min_letters: f64,
+    /// At least half of the letters must be of these scripts; empty allows all.
+    pub scripts: Vec<Script>,
+}
+
+impl Default for CleanSpec {
+    fn default() -> Self {
+        Self {
+            unicode: Unicode::Keep,
+            dedup: Dedup::Off,
+            similarity: 0.8,
+            min_bytes: 0,
+            max_bytes: None,
+            min_letters: 0.0,
+            scripts: Vec::new(),
+        }
+    }
+}
+
+/// Unicode normalisation forms (Unicode Standard Annex 15).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unicode {
+    /// Text as it is.
+    #[default]
+    Keep,
+    /// Canonical composition.
+    Nfc,
+    /// Compatibility composition: full-width letters become plain ones, for instance.
+    Nfkc,
+}
+
+/// Which copies are left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dedup {
+    /// None.
+    #[default]
+    Off,
+    /// Equal texts.
+    Exact,
+    /// Equal and similar texts.
+    Near,
+}
+
+/// Scripts a language heuristic tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Script {
+    /// Latin letters with their accents.
+    Latin,
+    /// Han characters, kana, and the South-East Asian scripts without spaces.
+    Han,
+}
+
 /// What a built corpus holds. Contains nothing that depends on the machine, the time or the number
 /// of threads, so the same text gives the same bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -227,7 +301,7 @@ pub struct TokenizerInfo {
 }
 
 /// A source in a manifest.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SourceInfo {
     /// Its name in the specification.
     pub name: String,
@@ -241,6 +315,9 @@ pub struct SourceInfo {
     /// Their bytes.
     #[serde(default)]
     pub skipped_bytes: u64,
+    /// Documents that cleaning left out, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// One split of one source, or of all.

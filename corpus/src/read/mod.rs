@@ -12,6 +12,7 @@ mod tokens;
 use crate::error::{BadContent, Error, Result};
 use crate::inputs::{HashingReader, Input, hash_file};
 use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
@@ -67,6 +68,22 @@ pub struct Place {
     pub line: Option<u64>,
     /// Row of a table, from 0.
     pub row: Option<u64>,
+}
+
+impl fmt::Display for Place {
+    /// Continues a file's name: `, line 3 (byte 40)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(row) = self.row {
+            write!(f, ", row {row}")?;
+        }
+        match (self.line, self.offset) {
+            (Some(line), Some(offset)) => write!(f, ", line {line} (byte {offset})")?,
+            (None, Some(offset)) => write!(f, ", byte {offset}")?,
+            (Some(line), None) => write!(f, ", line {line}")?,
+            (None, None) => {}
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Raw<'a> {

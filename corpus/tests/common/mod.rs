@@ -57,8 +57,7 @@ pub fn write_corpus(dir: &Path, vocab: u32, sources: &[(&str, Documents, Documen
             name: (*name).to_owned(),
             train: write(format!("{name}.train"), train),
             validation: write(format!("{name}.validation"), validation),
-            skipped_documents: 0,
-            skipped_bytes: 0,
+            ..SourceInfo::default()
         })
         .collect();
     let manifest = Manifest {

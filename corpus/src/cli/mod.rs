@@ -1,0 +1,42 @@
+//! The larger commands of `llmc-data`, one a file.
+
+pub mod dedup;
+pub mod mount;
+pub mod stats;
+pub mod tokens;
+
+use crate::Format;
+use llmc_corpus::error::{Error, Result};
+use llmc_corpus::output::{HashingFile, with_suffix};
+use serde::Serialize;
+use std::io::Write;
+use std::path::Path;
+
+/// Writes a file by rename.
+///
+/// # Errors
+/// The system's.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let partial = with_suffix(path, ".partial");
+    let mut file = HashingFile::create(&partial)?;
+    file.write(bytes)?;
+    file.finish()?;
+    std::fs::rename(&partial, path).map_err(|source| Error::Io { action: "write", file: path.into(), source })
+}
+
+/// Prints a report on stdout.
+///
+/// # Errors
+/// The system's; a reader that has seen enough is none.
+pub fn print<T: Serialize>(report: &T, format: Format, human: impl Fn(&T) -> String) -> Result<()> {
+    let text = match format {
+        Format::Human => human(report),
+        Format::Json => serde_json::to_string_pretty(report).map_err(|e| Error::spec(e.to_string()))? + "\n",
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::Io { action: "write", file: "stdout".into(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
