@@ -256,7 +256,7 @@ pub fn data(r: &Resolved) -> Option<DataSpec> {
         document_mask: f.flag("pack.document_mask")?,
         context: u32::try_from(f.count("model.context")?).ok()?,
         seed: f.count("seed")?,
-        mix: MixSpec { temperature: f.real("mix.temperature").unwrap_or(1.0) },
+        mix: MixSpec { temperature: f.real("mix.temperature").unwrap_or(1.0), ..MixSpec::default() },
         on_error: if f.word("clean.unreadable") == Some("skip") { OnError::Skip } else { OnError::Stop },
         clean: CleanSpec::default(),
     })

@@ -28,7 +28,8 @@ fn main() {
     {
         return first_batch(Path::new(dir), sample.parse().unwrap());
     }
-    let all: [(&str, fn()); 4] = [("encode", encode), ("write", write), ("batch", batches), ("open", open_large)];
+    let all: [(&str, fn()); 4] =
+        [("encode", encode), ("write", write), ("batch", batches), ("open", open_large)];
     for (name, bench) in all {
         if arguments.is_empty() || arguments.iter().any(|a| a == name) {
             bench();
@@ -66,7 +67,8 @@ fn report(what: &str, unit: &str, amount: f64, mut work: impl FnMut()) {
 }
 
 fn encode() {
-    let (Ok(text), Ok(tokenizer)) = (std::env::var("LLMC_BENCH_TEXT"), std::env::var("LLMC_BENCH_TOKENIZER")) else {
+    let (Ok(text), Ok(tokenizer)) = (std::env::var("LLMC_BENCH_TEXT"), std::env::var("LLMC_BENCH_TOKENIZER"))
+    else {
         println!("encode: skipped, LLMC_BENCH_TEXT and LLMC_BENCH_TOKENIZER are not both set");
         return;
     };
@@ -80,7 +82,9 @@ fn encode() {
             .unwrap()
             .flat_map(|path| {
                 let text = std::fs::read_to_string(path.unwrap()).unwrap();
-                let text_of = |l: &str| serde_json::from_str::<serde_json::Value>(l).unwrap()["text"].as_str().unwrap().to_owned();
+                let text_of = |l: &str| {
+                    serde_json::from_str::<serde_json::Value>(l).unwrap()["text"].as_str().unwrap().to_owned()
+                };
                 text.lines().map(text_of).collect::<Vec<_>>()
             })
             .collect();
@@ -98,7 +102,8 @@ fn encode() {
 }
 
 fn write() {
-    let documents: Vec<Vec<u32>> = (0..1000u32).map(|n| (0..400 + n % 800).map(|i| i * 7919 % 32000).collect()).collect();
+    let documents: Vec<Vec<u32>> =
+        (0..1000u32).map(|n| (0..400 + n % 800).map(|i| i * 7919 % 32000).collect()).collect();
     let tokens: usize = documents.iter().map(Vec::len).sum();
     let rounds = 100;
     let dir = tempfile::tempdir().unwrap();
@@ -132,7 +137,8 @@ fn manifest(vocab: u32, sources: &[(String, u64)], files: BTreeMap<String, FileI
 }
 
 fn spec(sources: &[(String, u64)], mask: bool, packing: &str) -> DataSpec {
-    let sources: Vec<_> = sources.iter().map(|(name, _)| serde_json::json!({"name": name, "globs": ["x"]})).collect();
+    let sources: Vec<_> =
+        sources.iter().map(|(name, _)| serde_json::json!({"name": name, "globs": ["x"]})).collect();
     serde_json::from_value(serde_json::json!({
         "context": CONTEXT, "document_mask": mask, "packing": packing, "seed": 1,
         "tokenizer": {"vocab": 32000}, "sources": sources
@@ -154,25 +160,36 @@ fn batches() {
         for _ in 0..80_763 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let length = 100 + (state >> 33) as u32 % 600;
-            writer.push(&(0..length).map(|i| (state as u32 ^ i * 40_503) % 32_000).collect::<Vec<_>>()).unwrap();
+            writer
+                .push(&(0..length).map(|i| (state as u32 ^ i * 40_503) % 32_000).collect::<Vec<_>>())
+                .unwrap();
         }
         sources.push((name.to_owned(), writer.tokens));
         let (bin, idx) = writer.finish().unwrap().unwrap();
         files.insert(format!("{name}.train.bin"), bin);
         files.insert(format!("{name}.train.idx"), idx);
     }
-    std::fs::write(dir.path().join("manifest.json"), serde_json::to_vec(&manifest(32_000, &sources, files)).unwrap()).unwrap();
+    std::fs::write(
+        dir.path().join("manifest.json"),
+        serde_json::to_vec(&manifest(32_000, &sources, files)).unwrap(),
+    )
+    .unwrap();
     let steps = 2000;
     let tokens = (steps * SHAPE.tokens()) as f64 / 1e6;
     for (mask, packing) in [(false, "concat"), (true, "concat"), (true, "best_fit"), (true, "padding")] {
         let stream: Stream = open(dir.path(), &spec(&sources, mask, packing), SHAPE, 8).unwrap();
         let mut batch = Batch::default();
-        report(&format!("batches, {packing}, mask {mask}, padding {:.3}", stream.padding()), "M tokens/s", tokens, || {
-            for step in 0..steps {
-                stream.fill(step, 0, 0, 1, &mut batch).unwrap();
-                black_box(&batch);
-            }
-        });
+        report(
+            &format!("batches, {packing}, mask {mask}, padding {:.3}", stream.padding()),
+            "M tokens/s",
+            tokens,
+            || {
+                for step in 0..steps {
+                    stream.fill(step, 0, 0, 1, &mut batch).unwrap();
+                    black_box(&batch);
+                }
+            },
+        );
     }
     let stream = Arc::new(open(dir.path(), &spec(&sources, true, "concat"), SHAPE, 8).unwrap());
     report("batches, concat, mask true, through the loader", "M tokens/s", tokens, || {
@@ -216,7 +233,11 @@ fn open_large() {
         }
         sources.push((name, tokens));
     }
-    std::fs::write(dir.path().join("manifest.json"), serde_json::to_vec(&manifest(32_000, &sources, files)).unwrap()).unwrap();
+    std::fs::write(
+        dir.path().join("manifest.json"),
+        serde_json::to_vec(&manifest(32_000, &sources, files)).unwrap(),
+    )
+    .unwrap();
     for sample in [0u64, 1_000_000_000] {
         let mut times: Vec<f64> = (0..9)
             .map(|_| {

@@ -134,7 +134,9 @@ impl Dropped {
     pub fn sentences(&self, source: &str) -> Vec<String> {
         let sentence = |(reason, (documents, bytes, shown)): (&&str, &(u64, u64, Vec<String>))| {
             let shown: String = shown.iter().map(|text| format!("\n  {text:?}")).collect();
-            format!("source `{source}`: {documents} documents, {bytes} bytes, left out as {reason}, such as{shown}")
+            format!(
+                "source `{source}`: {documents} documents, {bytes} bytes, left out as {reason}, such as{shown}"
+            )
         };
         self.0.iter().map(sentence).collect()
     }

@@ -107,9 +107,10 @@ impl Signature {
     }
 
     fn bands(&self) -> impl Iterator<Item = u64> {
-        self.0.chunks(ROWS).enumerate().map(|(band, rows)| {
-            rows.iter().fold(mix(band as u64), |hash, &row| mix(hash ^ u64::from(row)))
-        })
+        self.0
+            .chunks(ROWS)
+            .enumerate()
+            .map(|(band, rows)| rows.iter().fold(mix(band as u64), |hash, &row| mix(hash ^ u64::from(row))))
     }
 }
 
@@ -279,7 +280,9 @@ mod tests {
         let a = Signature::of("床前明月光，疑是地上霜。举头望明月，低头思故乡。").unwrap();
         let b = Signature::of("床前明月光 疑是地上霜 举头望明月 低头思故乡").unwrap();
         assert_eq!(a, b);
-        assert!(a.similarity(&Signature::of("白日依山尽，黄河入海流。欲穷千里目，更上一层楼。").unwrap()) < 0.1);
+        assert!(
+            a.similarity(&Signature::of("白日依山尽，黄河入海流。欲穷千里目，更上一层楼。").unwrap()) < 0.1
+        );
         assert_eq!(Signature::of("One two THREE"), Signature::of("one, two: three!"));
         assert_eq!(Signature::of(" .,! "), None);
     }

@@ -15,7 +15,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The three-level list that every reader knows (Parquet LogicalTypes, "Lists").
-const SCHEMA: &str = "message schema { required group input_ids (LIST) { repeated group list { required int32 element; } } }";
+const SCHEMA: &str =
+    "message schema { required group input_ids (LIST) { repeated group list { required int32 element; } } }";
 
 /// Writes a shard to `path`, by rename. A row group is a block of about 16 M tokens.
 ///
@@ -28,7 +29,8 @@ pub fn parquet(shard: &Indexed, path: &Path) -> Result<()> {
     let level = ZstdLevel::try_new(3).map_err(failed)?;
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
     let file = File::create(&partial).map_err(Error::io("create", &partial))?;
-    let mut writer = SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties)).map_err(failed)?;
+    let mut writer =
+        SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties)).map_err(failed)?;
     for_each_block(shard, |first, lengths| {
         let mut ids = vec![0; lengths.iter().sum::<u64>() as usize];
         shard.read(first, &mut ids)?;
@@ -45,7 +47,11 @@ pub fn parquet(shard: &Indexed, path: &Path) -> Result<()> {
         let mut write = || -> std::result::Result<(), ParquetError> {
             let mut group = writer.next_row_group()?;
             if let Some(mut column) = group.next_column()? {
-                column.typed::<Int32Type>().write_batch(&ids, Some(&vec![1; ids.len()]), Some(&repetition))?;
+                column.typed::<Int32Type>().write_batch(
+                    &ids,
+                    Some(&vec![1; ids.len()]),
+                    Some(&repetition),
+                )?;
                 column.close()?;
             }
             group.close().map(|_| ())

@@ -44,7 +44,11 @@ impl Indexed {
         }
         let code = bytes.get(17).copied().unwrap_or(0);
         let dtype = Dtype::of_code(code).ok_or_else(|| {
-            bad(17, "an integer dtype: code 1 to 5 (u8, i8, i16, i32, i64) or 8 (u16)", format!("code {code}"))
+            bad(
+                17,
+                "an integer dtype: code 1 to 5 (u8, i8, i16, i32, i64) or 8 (u16)",
+                format!("code {code}"),
+            )
         })?;
         let (sequences, entries) = (header(18)?, header(26)?);
         let modes = |with: u64| {

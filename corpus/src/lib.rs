@@ -26,6 +26,7 @@ pub mod packing;
 pub mod permute;
 pub mod read;
 mod sample;
+pub mod schedule;
 pub mod spec;
 pub mod stats;
 pub mod stream;

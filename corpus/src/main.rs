@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use llmc_corpus::build::{Observer, build, train_tokenizer};
 use llmc_corpus::error::{Error, Result};
-use llmc_corpus::folder::{abandon, read_manifest};
 use llmc_corpus::export;
+use llmc_corpus::folder::{abandon, read_manifest};
 use llmc_corpus::indexed::Indexed;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -55,10 +55,8 @@ enum Command {
         svg: Option<PathBuf>,
     },
     /// Find equal and similar documents.
-    #[command(
-        after_help = "Example:\n  llmc-data dedup corpus/*.jsonl --near 0.8 --out kept.jsonl\n\n\
-        The first of several stays. Equal texts are compared byte by byte."
-    )]
+    #[command(after_help = "Example:\n  llmc-data dedup corpus/*.jsonl --near 0.8 --out kept.jsonl\n\n\
+        The first of several stays. Equal texts are compared byte by byte.")]
     Dedup {
         /// Text, .jsonl, .parquet, .tar.
         #[arg(required = true)]
@@ -209,7 +207,11 @@ fn tokenizer_command(input: &Input, out: &Path) -> Result<()> {
 
 fn export_command(dir: &Path, out: &Path) -> Result<()> {
     let manifest = read_manifest(dir)?;
-    std::fs::create_dir_all(out).map_err(|source| Error::Io { action: "create", file: out.into(), source })?;
+    std::fs::create_dir_all(out).map_err(|source| Error::Io {
+        action: "create",
+        file: out.into(),
+        source,
+    })?;
     for source in &manifest.sources {
         for shard in source.train.shards.iter().chain(&source.validation.shards) {
             let indexed = Indexed::open(&dir.join(shard), manifest.tokenizer.vocab)?;

@@ -45,7 +45,9 @@ impl Dtype {
 
     /// The type of a code, if tokens can have it.
     pub fn of_code(code: u8) -> Option<Self> {
-        [Dtype::U8, Dtype::I8, Dtype::I16, Dtype::I32, Dtype::I64, Dtype::U16].into_iter().find(|&d| d as u8 == code)
+        [Dtype::U8, Dtype::I8, Dtype::I16, Dtype::I32, Dtype::I64, Dtype::U16]
+            .into_iter()
+            .find(|&d| d as u8 == code)
     }
 
     /// Bytes a token.

@@ -114,9 +114,10 @@ impl Samples {
         let pieces = &scratch.pieces;
         let tokens: u64 = pieces.iter().map(|piece| u64::from(piece.length)).sum();
         // A token has no target where a document ends under a mask, and where the row's tokens end.
-        let without = pieces.iter().enumerate().filter(|&(n, piece)| {
-            piece.ends && (self.rule.document_mask || n + 1 == pieces.len())
-        });
+        let without = pieces
+            .iter()
+            .enumerate()
+            .filter(|&(n, piece)| piece.ends && (self.rule.document_mask || n + 1 == pieces.len()));
         Ok(tokens - without.count() as u64 - scratch.starts.len() as u64)
     }
 
@@ -148,7 +149,8 @@ impl Samples {
             let targets = targets.get_mut(from..to).unwrap_or_default();
             let weights = weights.get_mut(from..to).unwrap_or_default();
             weights.fill(1.0);
-            let (Some((target, shifted)), Some(weight)) = (targets.split_last_mut(), weights.last_mut()) else {
+            let (Some((target, shifted)), Some(weight)) = (targets.split_last_mut(), weights.last_mut())
+            else {
                 continue;
             };
             shifted.copy_from_slice(ids.get(1..).unwrap_or_default());
@@ -195,7 +197,13 @@ impl Samples {
     }
 }
 
-fn pad(range: std::ops::Range<usize>, ids: &mut [u32], targets: &mut [u32], weights: &mut [f32], padding: u32) {
+fn pad(
+    range: std::ops::Range<usize>,
+    ids: &mut [u32],
+    targets: &mut [u32],
+    weights: &mut [f32],
+    padding: u32,
+) {
     ids.get_mut(range.clone()).unwrap_or_default().fill(padding);
     targets.get_mut(range.clone()).unwrap_or_default().fill(padding);
     weights.get_mut(range).unwrap_or_default().fill(0.0);

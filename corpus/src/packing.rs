@@ -145,7 +145,8 @@ impl PackIndex {
             return Ok(index);
         }
         write(&path, shard, policy, context, &header)?;
-        Self::map(&path, &header)?.ok_or_else(|| Error::corrupt(&path, None, "the index just written", "another"))
+        Self::map(&path, &header)?
+            .ok_or_else(|| Error::corrupt(&path, None, "the index just written", "another"))
     }
 
     /// `None` if there is no file, or one of another shard or build.
@@ -188,9 +189,13 @@ impl PackIndex {
             None => (Some(0), end_of(row)),
             Some(before) => (end_of(before), end_of(row)),
         };
-        let range = first.zip(end).filter(|&(first, end)| row < self.rows && first < end && end <= self.pieces);
+        let range =
+            first.zip(end).filter(|&(first, end)| row < self.rows && first < end && end <= self.pieces);
         let Some((first, end)) = range else {
-            return Err(bad(format!("row {row} of {} to have pieces", self.rows), format!("{first:?} to {end:?}")));
+            return Err(bad(
+                format!("row {row} of {} to have pieces", self.rows),
+                format!("{first:?} to {end:?}"),
+            ));
         };
         let mut place = 0;
         for n in first..end {
@@ -202,7 +207,10 @@ impl PackIndex {
             let inside = at.checked_add(piece.length).is_some_and(|end| end <= self.context)
                 && start.checked_add(u64::from(piece.length)).is_some_and(|end| end <= self.tokens);
             if !inside || at < place || piece.length == 0 {
-                return Err(bad(format!("pieces of row {row} inside it, one after another"), format!("{piece:?}")));
+                return Err(bad(
+                    format!("pieces of row {row} inside it, one after another"),
+                    format!("{piece:?}"),
+                ));
             }
             place = at + piece.length;
             out.push(piece);
@@ -247,7 +255,8 @@ fn write(path: &Path, shard: &Indexed, policy: Packing, context: u32, header: &[
     // Ranks may do this side by side; whoever is last renames the same bytes over the others'.
     let temporary = |part: &str| with_suffix(path, &format!(".{}.{part}", std::process::id()));
     let (rows_path, pieces_path, whole_path) = (temporary("rows"), temporary("pieces"), temporary("partial"));
-    let (mut rows_file, mut pieces_file) = (HashingFile::create(&rows_path)?, HashingFile::create(&pieces_path)?);
+    let (mut rows_file, mut pieces_file) =
+        (HashingFile::create(&rows_path)?, HashingFile::create(&pieces_path)?);
     let (mut rows, mut pieces) = (0u64, 0u64);
     for_each_block(shard, |first, lengths| {
         let mut bytes = Vec::new();

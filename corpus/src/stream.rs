@@ -7,15 +7,16 @@
 use crate::error::{Error, Result};
 use crate::folder::{MANIFEST, read_manifest};
 use crate::indexed::Indexed;
-use crate::mix::{Mixture, shares};
 use crate::pack::{Opened, Rule, Samples, Scratch, finish, prepare};
 use crate::packing::PackIndex;
 use crate::permute::{mix, permute};
+use crate::schedule::Schedule;
 use crate::tokenizer::hex;
 use llmc_plan::batch::{Batch, BatchShape};
-use llmc_plan::data::{DataSpec, Manifest, Packing, SourceInfo, SplitInfo};
+use llmc_plan::data::{DataSpec, Manifest, MixStage, Packing, SourceInfo, SplitInfo};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -38,7 +39,9 @@ pub struct Stream {
     global_sequences: u64,
     /// Sample number of step 0, which may lie before the first sample after a change of batch size.
     first: i128,
-    mixture: Mixture,
+    spec: DataSpec,
+    tokens: Vec<u64>,
+    schedule: Schedule,
     sources: Vec<Source>,
     validation: Samples,
     data_hash: String,
@@ -94,10 +97,21 @@ pub fn open(dir: &Path, spec: &DataSpec, shape: BatchShape, global_sequences: u6
         .filter_map(|source| manifest.sources.iter().find(|built| built.name == source.name))
         .map(|built| built.train.tokens)
         .collect();
-    let mixture = Mixture::new(&shares(spec, &tokens)?);
+    let schedule = Schedule::new(spec, &tokens)?;
     let data_hash = data_hash(spec, &manifest, rule.documents)?;
     let validation = Samples::new(validation, rule);
-    Ok(Stream { manifest, shape, global_sequences, first: 0, mixture, sources, validation, data_hash })
+    Ok(Stream {
+        manifest,
+        shape,
+        global_sequences,
+        first: 0,
+        spec: spec.clone(),
+        tokens,
+        schedule,
+        sources,
+        validation,
+        data_hash,
+    })
 }
 
 fn check_shape(spec: &DataSpec, shape: BatchShape, global_sequences: u64) -> Result<()> {
@@ -249,13 +263,13 @@ impl Stream {
             .sources
             .iter()
             .enumerate()
-            .filter_map(|(index, source)| Some(self.mixture.sample(index, source.limit()?)));
+            .filter_map(|(index, source)| Some(self.schedule.sample(index, source.limit()?)));
         limits.min()
     }
 
     /// Name, share of the samples, and samples of one epoch of each source.
     pub fn sources(&self) -> Vec<(&str, f64, u64)> {
-        let shares = self.mixture.realised();
+        let shares = self.schedule.realised(0);
         self.sources.iter().zip(shares).map(|(s, share)| (s.name.as_str(), share, s.samples.len())).collect()
     }
 
@@ -263,7 +277,7 @@ impl Stream {
     /// its share of the samples.
     pub fn padding(&self) -> f64 {
         let context = f64::from(self.shape.context);
-        let shares = self.mixture.realised();
+        let shares = self.schedule.realised(0);
         let used = self.sources.iter().zip(shares).map(|(source, share)| {
             share * source.samples.tokens() as f64 / (source.samples.len() as f64 * context)
         });
@@ -326,6 +340,31 @@ impl Stream {
         Ok(())
     }
 
+    /// Changes the weights from a step on, which must not have been read yet, and returns the entry
+    /// for the ledger ([`crate::schedule::append_ledger`]).
+    ///
+    /// # Errors
+    /// Unknown sources, shares that cannot be met, or a step before an earlier change.
+    pub fn change_mix(
+        &mut self,
+        step: u64,
+        weights: BTreeMap<String, f64>,
+        reason: &str,
+    ) -> Result<MixStage> {
+        let stage = MixStage { at_sample: self.step_start(step)?, weights, reason: reason.to_owned() };
+        self.schedule.push(&self.spec, &self.tokens, &stage)?;
+        Ok(stage)
+    }
+
+    /// Makes the changes that a ledger holds, after [`open`] and before the first batch of a resumed
+    /// run.
+    ///
+    /// # Errors
+    /// As [`Stream::change_mix`].
+    pub fn replay(&mut self, ledger: &[MixStage]) -> Result<()> {
+        ledger.iter().try_for_each(|stage| self.schedule.push(&self.spec, &self.tokens, stage))
+    }
+
     /// Hash of everything that decides which tokens a sample holds.
     pub fn data_hash(&self) -> &str {
         &self.data_hash
@@ -346,7 +385,7 @@ impl Stream {
     }
 
     fn locate(&self, sample: u64) -> Result<(&Source, u64)> {
-        let (index, count) = self.mixture.source(sample);
+        let (index, count) = self.schedule.source(sample);
         let source = self.sources.get(index).ok_or_else(|| Error::spec("a corpus without sources"))?;
         if source.limit().is_some_and(|limit| count >= limit) {
             return Err(Error::Exhausted {

@@ -115,7 +115,13 @@ impl Context<'_> {
         decoded.into_par_iter().map(|group| self.encode_group(group?)).collect()
     }
 
-    fn decode<'c>(&self, bytes: &'c [u8], mut start: usize, items: &[Item], first: bool) -> Result<Group<'c>> {
+    fn decode<'c>(
+        &self,
+        bytes: &'c [u8],
+        mut start: usize,
+        items: &[Item],
+        first: bool,
+    ) -> Result<Group<'c>> {
         let mut group = Group { first, ..Group::default() };
         for item in items {
             let stored = bytes.get(start..item.end).unwrap_or_default();
@@ -137,7 +143,11 @@ impl Context<'_> {
     }
 
     /// What a document says; `None` for an empty one.
-    fn content<'c>(&self, raw: &Raw<'c>, input: &Input) -> std::result::Result<Option<Content<'c>>, BadContent> {
+    fn content<'c>(
+        &self,
+        raw: &Raw<'c>,
+        input: &Input,
+    ) -> std::result::Result<Option<Content<'c>>, BadContent> {
         if raw.form == Form::Ids {
             let ids = self.ids(raw, input)?;
             return Ok((!ids.is_empty()).then_some(Content::Ids(ids)));
@@ -166,8 +176,7 @@ impl Context<'_> {
             dropped: Dropped::default(),
         };
         let tables = self.counts.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut counts =
-            tables.unwrap_or_else(|| [(); 2].map(|()| vec![0; self.encoder.vocab() as usize]));
+        let mut counts = tables.unwrap_or_else(|| [(); 2].map(|()| vec![0; self.encoder.vocab() as usize]));
         let mut to_audit = if group.first { AUDITED_BYTES } else { 0 };
         for document in group.documents {
             let validation = document.validation_file || held_out(document.hash, self.fraction);
@@ -193,7 +202,8 @@ impl Context<'_> {
 
     /// Ids of a document that was tokenised before, its end added where it is missing.
     fn ids(&self, raw: &Raw, input: &Input) -> std::result::Result<Vec<u32>, BadContent> {
-        let mut ids: Vec<u32> = raw.bytes.as_chunks::<4>().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
+        let mut ids: Vec<u32> =
+            raw.bytes.as_chunks::<4>().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
         let vocab = self.encoder.vocab();
         if let Some(id) = ids.iter().find(|&&id| id >= vocab) {
             return Err(BadContent {

@@ -38,7 +38,12 @@ fn duplicates_go_across_sources_and_the_first_stays() {
         if dedup == "near" {
             assert_eq!(report.manifest.sources[1].dropped["near duplicate"], 1);
             let said = report.warnings.join("\n");
-            assert!(said.contains("source `a`: 1 documents, 4 bytes, left out as exact duplicate, such as\n  \"same\""), "{said}");
+            assert!(
+                said.contains(
+                    "source `a`: 1 documents, 4 bytes, left out as exact duplicate, such as\n  \"same\""
+                ),
+                "{said}"
+            );
         }
     }
 }
@@ -46,7 +51,13 @@ fn duplicates_go_across_sources_and_the_first_stays() {
 #[test]
 fn length_letters_script_and_normalisation() {
     let dir = tempfile::tempdir().unwrap();
-    let texts = ["e\u{301}t\u{e9} is summer", "short", "1234567890 %%% 12", "这是中文的句子，不是英文。", "ｆｕｌｌ width letters"];
+    let texts = [
+        "e\u{301}t\u{e9} is summer",
+        "short",
+        "1234567890 %%% 12",
+        "这是中文的句子，不是英文。",
+        "ｆｕｌｌ width letters",
+    ];
     write(dir.path(), "a.jsonl", &texts);
     let out = tempfile::tempdir().unwrap();
     let spec = spec(&format!(
@@ -57,7 +68,10 @@ fn length_letters_script_and_normalisation() {
     ));
     let manifest = build(&spec, out.path(), &()).unwrap().manifest;
     let dropped = &manifest.sources[0].dropped;
-    assert_eq!(serde_json::to_string(dropped).unwrap(), r#"{"another script":1,"too few letters":1,"too short":1}"#);
+    assert_eq!(
+        serde_json::to_string(dropped).unwrap(),
+        r#"{"another script":1,"too few letters":1,"too short":1}"#
+    );
     // "été is summer" composed, and "full width letters" in ASCII.
     assert_eq!(manifest.train.bytes, 15 + 18);
 }

@@ -17,7 +17,8 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-const TEXTS: [&str; 4] = ["One document.", "Zwei, mit Umlaut: ä", "三个文件。", "a\nfourth\twith \"quotes\" and 12345"];
+const TEXTS: [&str; 4] =
+    ["One document.", "Zwei, mit Umlaut: ä", "三个文件。", "a\nfourth\twith \"quotes\" and 12345"];
 
 /// Ids of all documents of the only source of a folder built from `globs`.
 fn documents(root: &Path, globs: &str, more: &str) -> Result<Vec<Vec<u32>>, String> {
@@ -43,7 +44,8 @@ fn documents(root: &Path, globs: &str, more: &str) -> Result<Vec<Vec<u32>>, Stri
 const TRAIN: &str = r#""tokenizer": {"vocab": 300},"#;
 
 fn lines(dir: &Path, name: &str) {
-    let text: String = TEXTS.iter().map(|t| serde_json::json!({"id": 1, "text": t}).to_string() + "\n").collect();
+    let text: String =
+        TEXTS.iter().map(|t| serde_json::json!({"id": 1, "text": t}).to_string() + "\n").collect();
     std::fs::write(dir.join(name), text).unwrap();
 }
 
@@ -67,7 +69,8 @@ fn parquet_of<T: parquet::data_type::DataType>(
 ) {
     let schema = Arc::new(parse_message_type(schema).unwrap());
     let properties = Arc::new(WriterProperties::builder().set_compression(compression).build());
-    let mut writer = SerializedFileWriter::new(std::fs::File::create(path).unwrap(), schema, properties).unwrap();
+    let mut writer =
+        SerializedFileWriter::new(std::fs::File::create(path).unwrap(), schema, properties).unwrap();
     for (values, definition, repetition) in groups {
         let mut group = writer.next_row_group().unwrap();
         let mut column = group.next_column().unwrap().unwrap();
@@ -94,10 +97,14 @@ fn every_container_gives_the_same_documents() {
     lines(root, "a.jsonl");
     let expected = documents(root, "a.jsonl", TRAIN).unwrap();
     assert_eq!(expected.len(), 4);
-    for (n, compression) in
-        [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default()), Compression::GZIP(Default::default())]
-            .into_iter()
-            .enumerate()
+    for (n, compression) in [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::ZSTD(Default::default()),
+        Compression::GZIP(Default::default()),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let name = format!("b{n}.parquet");
         text_parquet(&root.join(&name), compression);
@@ -123,7 +130,8 @@ fn every_container_gives_the_same_documents() {
 
 /// A tokenizer of 256 bytes and the end of a document.
 fn byte_tokenizer(root: &Path) -> String {
-    let spec = spec(r#"{"context": 8, "tokenizer": {"vocab": 257}, "sources": [{"name": "a", "globs": ["a"]}]}"#);
+    let spec =
+        spec(r#"{"context": 8, "tokenizer": {"vocab": 257}, "sources": [{"name": "a", "globs": ["a"]}]}"#);
     let encoder: Encoder = llmc_corpus::tokenizer::train(&spec.tokenizer, &["x".into()]).unwrap();
     std::fs::write(root.join("tokenizer.json"), encoder.json()).unwrap();
     r#""tokenizer": {"import": "tokenizer.json"}, "#.to_owned()
@@ -151,14 +159,22 @@ fn token_files_of_every_dtype_are_read_and_ends_are_added() {
             pointer += (ids.len() * width) as u64;
         }
         std::fs::write(&idx_path, idx).unwrap();
-        let bin: Vec<u8> = stored.concat().iter().flat_map(|id| u64::from(*id).to_le_bytes()[..width].to_vec()).collect();
+        let bin: Vec<u8> =
+            stored.concat().iter().flat_map(|id| u64::from(*id).to_le_bytes()[..width].to_vec()).collect();
         std::fs::write(dir.path().join(format!("t{code}.bin")), bin).unwrap();
-        assert_eq!(documents(dir.path(), &format!("t{code}.bin"), &import).unwrap(), expected, "dtype {code}");
+        assert_eq!(
+            documents(dir.path(), &format!("t{code}.bin"), &import).unwrap(),
+            expected,
+            "dtype {code}"
+        );
     }
-    let schema = "message m { optional group input_ids (LIST) { repeated group list { optional int64 element; } } }";
+    let schema =
+        "message m { optional group input_ids (LIST) { repeated group list { optional int64 element; } } }";
     // [5 6 7], null, [8 0] | [], [9]
-    let groups =
-        [(vec![5, 6, 7, 8, 0], vec![3, 3, 3, 0, 3, 3], vec![0, 1, 1, 0, 0, 1]), (vec![9], vec![1, 3], vec![0, 0])];
+    let groups = [
+        (vec![5, 6, 7, 8, 0], vec![3, 3, 3, 0, 3, 3], vec![0, 1, 1, 0, 0, 1]),
+        (vec![9], vec![1, 3], vec![0, 0]),
+    ];
     parquet_of::<Int64Type>(&dir.path().join("t.parquet"), schema, &groups, Compression::SNAPPY);
     assert_eq!(documents(dir.path(), "t.parquet", &import).unwrap(), expected);
 }
@@ -172,7 +188,8 @@ fn exported_parquet_is_read_back() {
     let mut writer = ShardWriter::create(&prefix, Dtype::U16).unwrap();
     expected.iter().for_each(|ids| writer.push(ids).unwrap());
     writer.finish().unwrap();
-    llmc_corpus::export::parquet(&Indexed::open(&prefix, 257).unwrap(), &dir.path().join("e.parquet")).unwrap();
+    llmc_corpus::export::parquet(&Indexed::open(&prefix, 257).unwrap(), &dir.path().join("e.parquet"))
+        .unwrap();
     assert_eq!(documents(dir.path(), "e.parquet", &import).unwrap(), expected);
 }
 
@@ -195,7 +212,8 @@ fn damage_names_the_place_and_can_be_skipped() {
             std::fs::rename(from.with_extension("idx"), to.with_extension("idx")).unwrap();
         }
         std::fs::write(root.join("x/zz.txt"), "good").unwrap();
-        let kept = documents(&root.join("x"), "*[!x]", &skip.replace("tokenizer.json", "../tokenizer.json")).unwrap();
+        let kept = documents(&root.join("x"), "*[!x]", &skip.replace("tokenizer.json", "../tokenizer.json"))
+            .unwrap();
         std::fs::remove_dir_all(root.join("x")).unwrap();
         kept
     };
@@ -224,6 +242,9 @@ fn damage_names_the_place_and_can_be_skipped() {
     writer.push(&[1, 2, 300, 4]).unwrap();
     writer.push(&[1, 2]).unwrap();
     writer.finish().unwrap();
-    let kept = refused("f.bin", ", byte 0: expected token ids below 257, the size of this corpus's tokenizer, found 300; the file was made with another tokenizer");
+    let kept = refused(
+        "f.bin",
+        ", byte 0: expected token ids below 257, the size of this corpus's tokenizer, found 300; the file was made with another tokenizer",
+    );
     assert_eq!(kept.len(), 2);
 }

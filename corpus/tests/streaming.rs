@@ -300,6 +300,32 @@ fn the_loader_gives_the_stream_in_order_and_says_how_long_it_was_waited_for() {
 }
 
 #[test]
+fn a_replayed_ledger_gives_the_same_samples() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut next = 1;
+    let (a, b) = (unique(&[300, 500], &mut next), unique(&[200], &mut next));
+    write_corpus(dir.path(), next, &[("a", a, vec![]), ("b", b, vec![])]);
+    let mut changed = stream(dir.path(), TWO, true, 8, 2, 4);
+    let before = changed.batch(9, 0, 0, 1).unwrap();
+    let weights = [("b".to_owned(), 0.75)].into_iter().collect();
+    let entry = changed.change_mix(10, weights, "b is behind").unwrap();
+    assert_eq!(entry.at_sample, 40);
+    assert_eq!(changed.batch(9, 0, 0, 1).unwrap(), before);
+    let mut replayed = stream(dir.path(), TWO, true, 8, 2, 4);
+    replayed.replay(&[entry]).unwrap();
+    let mut of_b = 0;
+    for step in 5..20 {
+        let (x, y) = (changed.batch(step, 1, 0, 1).unwrap(), replayed.batch(step, 1, 0, 1).unwrap());
+        assert_eq!(x, y);
+        of_b += if step < 10 { 0 } else { x.source_counts(2)[1] };
+    }
+    // Three quarters of twenty.
+    assert!((14..=16).contains(&of_b), "{of_b}");
+    let error = changed.change_mix(3, Default::default(), "too late").unwrap_err().to_string();
+    assert!(error.contains("a stage at sample 12 follows one at sample 40"), "{error}");
+}
+
+#[test]
 fn a_cursor_of_other_data_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     write_corpus(dir.path(), 9, &[("a", vec![vec![1, 2, 3, 0]], vec![])]);

@@ -175,6 +175,22 @@ pub struct MixSpec {
     /// 0 uniform. (The same α as `weighted_sampler_alpha` of gpt-neox.)
     #[serde(default = "one")]
     pub temperature: f64,
+    /// Changes of the weights during the run, ascending in sample.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<MixStage>,
+}
+
+/// Other weights from a sample on: a stage of a curriculum, or an entry of the ledger of a dynamic
+/// mixture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MixStage {
+    /// First sample of the stage.
+    pub at_sample: u64,
+    /// Replaces the weight of these sources; they mean what [`SourceSpec::weight`] means.
+    pub weights: BTreeMap<String, f64>,
+    /// Why, for whoever reads the ledger.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 fn one() -> f64 {
@@ -183,7 +199,7 @@ fn one() -> f64 {
 
 impl Default for MixSpec {
     fn default() -> Self {
-        Self { temperature: one() }
+        Self { temperature: one(), stages: Vec::new() }
     }
 }
 

@@ -88,7 +88,11 @@ pub fn run(files: &[PathBuf], near: Option<f64>, out: Option<&Path>) -> Result<R
     }
     if let (Some(file), Some(partial), Some(out)) = (work.out.take(), partial, out) {
         file.finish()?;
-        std::fs::rename(&partial, out).map_err(|source| Error::Io { action: "write", file: out.into(), source })?;
+        std::fs::rename(&partial, out).map_err(|source| Error::Io {
+            action: "write",
+            file: out.into(),
+            source,
+        })?;
     }
     verify(files, &mut work)?;
     Ok(work.report)
@@ -135,7 +139,8 @@ impl Work {
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let near = self.near.is_some();
-        let print = |(text, _): &(String, Place)| (Exact::hash(text), if near { Signature::of(text) } else { None });
+        let print =
+            |(text, _): &(String, Place)| (Exact::hash(text), if near { Signature::of(text) } else { None });
         let prints: Vec<_> = batch.par_iter().map(print).collect();
         for ((text, place), (hash, signature)) in batch.into_iter().zip(prints) {
             self.report.documents += 1;

@@ -60,7 +60,10 @@ pub fn run(dir: &Path, mib: u64, out: Option<&Path>) -> Result<()> {
     eprintln!("threads      block          MB/s        reads/s");
     for point in mount.bandwidth.iter().chain(&mount.random) {
         let (block, bandwidth) = (point.block_bytes >> 10, point.bytes_per_second / 1e6);
-        eprintln!("{:>7} {block:>6} KiB {bandwidth:>13.1} {:>14.0}", point.threads, point.operations_per_second);
+        eprintln!(
+            "{:>7} {block:>6} KiB {bandwidth:>13.1} {:>14.0}",
+            point.threads, point.operations_per_second
+        );
     }
     eprintln!(
         "make shards of {} MiB or more; keep {} KiB in flight, {} threads; a small read takes {:.0} µs",
@@ -152,5 +155,10 @@ fn read(
     })?;
     let seconds = start.elapsed().as_secs_f64().max(1e-9);
     let operations = (threads * count) as f64 / seconds;
-    Ok(Point { threads, block_bytes: block, bytes_per_second: operations * block as f64, operations_per_second: operations })
+    Ok(Point {
+        threads,
+        block_bytes: block,
+        bytes_per_second: operations * block as f64,
+        operations_per_second: operations,
+    })
 }

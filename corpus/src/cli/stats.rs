@@ -95,7 +95,12 @@ fn stats_human(
                 for p in found {
                     let policy = serde_json::to_value(p.policy).unwrap_or_default();
                     let policy = policy.as_str().unwrap_or_default();
-                    writeln!(out, "  {policy:<36} {:>9.3} % {:>8.3} %", 100.0 * p.predicted, 100.0 * p.measured)?;
+                    writeln!(
+                        out,
+                        "  {policy:<36} {:>9.3} % {:>8.3} %",
+                        100.0 * p.predicted,
+                        100.0 * p.measured
+                    )?;
                 }
                 Ok(Ok(()))
             }

@@ -132,23 +132,38 @@ fn leak(text: &str) -> Option<&'static str> {
     if text.len() >= KEY_LENGTH && text.chars().all(key) && digit >= 4 && letter >= 4 {
         return Some("a key");
     }
-    (text.starts_with("-----BEGIN") || text.starts_with("AKIA") || text.starts_with("ghp_")).then_some("a key")
+    (text.starts_with("-----BEGIN") || text.starts_with("AKIA") || text.starts_with("ghp_"))
+        .then_some("a key")
 }
 
 fn human(report: &Report) -> String {
-    let mut text = format!("{} entries, {} never used ({:.2} %)\n\n", report.vocab, report.unused, 100.0 * report.unused_share);
+    let mut text = format!(
+        "{} entries, {} never used ({:.2} %)\n\n",
+        report.vocab,
+        report.unused,
+        100.0 * report.unused_share
+    );
     for source in &report.sources {
-        text += &format!("{:<20} {:>14} tokens {:>8.3} bytes a token\n", source.name, source.tokens, source.bytes_per_token);
+        text += &format!(
+            "{:<20} {:>14} tokens {:>8.3} bytes a token\n",
+            source.name, source.tokens, source.bytes_per_token
+        );
     }
     text += "\nlongest entries\n";
     for entry in &report.longest {
-        text += &format!("{:>8} {:>4} bytes {:>10} times  {:?}\n", entry.id, entry.bytes, entry.count, entry.text);
+        text += &format!(
+            "{:>8} {:>4} bytes {:>10} times  {:?}\n",
+            entry.id, entry.bytes, entry.count, entry.text
+        );
     }
     if report.leaks.is_empty() {
         text += "\nno entry looks like an e-mail address, a key or a sentence\n";
     }
     for leak in &report.leaks {
-        text += &format!("\n{} looks like {}: {:?}; remove its source or train on cleaner text", leak.id, leak.kind, leak.text);
+        text += &format!(
+            "\n{} looks like {}: {:?}; remove its source or train on cleaner text",
+            leak.id, leak.kind, leak.text
+        );
     }
     text.trim_end().to_owned() + "\n"
 }

@@ -183,7 +183,9 @@ impl Format {
                     file: input.path.clone(),
                     place: Place::default(),
                     found: format!("a .{other} file"),
-                    expected: "text, .jsonl or .tar, plain or as .gz or .zst, .parquet, or .bin with its .idx".into(),
+                    expected:
+                        "text, .jsonl or .tar, plain or as .gz or .zst, .parquet, or .bin with its .idx"
+                            .into(),
                     hint: "convert it, or narrow the glob to other files".into(),
                 }
                 .into());

@@ -27,7 +27,9 @@ pub(super) fn read(input: &Input, sink: &mut dyn Sink) -> Result<()> {
     let reader = match opened {
         Ok(Ok(reader)) => reader,
         Ok(Err(error)) => return sink.unreadable(damaged(input, None, &error.to_string()), input.bytes),
-        Err(_) => return sink.unreadable(damaged(input, None, "metadata that contradict themselves"), input.bytes),
+        Err(_) => {
+            return sink.unreadable(damaged(input, None, "metadata that contradict themselves"), input.bytes);
+        }
     };
     let metadata = reader.metadata();
     let Some((column, form)) = find(metadata.file_metadata().schema_descr()) else {
@@ -38,7 +40,8 @@ pub(super) fn read(input: &Input, sink: &mut dyn Sink) -> Result<()> {
                 file: input.path.clone(),
                 place: Place::default(),
                 found: format!("the columns {}", names.join(", ")),
-                expected: "a column `text` or `content` of strings, or `input_ids` or `tokens` of integers".into(),
+                expected: "a column `text` or `content` of strings, or `input_ids` or `tokens` of integers"
+                    .into(),
                 hint: "rename the column of the documents, or narrow the glob".into(),
             },
             input.bytes,
@@ -60,7 +63,9 @@ pub(super) fn read(input: &Input, sink: &mut dyn Sink) -> Result<()> {
             Ok(Err(Failure::Parquet(error))) => {
                 sink.unreadable(damaged(input, Some(read), &error.to_string()), bytes)?;
             }
-            Err(_) => sink.unreadable(damaged(input, Some(read), "pages that contradict themselves"), bytes)?,
+            Err(_) => {
+                sink.unreadable(damaged(input, Some(read), "pages that contradict themselves"), bytes)?
+            }
         }
         row += rows;
     }
@@ -184,7 +189,9 @@ fn damaged(input: &Input, row: Option<u64>, found: &str) -> BadContent {
         file: input.path.clone(),
         place: Place { row, ..Place::default() },
         found: found.to_owned(),
-        expected: if row.is_some() { "a readable row group" } else { "a Parquet file with its footer" }.into(),
-        hint: "the file is truncated or damaged: fetch it again, or set on_error to skip to leave it out".into(),
+        expected: if row.is_some() { "a readable row group" } else { "a Parquet file with its footer" }
+            .into(),
+        hint: "the file is truncated or damaged: fetch it again, or set on_error to skip to leave it out"
+            .into(),
     }
 }

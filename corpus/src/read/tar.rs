@@ -40,7 +40,8 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
             Some("txt" | "text" | "md") => Form::Text,
             Some("json") => Form::Json,
             Some("jsonl" | "ndjson") => {
-                let mut lines = open(&mut entry, compression).map_err(crate::error::Error::io("read", &input.path))?;
+                let mut lines =
+                    open(&mut entry, compression).map_err(crate::error::Error::io("read", &input.path))?;
                 jsonl::read(input, &mut *lines, sink)?;
                 documents += 1;
                 continue;

@@ -25,7 +25,8 @@ pub(super) fn read(input: &Input, sink: &mut dyn Sink) -> Result<()> {
         let place = Place { offset: Some(start * width), ..Place::default() };
         let Some(length) = end.checked_sub(start) else {
             let expected = format!("document {document} to start at token {start} or later");
-            let error = Error::corrupt(&input.path.with_extension("idx"), None, expected, format!("token {end}"));
+            let error =
+                Error::corrupt(&input.path.with_extension("idx"), None, expected, format!("token {end}"));
             return refuse(sink, error, input.bytes - start * width);
         };
         if 4 * length > MAX_DOCUMENT_BYTES {
@@ -52,7 +53,9 @@ pub(super) fn read(input: &Input, sink: &mut dyn Sink) -> Result<()> {
 fn refuse(sink: &mut dyn Sink, error: Error, bytes: u64) -> Result<()> {
     match error {
         Error::Content(mut bad) => {
-            bad.hint = "write it again with the program that made it, or set on_error to skip to leave it out".into();
+            bad.hint =
+                "write it again with the program that made it, or set on_error to skip to leave it out"
+                    .into();
             sink.unreadable(*bad, bytes)
         }
         other => Err(other),

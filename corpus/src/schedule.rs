@@ -1,0 +1,220 @@
+//! Mixtures that follow one another: the stages of a curriculum, and the ledger of a mixture that is
+//! changed while it runs. Both are lists of [`MixStage`]; replaying the list gives the same samples.
+//!
+//! No document is lost or repeated at a change: every source goes on where it was.
+
+use crate::error::{Error, Result};
+use crate::mix::{Mixture, shares};
+use llmc_plan::data::{DataSpec, MixStage};
+use std::io::Write;
+use std::path::Path;
+
+/// The source of every sample of a run.
+pub struct Schedule {
+    /// At least one; the first begins at sample 0.
+    parts: Vec<Part>,
+}
+
+struct Part {
+    first: u64,
+    mixture: Mixture,
+    /// Samples of each source before `first`.
+    before: Vec<u64>,
+}
+
+impl Schedule {
+    /// The specification's mixture and its stages. `tokens` are the sources' training tokens.
+    ///
+    /// # Errors
+    /// Shares that cannot be met, or stages that do not ascend or name an unknown source.
+    pub fn new(spec: &DataSpec, tokens: &[u64]) -> Result<Self> {
+        let first =
+            Part { first: 0, mixture: Mixture::new(&shares(spec, tokens)?), before: vec![0; tokens.len()] };
+        let mut schedule = Self { parts: vec![first] };
+        for stage in &spec.mix.stages {
+            schedule.push(spec, tokens, stage)?;
+        }
+        Ok(schedule)
+    }
+
+    /// Adds a stage after all others.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`].
+    pub fn push(&mut self, spec: &DataSpec, tokens: &[u64], stage: &MixStage) -> Result<()> {
+        let last = self.parts.last();
+        let at = stage.at_sample;
+        if let Some(last) = last.filter(|last| last.first > at || at == 0) {
+            return Err(Error::spec(format!(
+                "mix.stages: a stage at sample {at} follows one at sample {}: list them in ascending order, from \
+                 sample 1 on",
+                last.first
+            )));
+        }
+        let mut changed = spec.clone();
+        for (name, &weight) in &stage.weights {
+            let source = changed.sources.iter_mut().find(|source| source.name == *name);
+            let valid = weight.is_finite() && weight > 0.0 && weight <= 1e6;
+            let Some(source) = source.filter(|_| valid) else {
+                return Err(Error::spec(format!(
+                    "mix.stages at sample {at}: weight {weight} for `{name}`: name a source of this specification \
+                     and give a number above 0"
+                )));
+            };
+            source.weight = Some(weight);
+        }
+        let mixture = Mixture::new(&shares(&changed, tokens)?);
+        let before = (0..tokens.len()).map(|source| self.count(source, at)).collect();
+        // A stage that begins where another does replaces it.
+        self.parts.retain(|part| part.first < at);
+        self.parts.push(Part { first: at, mixture, before });
+        Ok(())
+    }
+
+    fn part(&self, sample: u64) -> Option<&Part> {
+        let after = self.parts.partition_point(|part| part.first <= sample);
+        self.parts.get(after.saturating_sub(1))
+    }
+
+    /// Source of a sample, and how many samples of that source come before it.
+    pub fn source(&self, sample: u64) -> (usize, u64) {
+        let Some(part) = self.part(sample) else { return (0, sample) };
+        let (source, count) = part.mixture.source(sample - part.first);
+        (source, part.before.get(source).copied().unwrap_or(0) + count)
+    }
+
+    /// How often `source` comes before `sample`.
+    pub fn count(&self, source: usize, sample: u64) -> u64 {
+        let Some(part) = self.part(sample) else { return 0 };
+        part.before.get(source).copied().unwrap_or(0) + part.mixture.count(source, sample - part.first)
+    }
+
+    /// The sample at which `source` comes for the `count`-th time, from 0; saturates.
+    pub fn sample(&self, source: usize, count: u64) -> u64 {
+        let before = |part: &Part| part.before.get(source).copied().unwrap_or(0);
+        let after = self.parts.partition_point(|part| before(part) <= count);
+        // Where a part has none of the source, the next part begins with the same count.
+        let Some(part) = self.parts.get(after.saturating_sub(1)) else { return u64::MAX };
+        part.mixture.sample(source, count - before(part)).saturating_add(part.first)
+    }
+
+    /// The share each source has at a sample.
+    pub fn realised(&self, sample: u64) -> Vec<f64> {
+        self.part(sample).map(|part| part.mixture.realised()).unwrap_or_default()
+    }
+}
+
+/// The stages a ledger holds, in order; none if there is no file.
+///
+/// # Errors
+/// A line that is no stage.
+pub fn read_ledger(path: &Path) -> Result<Vec<MixStage>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::io("read", path))?,
+    };
+    let stage = |(number, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|e| {
+            Error::corrupt(
+                path,
+                None,
+                format!("a change of the mixture on line {}", number + 1),
+                e.to_string(),
+            )
+        })
+    };
+    text.lines().enumerate().filter(|(_, line)| !line.is_empty()).map(stage).collect()
+}
+
+/// Appends a stage to a ledger and waits until it is on the device: it must be there before the first
+/// sample it changes is used.
+///
+/// # Errors
+/// The system's.
+pub fn append_ledger(path: &Path, stage: &MixStage) -> Result<()> {
+    let mut line = serde_json::to_vec(stage).map_err(|e| Error::spec(e.to_string()))?;
+    line.push(b'\n');
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    let mut file = file.map_err(Error::io("open", path))?;
+    file.write_all(&line).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
+}
+
+/// New weights from measured losses, opt-in: each source's share times exp(rate · excess), normalised,
+/// where excess is its loss above its reference, clipped at 0 (the exponentiated-gradient step of
+/// DoReMi, Xie et al. 2023, arXiv 2305.10429, algorithm 1), then mixed with the uniform share by
+/// `smoothing`, so that no source dies out. The specification's bounds still hold afterwards.
+pub fn reweigh(shares: &[f64], losses: &[f64], references: &[f64], rate: f64, smoothing: f64) -> Vec<f64> {
+    let excess = losses.iter().zip(references).map(|(loss, reference)| (loss - reference).max(0.0));
+    let raised: Vec<f64> =
+        shares.iter().zip(excess).map(|(share, excess)| share * libm::exp(rate * excess)).collect();
+    let total: f64 = raised.iter().sum();
+    let uniform = 1.0 / shares.len().max(1) as f64;
+    raised.iter().map(|share| (1.0 - smoothing) * share / total + smoothing * uniform).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn spec() -> DataSpec {
+        serde_json::from_str(
+            r#"{"tokenizer": {"vocab": 300}, "context": 8, "sources":
+               [{"name": "a", "globs": ["a"]}, {"name": "b", "globs": ["b"]}, {"name": "c", "globs": ["c"]}]}"#,
+        )
+        .unwrap()
+    }
+
+    fn stage(at_sample: u64, a: f64, b: f64) -> MixStage {
+        let weights = BTreeMap::from([("a".into(), a), ("b".into(), b), ("c".into(), 1.0)]);
+        MixStage { at_sample, weights, reason: String::new() }
+    }
+
+    proptest! {
+        #[test]
+        fn every_source_goes_on_where_it_was(
+            mut cuts in prop::collection::vec((1u64..400, 1u32..20, 1u32..20), 0..5)
+        ) {
+            cuts.sort_unstable();
+            let mut spec = spec();
+            spec.mix.stages = cuts.iter().map(|&(at, a, b)| stage(at, f64::from(a), f64::from(b))).collect();
+            let schedule = Schedule::new(&spec, &[5, 3, 2]).unwrap();
+            let mut counts = [0u64; 3];
+            for sample in 0..600 {
+                let (source, before) = schedule.source(sample);
+                prop_assert_eq!(before, counts[source]);
+                prop_assert_eq!(schedule.sample(source, before), sample);
+                for s in 0..3 {
+                    prop_assert_eq!(schedule.count(s, sample), counts[s]);
+                }
+                counts[source] += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn a_ledger_replays_and_refuses_what_is_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mix.jsonl");
+        assert!(read_ledger(&path).unwrap().is_empty());
+        let stages = [stage(64, 2.0, 1.0), stage(128, 1.0, 3.0)];
+        stages.iter().for_each(|stage| append_ledger(&path, stage).unwrap());
+        assert_eq!(read_ledger(&path).unwrap(), stages);
+        std::fs::write(&path, "{\"at_sample\": 1").unwrap();
+        let error = read_ledger(&path).unwrap_err().to_string();
+        assert!(error.contains("a change of the mixture on line 1"), "{error}");
+        let mut spec = spec();
+        spec.mix.stages = vec![stage(64, 1.0, 1.0), stage(63, 1.0, 1.0)];
+        let error = Schedule::new(&spec, &[1, 1, 1]).err().unwrap().to_string();
+        assert!(error.contains("a stage at sample 63 follows one at sample 64"), "{error}");
+    }
+
+    #[test]
+    fn harder_sources_gain_share() {
+        let shares = reweigh(&[0.5, 0.5], &[3.0, 2.0], &[2.0, 2.0], 1.0, 0.1);
+        // 0.9·e/(1 + e) + 0.05
+        assert!((shares[0] - (0.9 * 0.731_058_578_630_005 + 0.05)).abs() < 1e-12);
+        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    }
+}
