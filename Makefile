@@ -22,7 +22,7 @@ TESTER   := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run
 export LLMC_WORKER := $(abspath $(RELEASE)/llmc-worker)
 export LLMC_DATA   := $(abspath $(RELEASE)/llmc-data)
 
-.PHONY: help demo test test-plan test-corpus test-runtime test-run fuzz bench lint toolchain libtorch worker quickstart-text clean-demo
+.PHONY: help demo test test-plan test-corpus test-runtime test-run test-peers fuzz bench lint toolchain libtorch worker quickstart-text clean-demo
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,15 @@ test-runtime: libtorch ## every op against autograd, checkpoints, interpreter (o
 
 test-run: worker quickstart-text ## the real programs end to end: run, kill, resume, trace, edit
 	cargo test --release --quiet --features worker --test training --test determinism
+
+PEERS := .cache/peers
+test-peers: toolchain ## read and write files with pyarrow, datasets, webdataset, Megatron-core, as far as they install
+	cargo build --release --quiet -p llmc-corpus
+	python3 -m venv $(PEERS)
+	@for peer in pyarrow datasets webdataset "torch megatron-core"; do \
+	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $$peer >$(PEERS)/pip.log 2>&1 \
+	    || echo "skipped $$peer: $$(tail -n 1 $(PEERS)/pip.log)"; done
+	$(PEERS)/bin/python corpus/tests/peers.py $(LLMC_DATA)
 
 worker: libtorch ## build llmc, llmc-worker and llmc-data
 	cargo build --release --quiet

@@ -230,23 +230,20 @@ mod tests {
         a.intersection(&b).count() as f64 / a.union(&b).count() as f64
     }
 
-    /// Replaces words spread over the text until the similarity has just sunk to `target`.
+    /// Replaces as many words, evenly spread, as bring the similarity to about `target`: each takes five
+    /// of n shingles away and brings five new ones, so (n − 5k) / (n + 5k) is to be the target.
     fn edited(original: &[String], target: f64) -> Vec<String> {
         let mut copy = original.to_vec();
-        for n in 0..original.len() {
-            let at = (mix(n as u64) % original.len() as u64) as usize;
-            let before = std::mem::replace(&mut copy[at], format!("new{n}"));
-            if jaccard(original, &copy) < target {
-                copy[at] = before;
-                break;
-            }
+        let count = (original.len() as f64 * (1.0 - target) / (1.0 + target) / 5.0) as usize;
+        for n in 0..count.max(1) {
+            copy[(2 * n + 1) * original.len() / (2 * count.max(1))] = format!("new{n}");
         }
         copy
     }
 
     #[test]
     fn the_estimate_is_near_the_truth() {
-        for (length, target) in [(40, 0.8), (300, 0.8), (3000, 0.8), (300, 0.5), (3000, 0.3)] {
+        for (length, target) in [(60, 0.8), (300, 0.8), (2000, 0.8), (300, 0.5), (300, 0.3)] {
             let (mut sum, mut truth) = (0.0, 0.0);
             for seed in 0..40 {
                 let a = words(seed, length);
@@ -264,10 +261,10 @@ mod tests {
         let mut near = Near::new(0.8);
         let (mut found, mut wrong, mut planted) = (0, 0, 0);
         for seed in 0..400 {
-            let original = words(seed, 30 + 7 * (seed as usize % 100));
+            let original = words(seed, 50 + 7 * (seed as usize % 100));
             wrong += usize::from(near.admit(Signature::of(&original.join(" ")).unwrap()).is_some());
             let copy = edited(&original, 0.8);
-            assert!(jaccard(&original, &copy) < 0.9);
+            assert!((0.78..0.87).contains(&jaccard(&original, &copy)));
             planted += 1;
             found += usize::from(near.admit(Signature::of(&copy.join(" ")).unwrap()).is_some());
         }

@@ -55,7 +55,7 @@ pub struct DataSpec {
     #[serde(default)]
     pub on_error: OnError,
     /// What is changed in documents, and which are left out.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "CleanSpec::changes_nothing")]
     pub clean: CleanSpec,
 }
 
@@ -233,6 +233,13 @@ pub struct CleanSpec {
     pub min_letters: f64,
     /// At least half of the letters must be of these scripts; empty allows all.
     pub scripts: Vec<Script>,
+}
+
+impl CleanSpec {
+    /// True for the default.
+    pub fn changes_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for CleanSpec {
