@@ -1,8 +1,8 @@
 //! Facts → the planner's question, and the data side's specification.
 
 use llmc_plan::data::{
-    CleanSpec, DATA_FORMAT_VERSION, DataSpec, MixSpec, OnError, Packing, SourceSpec, TokenizerKind, TokenizerSpec,
-    ValidationSpec,
+    CleanSpec, DATA_FORMAT_VERSION, DataSpec, MixSpec, OnError, Packing, SourceSpec, TokenizerKind,
+    TokenizerSpec, ValidationSpec,
 };
 use llmc_plan::model::{Model, Rope, RopeMethod};
 use llmc_plan::plan::{
