@@ -19,7 +19,7 @@ pub fn is_cpu(plan: &Plan) -> bool {
 /// Exit code 2 when the machine lacks the device, with what the plan wants and what is there.
 pub fn prepare(plan: &Plan, local_rank: usize, threads: Option<usize>) -> Outcome<Device> {
     shim::install_cpu_allocator()?;
-    let threads = threads.unwrap_or_else(cores);
+    let threads = threads.or_else(asked_threads).unwrap_or_else(cores);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(1).max(1));
     if is_cpu(plan) {
         return Ok(Device::Cpu);
@@ -78,6 +78,11 @@ fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// `OMP_NUM_THREADS`, which libtorch obeys when nobody sets a number: launchers and cluster managers set it.
+fn asked_threads() -> Option<usize> {
+    std::env::var("OMP_NUM_THREADS").ok()?.parse().ok().filter(|n| *n > 0)
 }
 
 /// Cores this process may use.

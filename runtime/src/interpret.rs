@@ -178,11 +178,7 @@ impl<'p> Machine<'p> {
                 .ok_or_else(|| Failure::refused(format!("the program has no segment {}", call.segment.0)))?;
             for (index, instr) in segment.instrs.iter().enumerate() {
                 let place = place(segment, index, call);
-                // Reborrowed for one instruction; the match shortens the trait object's lifetime.
-                let observer = match &mut observer {
-                    Some(observer) => Some(&mut **observer as &mut dyn Observer),
-                    None => None,
-                };
+                let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
                 self.step(call, instr, place, pass, host, &clock, observer)?;
             }
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use llmc_runtime::examine::examine;
 use llmc_runtime::failure::{Failure, Outcome};
 use llmc_runtime::prepare;
 use llmc_runtime::run_folder::{RunFolder, read_data, read_plan};
@@ -43,7 +44,22 @@ enum Command {
         /// Stop after this optimizer step
         #[arg(long, value_name = "N")]
         steps: Option<u64>,
-        /// Threads an operation may use [default: all cores]
+        /// Threads an operation may use [default: OMP_NUM_THREADS, else all cores]
+        #[arg(long, value_name = "N")]
+        threads: Option<usize>,
+    },
+    /// Loss, perplexity and bits a byte of a checkpoint; one JSON object
+    Eval {
+        /// A step-N folder
+        #[arg(long = "checkpoint", value_name = "FOLDER")]
+        checkpoint: Option<PathBuf>,
+        /// A built corpus (its validation split) or text files [default: the corpus of the checkpoint's run]
+        #[arg(long = "data", value_name = "PATH", num_args = 1..)]
+        data: Vec<PathBuf>,
+        /// The same by position: the checkpoint, then data
+        #[arg(value_name = "CHECKPOINT DATA", conflicts_with_all = ["checkpoint", "data"])]
+        paths: Vec<PathBuf>,
+        /// Threads an operation may use [default: OMP_NUM_THREADS, else all cores]
         #[arg(long, value_name = "N")]
         threads: Option<usize>,
     },
@@ -90,6 +106,17 @@ fn run(command: Command) -> Outcome<u8> {
             let data = data.map(|path| read_data(&path)).transpose()?;
             let program = prepare::lowered(&read_plan(&plan)?.0, data.as_ref().map(|d| &d.0))?;
             print(&program)?;
+            Ok(0)
+        }
+        Command::Eval { checkpoint, data, paths, threads } => {
+            let (checkpoint, data) = match (checkpoint, paths.split_first()) {
+                (Some(checkpoint), _) => (checkpoint, data),
+                (None, Some((first, rest))) => (first.clone(), rest.to_vec()),
+                (None, None) => {
+                    return Err(Failure::environment("name a checkpoint: runs/NAME/checkpoints/step-N"));
+                }
+            };
+            print(&examine(&checkpoint, &data, threads)?)?;
             Ok(0)
         }
         Command::Selftest { device } => {

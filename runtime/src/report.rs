@@ -83,7 +83,8 @@ impl Summary {
         if let Some(loss) = self.eval_loss {
             text += &format!("; validation loss {loss:.4}");
             if let Some(entropy) = self.unigram_entropy {
-                text += &format!(", {:.2} nats below the unigram entropy {entropy:.4}", entropy - loss);
+                let (gap, side) = (entropy - loss, if loss <= entropy { "below" } else { "above" });
+                text += &format!(", {:.2} nats {side} the unigram entropy {entropy:.4}", gap.abs());
             }
         }
         text

@@ -2,7 +2,7 @@
 //!
 //! Not here: what a step is ([`crate::interpret`] runs the program's), how files look.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use llmc_corpus::{Cursor, Stream};
@@ -16,6 +16,7 @@ use crate::evaluate::evaluate;
 use crate::events::Events;
 use crate::failure::{Failure, Outcome};
 use crate::host::{Session, Source, data_failure};
+use crate::import::import;
 use crate::interpret::{Machine, Observer, Pass};
 use crate::metrics::{EvalMetrics, Metrics, StepMetrics};
 use crate::prepare;
@@ -108,6 +109,9 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     let (state, from) = state;
     if let Some(checkpoint) = &from {
         restore(&program, machine.memory(), checkpoint, plan.model.vocab)?;
+    } else if let Some(base) = &plan.from {
+        // Paths of a recipe start from its folder, which is the root of its data.
+        import(&program, machine.memory(), &Path::new(&folder.data.root).join(base), plan.model.vocab)?;
     }
 
     let last = options.steps.map_or(plan.budget.steps, |s| s.min(plan.budget.steps));

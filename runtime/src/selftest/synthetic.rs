@@ -49,7 +49,8 @@ impl Host for Synthetic {
                 batch.positions.push(position as u32);
                 // One token in eight is a surprise; the rest follow from the one before.
                 let random = self.random();
-                token = if random % 8 == 0 { random / 8 } else { token * 31 + 7 } % self.vocab.clamp(1, 64);
+                token = if random.is_multiple_of(8) { random / 8 } else { token * 31 + 7 }
+                    % self.vocab.clamp(1, 64);
                 batch.targets.push(token as u32);
                 batch.weights.push(1.0);
             }

@@ -9,7 +9,7 @@ use llmc_plan::walk::{self, Instant};
 use llmc_runtime::report::Summary;
 use llmc_runtime::trace::TraceLine;
 
-use crate::support::{alone, plan, program, run_folder, said, train, train_well, worker};
+use crate::support::{alone, corpus, plan, program, run_folder, said, train, train_well, worker};
 
 fn trace_of(path: &Path) -> Vec<TraceLine> {
     let text = std::fs::read_to_string(path).expect("trace");
@@ -242,6 +242,70 @@ fn bad_environments_are_one_sentence() {
     refused(folder.path(), &[], 2, &["plan format 2.0"]);
 }
 
+fn examine(arguments: &[&Path]) -> serde_json::Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llmc-worker"));
+    let output = command.args(["eval", "--threads", "1"]).args(arguments).output().expect("start the worker");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    serde_json::from_slice(&output.stdout).expect("json")
+}
+
+#[test]
+fn a_checkpoint_is_evaluated_on_its_corpus_and_on_texts() {
+    let _alone = alone();
+    let mut plan = plan();
+    plan.schedule.eval_sequences = 0;
+    let folder = run_folder(&plan);
+    train_well(folder.path(), &["--threads", "1"]);
+    let checkpoint = folder.path().join("checkpoints/step-8");
+    let (built, spec) = corpus();
+    let own = examine(&[&checkpoint, built]);
+    let during = summary(folder.path()).eval_loss.expect("evaluated");
+    let loss = own["loss"].as_f64().expect("loss");
+    assert!((loss / during - 1.0).abs() < 1e-5, "the last evaluation said {during}, this one {loss}");
+    assert_eq!(own["step"], 8);
+
+    // A copy of the corpus in the run's folder gives the tokenizer for new text.
+    std::os::unix::fs::symlink(built, folder.path().join("data")).expect("link");
+    let text = Path::new(&spec.root).join("text/7.txt");
+    let single = examine(&[&checkpoint, &text]);
+    let bytes = std::fs::metadata(&text).expect("text").len() as f64;
+    let (loss, tokens) = (single["loss"].as_f64().expect("loss"), single["tokens"].as_f64().expect("tokens"));
+    let bits = single["bits_per_byte"].as_f64().expect("bits");
+    assert!((bits * bytes * std::f64::consts::LN_2 - loss * tokens).abs() < 1e-6 * loss * tokens);
+    assert!(bits > 0.0 && bits < 8.0, "{single}");
+}
+
+/// A trained model is the base of another run: same shapes, other optimizer steps, bf16 this time.
+#[test]
+fn a_checkpoint_is_a_base_model() {
+    let _alone = alone();
+    let folder = run_folder(&plan());
+    train_well(folder.path(), &["--threads", "1"]);
+    let trained = summary(folder.path()).loss.expect("loss");
+    let first_loss = |folder: &Path| -> f64 {
+        let text = std::fs::read_to_string(folder.join("metrics.jsonl")).expect("metrics");
+        let line: serde_json::Value =
+            serde_json::from_str(text.lines().next().expect("a line")).expect("json");
+        line["loss"].as_f64().expect("loss")
+    };
+    let untrained = first_loss(folder.path());
+    for precision in [llmc_plan::plan::Precision::F32, llmc_plan::plan::Precision::Bf16] {
+        let mut next = plan();
+        next.precision = precision;
+        next.from = Some(folder.path().join("checkpoints/step-8").to_string_lossy().into_owned());
+        let other = run_folder(&next);
+        train_well(other.path(), &["--threads", "1", "--steps", "1"]);
+        let loss = first_loss(other.path());
+        assert!((loss - trained).abs() < 0.5 * (loss - untrained).abs(), "{untrained} {trained} {loss}");
+    }
+    let mut wider = plan();
+    wider.model.ffn = 96;
+    wider.from = Some(folder.path().join("checkpoints/step-8").to_string_lossy().into_owned());
+    let output = train(run_folder(&wider).path(), &["--threads", "1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("[80, 48]") && said(&output).contains("[96, 48]"), "{}", said(&output));
+}
+
 /// The self-test of a device, with the CPU as the device: every comparison must then be exact.
 #[test]
 fn selftest_finds_no_difference_between_a_cpu_and_itself() {
@@ -254,10 +318,12 @@ fn selftest_finds_no_difference_between_a_cpu_and_itself() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
     let ops = report["ops"].as_object().expect("ops");
-    let alone_on_one_device = ["load_batch", "snapshot", "gather", "reduce_scatter", "all_reduce", "send", "recv"];
+    let alone_on_one_device =
+        ["load_batch", "snapshot", "gather", "reduce_scatter", "all_reduce", "send", "recv"];
     for key in llmc_plan::op::Op::KEYS.iter().filter(|key| !alone_on_one_device.contains(key)) {
         for format in ["f32", "bf16"] {
-            let result = ops.get(&format!("{key} {format}")).unwrap_or_else(|| panic!("{key} is not compared"));
+            let result =
+                ops.get(&format!("{key} {format}")).unwrap_or_else(|| panic!("{key} is not compared"));
             assert_eq!(result["worst"], 0.0, "{key} {format}");
         }
     }

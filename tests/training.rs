@@ -1,0 +1,138 @@
+//! The real programs end to end: `llmc run` on a recipe, on this machine's CPU. Built by `make worker`, found by
+//! LLMC_WORKER and LLMC_DATA. The worker's own tests (gradients, SIGKILL, traces, edited programs) are in
+//! `runtime/tests/`.
+#![cfg(feature = "worker")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test may
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn llmc(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llmc"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+fn well(folder: &Path, arguments: &[&str]) -> Output {
+    let output = llmc(folder, arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    output
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Loss and validation loss of every line, as written.
+fn losses(run: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.map(|line| format!("{} {} {}", line["step"], line["loss"], line["eval_loss"])).collect()
+}
+
+/// The quickstart learns, as much as it promises, in the memory that was predicted; and again the same.
+#[test]
+fn quickstart_learns_and_repeats() {
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/quickstart.llm");
+    let folder = tempfile::tempdir().unwrap();
+    let output = well(folder.path(), &["run", &recipe.to_string_lossy()]);
+    let run = folder.path().join("runs/quickstart");
+    let summary = json(&run.join("summary.json"));
+    let (loss, entropy) =
+        (summary["eval_loss"].as_f64().unwrap(), summary["unigram_entropy"].as_f64().unwrap());
+    eprintln!("{}", said(&output).lines().rev().take(6).collect::<Vec<_>>().join("\n"));
+    assert!(loss <= entropy - 1.0, "validation loss {loss}, unigram entropy {entropy}");
+    let peak = summary["peak_memory_bytes"]["error"].as_f64().unwrap();
+    assert!(peak.abs() <= 0.02, "measured peak memory is {peak:+} off the plan's");
+
+    // Its beginning a second time, by the worker that `llmc run` starts.
+    let again = folder.path().join("again");
+    std::fs::create_dir(&again).unwrap();
+    for file in ["plan.json", "data.json"] {
+        std::fs::copy(run.join(file), again.join(file)).unwrap();
+    }
+    let worker = std::env::var("LLMC_WORKER").expect("LLMC_WORKER names the worker: run `make test`");
+    let status = Command::new(worker)
+        .args(["train", "--steps", "12", "--run"])
+        .arg(&again)
+        .arg("--data")
+        .arg(run.join("data"))
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(losses(&again)[..12], losses(&run)[..12], "the same losses, digit by digit");
+}
+
+/// A recipe that trains in seconds, and its text.
+fn small() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text");
+    std::fs::create_dir(&text).unwrap();
+    let words =
+        ["recipes", "become", "plans", "and", "plans", "become", "models", "when", "the", "loss", "falls"];
+    for document in 0..40usize {
+        let content: Vec<&str> =
+            (0..200).map(|i| words[(i * i + document * 7 + i / 3) % words.len()]).collect();
+        std::fs::write(text.join(format!("{document}.txt")), content.join(" ")).unwrap();
+    }
+    let recipe = "edition 2026\nseed 1\nmodel llama < layers 2  hidden 64  vocab 512  ctx 64 >\nbudget 60k tokens\n\
+                  on 1xCPU\ntokenizer bpe\ndata < text \"text/*.txt\" >\nbatch 512 tokens\nlr 1e-3 cosine(final=10%)\n\
+                  precision f32\ncheckpoint < every 10 steps  keep 2 >\neval < every 50 steps  holdout 10% >\n";
+    std::fs::write(folder.path().join("small.llm"), recipe).unwrap();
+    folder
+}
+
+fn until(condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() && begun.elapsed() < Duration::from_secs(180) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Ctrl-C reaches the worker, which saves; `--resume` ends where the uninterrupted run ends.
+#[test]
+fn a_stopped_run_goes_on() {
+    let (whole, stopped) = (small(), small());
+    well(whole.path(), &["run", "small.llm"]);
+    let run = |folder: &TempDir| -> PathBuf { folder.path().join("runs/small") };
+    let mut child = llmc(stopped.path(), &["run", "small.llm"]).stderr(Stdio::piped()).spawn().unwrap();
+    until(|| losses(&run(&stopped)).len() > 15);
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let code = child.wait().unwrap().code();
+    assert_eq!(code, Some(130));
+    let refused = llmc(stopped.path(), &["run", "small.llm"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(said(&refused).contains("--resume"), "{}", said(&refused));
+    well(stopped.path(), &["run", "small.llm", "--resume"]);
+    assert_eq!(losses(&run(&whole)), losses(&run(&stopped)));
+
+    let checkpoints = run(&whole).join("checkpoints");
+    let latest = std::fs::read_to_string(checkpoints.join("latest")).unwrap();
+    let checkpoint = checkpoints.join(latest.trim());
+    let output = well(whole.path(), &["eval", &checkpoint.to_string_lossy()]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (loss, summary) = (report["loss"].as_f64().unwrap(), json(&run(&whole).join("summary.json")));
+    assert!((loss / summary["eval_loss"].as_f64().unwrap() - 1.0).abs() < 1e-5, "{report}");
+}
+
+#[test]
+fn a_gpu_plan_is_refused_here_in_one_sentence() {
+    if Path::new("/dev/nvidiactl").exists() {
+        return; // this machine has what the plan asks for
+    }
+    let folder = small();
+    let recipe = std::fs::read_to_string(folder.path().join("small.llm")).unwrap();
+    std::fs::write(folder.path().join("gpu.llm"), recipe.replace("on 1xCPU", "on 1xH100")).unwrap();
+    let output = llmc(folder.path(), &["run", "gpu.llm"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("1 × H100, this machine has 0 CUDA devices"), "{}", said(&output));
+}
