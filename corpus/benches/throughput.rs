@@ -1,15 +1,17 @@
 //! Measures the corpus against the bars of its issue: `cargo bench -p llmc-corpus -- [NAME…]`.
 //!
-//! `encode` needs `LLMC_BENCH_TEXT`, JSONL files, and `LLMC_BENCH_TOKENIZER`, a tokenizer.json with
-//! `<|endoftext|>`. Every figure is the median of five runs, with the fastest beside it, and every
+//! `ids`, `encode` and `dedup` need `LLMC_BENCH_TEXT`, patterns of JSONL files separated by colons;
+//! the first two also `LLMC_BENCH_TOKENIZER`, a tokenizer.json with `<|endoftext|>`. Every figure is the median of five runs, with the fastest beside it, and every
 //! rate is per second of wall time and of CPU time: on a shared machine only the latter is steady.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+use llmc_corpus::dedup::{Exact, Near, Signature};
 use llmc_corpus::output::{Dtype, ShardWriter, Tokens};
 use llmc_corpus::tokenizer::Encoder;
 use llmc_corpus::{Loader, Stream, loader, open};
 use llmc_plan::batch::{Batch, BatchShape};
 use llmc_plan::data::{DataSpec, FileInfo, Manifest, SourceInfo, SplitInfo, TokenizerInfo};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::hint::black_box;
@@ -28,8 +30,14 @@ fn main() {
     {
         return first_batch(Path::new(dir), sample.parse().unwrap());
     }
-    let all: [(&str, fn()); 4] =
-        [("encode", encode), ("write", write), ("batch", batches), ("open", open_large)];
+    let all: [(&str, fn()); 6] = [
+        ("ids", ids),
+        ("encode", encode),
+        ("write", write),
+        ("batch", batches),
+        ("open", open_large),
+        ("dedup", dedup),
+    ];
     for (name, bench) in all {
         if arguments.is_empty() || arguments.iter().any(|a| a == name) {
             bench();
@@ -66,37 +74,91 @@ fn report(what: &str, unit: &str, amount: f64, mut work: impl FnMut()) {
     );
 }
 
-fn encode() {
-    let (Ok(text), Ok(tokenizer)) = (std::env::var("LLMC_BENCH_TEXT"), std::env::var("LLMC_BENCH_TOKENIZER"))
-    else {
-        println!("encode: skipped, LLMC_BENCH_TEXT and LLMC_BENCH_TOKENIZER are not both set");
-        return;
+/// The texts of JSONL files.
+fn texts(pattern: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    for path in glob::glob(pattern).unwrap() {
+        let lines = std::fs::read_to_string(path.unwrap()).unwrap();
+        all.extend(lines.lines().map(|line| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            value["text"].as_str().unwrap().to_owned()
+        }));
+    }
+    all
+}
+
+fn patterns() -> Vec<String> {
+    std::env::var("LLMC_BENCH_TEXT")
+        .unwrap_or_default()
+        .split(':')
+        .filter(|p| !p.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The encoding specification for one group of files.
+fn text_spec(pattern: &str) -> Option<DataSpec> {
+    let Ok(tokenizer) = std::env::var("LLMC_BENCH_TOKENIZER") else {
+        println!("skipped: LLMC_BENCH_TOKENIZER is not set");
+        return None;
     };
-    for group in text.split(':') {
-        let spec: DataSpec = serde_json::from_value(serde_json::json!({
-            "context": 4096, "validation": {"fraction": 0.0},
-            "tokenizer": {"import": tokenizer}, "sources": [{"name": "s", "globs": [group]}]
-        }))
-        .unwrap();
-        let documents: Vec<String> = glob::glob(group)
-            .unwrap()
-            .flat_map(|path| {
-                let text = std::fs::read_to_string(path.unwrap()).unwrap();
-                let text_of = |l: &str| {
-                    serde_json::from_str::<serde_json::Value>(l).unwrap()["text"].as_str().unwrap().to_owned()
-                };
-                text.lines().map(text_of).collect::<Vec<_>>()
-            })
-            .collect();
+    let spec = serde_json::json!({
+        "context": 4096, "validation": {"fraction": 0.0},
+        "tokenizer": {"import": tokenizer}, "sources": [{"name": "s", "globs": [pattern]}]
+    });
+    Some(serde_json::from_value(spec).unwrap())
+}
+
+fn encoder(spec: &DataSpec) -> Encoder {
+    Encoder::import(spec.tokenizer.import.as_ref().unwrap().as_ref(), &spec.tokenizer).unwrap()
+}
+
+/// Both encoders over every document.
+fn ids() {
+    for pattern in patterns() {
+        let Some(spec) = text_spec(&pattern) else { return };
+        let (encoder, documents) = (encoder(&spec), texts(&pattern));
+        let differ =
+            |text: &&String| encoder.encode(text).unwrap() != encoder.encode_reference(text).unwrap();
+        let count = documents.par_iter().filter(differ).count();
+        let bytes: usize = documents.iter().map(String::len).sum();
+        println!(
+            "{pattern}: {} documents, {bytes} bytes, {count} with other ids than `tokenizers`",
+            documents.len()
+        );
+    }
+}
+
+fn encode() {
+    for pattern in patterns() {
+        let Some(spec) = text_spec(&pattern) else { return };
+        let documents = texts(&pattern);
         let megabytes = documents.iter().map(String::len).sum::<usize>() as f64 / 1e6;
-        report(&format!("{group}: encode alone, fresh cache"), "MB/s", megabytes, || {
-            let encoder = Encoder::import(tokenizer.as_ref(), &spec.tokenizer).unwrap();
-            // As the pipeline does: the library would otherwise use every core for a long document.
+        let name = Path::new(&pattern).file_name().unwrap().to_string_lossy().into_owned();
+        report(&format!("{name}: encode alone, fresh cache"), "MB/s", megabytes, || {
+            let encoder = encoder(&spec);
             documents.iter().for_each(|text| drop(black_box(encoder.encode(text).unwrap())));
         });
-        report(&format!("{group}: read, encode, write"), "MB/s", megabytes, || {
+        report(&format!("{name}: read, encode, write"), "MB/s", megabytes, || {
             let dir = tempfile::tempdir().unwrap();
             llmc_corpus::build(&spec, dir.path(), &()).unwrap();
+        });
+    }
+}
+
+fn dedup() {
+    for pattern in patterns() {
+        let documents = texts(&pattern);
+        let megabytes = documents.iter().map(String::len).sum::<usize>() as f64 / 1e6;
+        let name = Path::new(&pattern).file_name().unwrap().to_string_lossy().into_owned();
+        report(&format!("{name}: exact duplicates"), "MB/s", megabytes, || {
+            let mut exact = Exact::default();
+            black_box(documents.iter().filter(|text| !exact.admit(Exact::hash(text))).count());
+        });
+        report(&format!("{name}: near duplicates"), "MB/s", megabytes, || {
+            let mut near = Near::new(0.8);
+            let admit = |text: &&String| Signature::of(text).is_some_and(|s| near.admit(s).is_some());
+            black_box(documents.iter().filter(admit).count());
         });
     }
 }

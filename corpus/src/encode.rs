@@ -17,7 +17,7 @@ use llmc_plan::data::{DataSpec, FileInfo, OnError, SourceInfo, SplitInfo};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 /// Raw bytes worked on at a time: enough for all cores, little against memory.
@@ -62,13 +62,15 @@ pub fn build_source(
     };
     let mut output = Output::create(&context, name, target.partial)?;
     let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
+    let (spare, returned) = channel();
     let hashes = std::thread::scope(|scope| {
-        let work = scope.spawn(|| output.consume(receiver, target.seen));
+        let work = scope.spawn(|| output.consume(receiver, spare, target.seen));
         let mut reader = Reader {
             chunk: Chunk { first: true, ..Chunk::default() },
             file: 0,
             on_error: spec.on_error,
             sender,
+            returned,
         };
         let hashes = reader.read_all(inputs, observer);
         drop(reader);
@@ -84,6 +86,8 @@ struct Reader {
     file: usize,
     on_error: OnError,
     sender: SyncSender<Chunk>,
+    /// Chunks that were used, for their memory.
+    returned: Receiver<Chunk>,
 }
 
 impl Reader {
@@ -115,7 +119,9 @@ impl Reader {
     }
 
     fn hand_over(&mut self) -> ControlFlow<()> {
-        let empty = Chunk { bytes: Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8), ..Chunk::default() };
+        // Fresh memory costs a page fault every 4 KiB, as much as the copy into it.
+        let mut empty = self.returned.try_recv().unwrap_or_default();
+        empty.clear();
         // The other side has gone only after an error of its own, which is the one reported.
         match self.sender.send(std::mem::replace(&mut self.chunk, empty)) {
             Ok(()) => ControlFlow::Continue(()),
@@ -162,12 +168,14 @@ impl<'a> Output<'a> {
         })
     }
 
-    fn consume(&mut self, chunks: Receiver<Chunk>, seen: &mut Seen) -> Result<()> {
+    fn consume(&mut self, chunks: Receiver<Chunk>, spare: Sender<Chunk>, seen: &mut Seen) -> Result<()> {
         let mut ready = Vec::new();
         let context = self.context;
         for chunk in chunks {
             let (encoded, written) = rayon::join(|| context.encode(&chunk, seen), || self.write(ready));
             written?;
+            // The reader may be done.
+            let _ = spare.send(chunk);
             ready = encoded;
         }
         self.write(ready)
