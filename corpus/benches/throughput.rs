@@ -223,7 +223,7 @@ fn batches() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let length = 100 + (state >> 33) as u32 % 600;
             writer
-                .push(&(0..length).map(|i| (state as u32 ^ i * 40_503) % 32_000).collect::<Vec<_>>())
+                .push(&(0..length).map(|i| (state as u32 ^ (i * 40_503)) % 32_000).collect::<Vec<_>>())
                 .unwrap();
         }
         sources.push((name.to_owned(), writer.tokens));

@@ -185,8 +185,8 @@ mod tests {
                 let (source, before) = schedule.source(sample);
                 prop_assert_eq!(before, counts[source]);
                 prop_assert_eq!(schedule.sample(source, before), sample);
-                for s in 0..3 {
-                    prop_assert_eq!(schedule.count(s, sample), counts[s]);
+                for (source, &count) in counts.iter().enumerate() {
+                    prop_assert_eq!(schedule.count(source, sample), count);
                 }
                 counts[source] += 1;
             }

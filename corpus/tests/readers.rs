@@ -60,11 +60,14 @@ fn tar(path: &Path, members: &[(&str, &[u8])]) {
     tar.finish().unwrap();
 }
 
-/// Writes one column in row groups of two rows; `None` is null.
+/// Values, definition levels, repetition levels of a row group.
+type Group<T> = (Vec<T>, Vec<i16>, Vec<i16>);
+
+/// Writes one column in row groups.
 fn parquet_of<T: parquet::data_type::DataType>(
     path: &Path,
     schema: &str,
-    groups: &[(Vec<T::T>, Vec<i16>, Vec<i16>)],
+    groups: &[Group<T::T>],
     compression: Compression,
 ) {
     let schema = Arc::new(parse_message_type(schema).unwrap());
