@@ -162,6 +162,9 @@ pub enum Command {
         #[arg(value_name = "RUNS.csv")]
         table: PathBuf,
     },
+    /// Fit profiles on measured runs: how much of its peak each part of a step reaches
+    #[command(after_help = "Example:\n  llmc calibrate runs.csv vtrain.csv -o profiles --report accuracy.md")]
+    Calibrate(CalibrateArgs),
     /// Explain a diagnostic code, a keyword or a rule; without a name, list every code
     Explain {
         /// Such as LLM0101, budget or lr.step_law
@@ -187,6 +190,20 @@ pub struct PlanArgs {
     /// Compare with an earlier plan; exit with 3 if they differ
     #[arg(long, value_name = "PLAN")]
     pub against: Option<PathBuf>,
+}
+
+/// Arguments of `calibrate`.
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    /// Tables of measurements
+    #[arg(required = true, value_name = "RUNS")]
+    pub tables: Vec<PathBuf>,
+    /// Folder of the profile files
+    #[arg(short, long, value_name = "DIR", default_value = "profiles")]
+    pub output: PathBuf,
+    /// Write the page of errors there too
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 /// Arguments of `run`.

@@ -5,6 +5,7 @@
 //! the work of `llmc-worker` and `llmc-data`, which `sibling` starts.
 
 mod args;
+mod calibrate;
 mod check;
 mod completions;
 mod corpus;
@@ -55,6 +56,7 @@ fn dispatch(terminal: &Terminal, cli: Cli) -> Outcome {
         Command::Tokenizer(given) => corpus::run(terminal, global, "tokenizer", &given),
         Command::Data(given) => corpus::run(terminal, global, "data", &given),
         Command::Score { table } => score::run(terminal, &table),
+        Command::Calibrate(args) => calibrate::run(terminal, &args),
         Command::Why { recipe, path } => why::run(terminal, global, &recipe, &path),
         Command::WhyNot { recipe, choice } => why::not(terminal, global, &recipe, &choice),
         Command::Diff { a, b } => diff::run(terminal, global, &a, &b),

@@ -43,6 +43,8 @@ pub struct Row {
     pub sample: Sample,
     /// The table's source column.
     pub source: String,
+    /// What the table says beside its figures.
+    pub remark: String,
     /// Stack, family, precision.
     pub key: Key,
 }
@@ -101,16 +103,17 @@ fn row(case: Case) -> Option<Row> {
     let seconds = case.seconds.filter(|_| !case.memory_only)?;
     let key = (case.stack, case.setting.profile.name.clone(), case.setting.precision);
     let sample = Sample { id: case.id, setting: case.setting, point: case.point, seconds };
-    Some(Row { sample, source: case.source, key })
+    Some(Row { sample, source: case.source, remark: case.remark, key })
 }
 
 /// Fits all levels on `rows`.
 pub fn calibrate(rows: &[Row]) -> Vec<Fitted> {
-    refit(rows, None)
+    refit(rows, None, None)
 }
 
-/// Fits all levels on `rows`; with `known`, keeps its choice of knobs and only fits their values.
-pub fn refit(rows: &[Row], known: Option<&[Fitted]>) -> Vec<Fitted> {
+/// Fits all levels on `rows`; with `known`, keeps its choice of knobs and only fits their values; with `only`, leaves
+/// out other stacks.
+pub fn refit(rows: &[Row], known: Option<&[Fitted]>, only: Option<&[&str]>) -> Vec<Fitted> {
     let mut all = Vec::new();
     // vTrain's toys are of one machine and all launch-bound: they would drown the rest.
     let common: Vec<&Sample> =
@@ -123,6 +126,9 @@ pub fn refit(rows: &[Row], known: Option<&[Fitted]>) -> Vec<Fitted> {
     let top = pooled.as_ref().map(|f| f.scale.clone()).unwrap_or_default();
     all.extend(pooled);
     for (stack, rows) in stacks {
+        if only.is_some_and(|only| !only.contains(&stack)) {
+            continue;
+        }
         // What other stacks showed about Megatron of 2024 says little about an eager one of 2022.
         let prior = if stack.starts_with("vtrain") { Scale::new() } else { top.clone() };
         let mut groups: BTreeMap<(&str, &'static str), Vec<&Sample>> = BTreeMap::new();

@@ -3,6 +3,7 @@
 //! Data flows one way: [`question::Question`] → [`solve`] → [`Answer`]. Not here: text, spans, diagnostics
 //! (compiler), the program a plan becomes (plan).
 
+pub mod accuracy;
 pub mod answer;
 pub mod assemble;
 pub mod calibrate;
@@ -11,6 +12,7 @@ pub mod cost;
 pub mod derive;
 pub mod fit;
 pub mod fitted;
+pub mod durations;
 mod fixes;
 pub mod hardware;
 pub mod laws;

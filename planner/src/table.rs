@@ -71,6 +71,8 @@ pub struct Case {
     pub id: String,
     /// Column `source`.
     pub source: String,
+    /// Column `notes`.
+    pub remark: String,
     /// Software of the run.
     pub stack: &'static str,
     /// Shared figures.
@@ -306,6 +308,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     Ok(Case {
         id: row.text("id").unwrap_or_default().into(),
         source: source(row),
+        remark: notes.into(),
         stack,
         setting,
         point,
