@@ -8,6 +8,7 @@ use crate::calibrate::{Row, refit};
 use crate::cost::step::{breakdown, compute, step};
 use crate::fit::{Sample, residuals};
 use crate::fitted::{Fitted, Scale, closest, scaled};
+use crate::score::score;
 
 /// Rows listed as worst.
 const WORST: usize = 20;
@@ -62,7 +63,7 @@ fn largest(sample: &Sample, scale: &Scale) -> String {
 ///
 /// # Errors
 /// Never, in practice: writing to a string.
-pub fn report(rows: &[Row], fitted: &[Fitted]) -> Result<String, std::fmt::Error> {
+pub fn report(tables: &[String], rows: &[Row], fitted: &[Fitted]) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     writeln!(
         out,
@@ -102,6 +103,15 @@ pub fn report(rows: &[Row], fitted: &[Fitted]) -> Result<String, std::fmt::Error
     line(&mut out, "**all**", &all.0, &all.1)?;
     writeln!(
         out,
+        "\n## Peak memory by source\n\nWith the profiles this llmc was built with. What a peak means differs: allocated \
+         on the last rank (Megatron's golden values), reserved, or what the driver reports.\n\n\
+         | source | rows with a peak | mean | median | most |\n|---|---|---|---|---|"
+    )?;
+    for table in tables {
+        memory(&mut out, table)?;
+    }
+    writeln!(
+        out,
         "\n## Worst rows\n\nThe {WORST} largest errors, with the largest term of the prediction and the run's own \
          remark, which is mostly the reason.\n\n| row | source | predicted ÷ measured seconds | largest term | remark |\n\
          |---|---|---|---|---|"
@@ -117,6 +127,20 @@ pub fn report(rows: &[Row], fitted: &[Fitted]) -> Result<String, std::fmt::Error
         writeln!(out, "| {} | {} | {ratio:.2} | {term} | {remark} |", row.sample.id, row.source)?;
     }
     Ok(out)
+}
+
+/// Lines of the memory table: sources of one run table.
+fn memory(out: &mut String, table: &str) -> std::fmt::Result {
+    let Ok(scores) = score(table) else { return Ok(()) };
+    for (source, s) in &scores.by_source {
+        if let (Some(mean), Some(median), Some(most)) = (s.memory_mape, s.memory_median_ape, s.memory_max_ape)
+        {
+            let percent = |x: f64| format!("{:.1} %", x * 100.0);
+            let (mean, median, most) = (percent(mean), percent(median), percent(most));
+            writeln!(out, "| {source} | {} | {mean} | {median} | {most} |", s.peaks)?;
+        }
+    }
+    Ok(())
 }
 
 fn line(out: &mut String, name: &str, own: &[f64], held: &[f64]) -> std::fmt::Result {

@@ -30,6 +30,8 @@ pub struct Summary {
     pub time_median_ape: Option<f64>,
     /// Its maximum.
     pub time_max_ape: Option<f64>,
+    /// Rows with a measured peak.
+    pub peaks: u64,
     /// Mean absolute relative error of peak memory.
     pub memory_mape: Option<f64>,
     /// Its median.
@@ -132,6 +134,7 @@ fn summary(rows: u64, refused: u64, mut time: Vec<f64>, mut memory: Vec<f64>) ->
         time_mape: mean(&time),
         time_median_ape: middle(&time),
         time_max_ape: most(&time),
+        peaks: memory.len() as u64,
         memory_mape: mean(&memory),
         memory_median_ape: middle(&memory),
         memory_max_ape: most(&memory),

@@ -31,7 +31,10 @@ fn one_device_steps_agree_with_the_closed_form() {
         q.batch_tokens = Some(131_072);
         let (plan, walked) = both(&q);
         let closed = plan.time.step_seconds;
-        println!("{hidden} {context}: closed {closed:.3} s, walked {walked:.3} s, {:+.3}", walked / closed - 1.0);
+        println!(
+            "{hidden} {context}: closed {closed:.3} s, walked {walked:.3} s, {:+.3}",
+            walked / closed - 1.0
+        );
         assert!((walked / closed - 1.0).abs() < 0.05, "{hidden} {context}: {closed} s against {walked} s");
     }
 }
