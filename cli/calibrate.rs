@@ -43,7 +43,10 @@ pub fn run(terminal: &Terminal, args: &CalibrateArgs) -> Outcome {
     list.push_str("];\n");
     files::write(&args.output.join("list.rs"), &list)?;
     if let Some(page) = &args.report {
-        files::write(Path::new(page), &report(&tables, &samples, &fitted).map_err(|e| failure(e.to_string()))?)?;
+        files::write(
+            Path::new(page),
+            &report(&tables, &samples, &fitted).map_err(|e| failure(e.to_string()))?,
+        )?;
     }
     let head =
         terminal.say("profile, rows, numbers, own rows, held out", "档案、行数、参数、自身误差、留出误差");

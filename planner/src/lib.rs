@@ -16,6 +16,7 @@ pub mod fitted;
 mod fixes;
 pub mod hardware;
 pub mod laws;
+pub mod milp;
 pub mod money;
 pub mod profile;
 pub mod question;
