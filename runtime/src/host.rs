@@ -1,6 +1,6 @@
 //! The host side of a list: which batch `load_batch` gets, where `snapshot` puts tensors.
 
-use llmc_corpus::Stream;
+use llmc_corpus::{Loader, Stream};
 use llmc_plan::batch::Batch;
 use llmc_plan::op::Op;
 use tch::Tensor;
@@ -19,6 +19,13 @@ pub enum Source<'a> {
         stream: &'a Stream,
         /// The step.
         step: u64,
+    },
+    /// Training micro-batches that a thread has read ahead: the first, then the loader's next ones.
+    Ahead {
+        /// Taken already, for the step's weight comes with it.
+        first: Option<Batch>,
+        /// Where the others come from.
+        loader: &'a mut Loader,
     },
     /// This batch.
     Given(Batch),
@@ -48,14 +55,23 @@ impl Host for Session<'_> {
     fn next_batch(&mut self) -> Result<Batch> {
         let micro_batch = self.next_micro_batch;
         self.next_micro_batch += 1;
-        match &self.source {
-            Source::Train { stream, step } => {
-                stream.batch(*step, micro_batch, 0, 1).map_err(|e| Error::Host(data_failure(e)))
-            }
-            Source::Given(batch) if micro_batch == 0 => Ok(batch.clone()),
-            Source::Given(_) | Source::None => Err(Error::Host(Failure::refused(format!(
+        let from_corpus = |e| Error::Host(data_failure(e));
+        let missing = || {
+            Error::Host(Failure::refused(format!(
                 "the program loads micro-batch {micro_batch}, which this list does not have"
-            )))),
+            )))
+        };
+        match &mut self.source {
+            Source::Train { stream, step } => stream.batch(*step, micro_batch, 0, 1).map_err(from_corpus),
+            Source::Ahead { first, loader } => match first.take() {
+                Some(batch) => Ok(batch),
+                None => {
+                    let loaded = loader.next_batch().ok_or_else(missing)?.map_err(from_corpus)?;
+                    if loaded.micro_batch == micro_batch { Ok(loaded.batch) } else { Err(missing()) }
+                }
+            },
+            Source::Given(batch) if micro_batch == 0 => Ok(batch.clone()),
+            Source::Given(_) | Source::None => Err(missing()),
         }
     }
 

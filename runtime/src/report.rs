@@ -58,6 +58,8 @@ pub struct Summary {
     pub tokens_per_second: Compared,
     /// Model FLOPs utilisation, by that median.
     pub mfu: Compared,
+    /// Share of the sitting spent waiting for batches.
+    pub data_wait_share: f64,
 }
 
 impl Summary {
@@ -123,6 +125,7 @@ mod tests {
             step_seconds: Compared::new(0.25, 0.2),
             tokens_per_second: Compared::new(0.0, 10_240.0),
             mfu: Compared::new(0.4, 0.5),
+            data_wait_share: 0.0,
         };
         // No line continuation: it would swallow the leading blanks.
         let want = "                     predicted      measured     error

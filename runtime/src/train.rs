@@ -3,9 +3,11 @@
 //! Not here: what a step is ([`crate::interpret`] runs the program's), how files look.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-use llmc_corpus::{Cursor, Stream};
+use llmc_corpus::loader::{Loaded, Part};
+use llmc_corpus::{Cursor, Loader, Stream};
 use llmc_plan::plan::Plan;
 use llmc_plan::walk;
 use tch::Device;
@@ -31,6 +33,9 @@ use crate::trace::Trace;
 /// Updates left out in a row before the run gives up. (Own choice: bad data or a spike passes within a few
 /// steps, a diverged model does not come back.)
 const MOST_SKIPPED: u64 = 10;
+
+/// Micro-batches read before they are used.
+const READ_AHEAD: usize = 4;
 
 /// Steps whose instructions go to `--trace`: the second one waits for events of the first.
 const TRACED_STEPS: u64 = 2;
@@ -66,7 +71,8 @@ pub enum Ended {
 /// A run under way.
 struct Run<'a> {
     folder: &'a RunFolder,
-    stream: Stream,
+    stream: Arc<Stream>,
+    loader: Loader,
     machine: Machine<'a>,
     metrics: Metrics,
     events: Events,
@@ -119,7 +125,22 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     if from.is_some() {
         progress.note(&format!("resumed at step {} of {}", state.step, plan.budget.steps));
     }
+    if plan.schedule.checkpoint_zstd > 0 {
+        let level = plan.schedule.checkpoint_zstd;
+        progress.note(&format!(
+            "checkpoints are stored as they are: this version does not compress (zstd {level})"
+        ));
+    }
+    let stream = Arc::new(stream);
+    let part = Part {
+        first_step: state.step,
+        end_step: last,
+        accumulation: plan.batch.accumulation,
+        rank: 0,
+        ranks: 1,
+    };
     let mut run = Run {
+        loader: Loader::start(stream.clone(), part, READ_AHEAD),
         metrics: Metrics::open(&folder.path.join("metrics.jsonl"), state.step)?,
         events: Events::create(&folder.path.join("events"), state.step)?,
         progress,
@@ -237,7 +258,7 @@ impl Run<'_> {
         let clock = Instant::now();
         let done = self.state.step;
         let plan = &self.folder.plan;
-        let weight = self.stream.step_weight(done).map_err(data_failure)?;
+        let Loaded { step_weight: weight, batch, .. } = self.first_batch(done)?;
         if weight <= 0.0 {
             return Err(Failure::environment(format!("no token of step {} counts in the loss", done + 1)));
         }
@@ -246,7 +267,7 @@ impl Run<'_> {
         self.machine.set("inv_weight", 1.0 / weight)?;
         // Bias correction counts updates, not steps: a skipped one left the moments alone.
         self.machine.set("step", (done + 1 - self.state.skipped_updates) as f64)?;
-        let mut session = Session::new(Source::Train { stream: &self.stream, step: done });
+        let mut session = Session::new(Source::Ahead { first: Some(batch), loader: &mut self.loader });
         let calls = &self.machine.program().step;
         self.machine.run(calls, Pass { list: "step", steps_done: done }, &mut session, observer)?;
         let loss = self.machine.get("loss_sum")? / weight;
@@ -278,6 +299,19 @@ impl Run<'_> {
         };
         self.log(&metrics, loss, grad_norm)?;
         self.judge(&metrics, first_sample)
+    }
+
+    /// The first micro-batch of a step. An edited program may have left some of the step before unread.
+    fn first_batch(&mut self, step: u64) -> Outcome<Loaded> {
+        loop {
+            let next = self.loader.next_batch();
+            let next =
+                next.ok_or_else(|| Failure::bug(format!("no batch was read for step {}", step + 1)))?;
+            let loaded = next.map_err(data_failure)?;
+            if loaded.step == step && loaded.micro_batch == 0 {
+                return Ok(loaded);
+            }
+        }
     }
 
     fn log(&mut self, metrics: &StepMetrics, loss: f64, grad_norm: f64) -> Outcome<()> {
@@ -407,6 +441,7 @@ impl Run<'_> {
             step_seconds: Compared::new(plan.time.step_seconds, seconds),
             tokens_per_second: Compared::new(plan.time.tokens_per_second, tokens_per_second),
             mfu: Compared::new(plan.time.mfu, mfu),
+            data_wait_share: self.loader.starvation().share(),
         })
     }
 }

@@ -137,7 +137,6 @@ fn train(plan: &Plan, device: Device, steps: u64, mut observer: Option<&mut Lock
     let backend = if device == Device::Cpu { Backend::Cpu } else { Backend::Cuda };
     let program = prepare::lowered_for(plan, None, backend)?;
     let mut machine = Machine::new(&program, device, plan.seed)?;
-    let mut observer = observer.as_deref_mut();
     let begin = Pass { list: "init", steps_done: 0 };
     machine.run(&program.init, begin, &mut Session::new(Source::None), seen(&mut observer))?;
     let weight = plan.batch.global_tokens as f64;

@@ -125,6 +125,15 @@ fn a_run_is_not_mixed_with_another() {
     let output = train(folder.path(), &["--resume"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("another plan"), "{}", said(&output));
+    // Another order of samples is another run too.
+    std::fs::write(folder.path().join("plan.json"), plan().to_json().expect("json")).expect("write");
+    let data = std::fs::read_to_string(folder.path().join("data.json")).expect("read");
+    std::fs::write(folder.path().join("data.json"), data.replace("\"seed\": 3", "\"seed\": 4"))
+        .expect("write");
+    let output = train(folder.path(), &["--resume"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("other data"), "{}", said(&output));
+    std::fs::write(folder.path().join("data.json"), data).expect("write");
     // What only decides how the run is executed may change: fewer sequences at a time, other recompute.
     let mut layout = plan();
     (layout.batch.micro_batch_sequences, layout.batch.accumulation) = (1, 4);
