@@ -20,11 +20,14 @@ fn text(bytes: &[u8]) -> &str {
 #[test]
 fn plans() {
     insta::glob!("../recipes", "*.llm", |path| {
+        // A folder deep, so that paths such as `../docs/*.md` name nothing either.
         let folder = tempfile::tempdir().unwrap();
+        let recipes = folder.path().join("recipes");
+        std::fs::create_dir(&recipes).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap();
         let recipe = std::fs::read_to_string(path).unwrap();
-        std::fs::write(folder.path().join(name), &recipe).unwrap();
-        let output = llmc(folder.path(), &["plan", name]);
+        std::fs::write(recipes.join(name), &recipe).unwrap();
+        let output = llmc(&recipes, &["plan", name]);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         let plan = text(&output.stdout);
         assert!(plan.lines().count() <= 60, "a plan is one page");
