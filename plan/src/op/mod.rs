@@ -1,8 +1,8 @@
 //! The operations of a [`Program`](crate::program::Program): one file an op.
 //!
 //! Each op says what tensors it takes and gives, how many FLOPs it does, how many bytes it moves and how
-//! much memory the library below may take while it runs. The runtime registers one executor under the same
-//! key; a key missing on either side fails a test there.
+//! much memory the library below may take while it runs. The runtime has one executor for
+//! each, in an exhaustive match: a missing one does not compile.
 //!
 //! Adding an op: one file here, one line in `ops!` below, one executor in the runtime.
 
