@@ -165,7 +165,11 @@ const TOLERANCE: f64 = 0.03;
 pub fn solve(target: u64, vocab: u64, tied: bool, pins: &ShapePins) -> Option<Shape> {
     let widths: Vec<u64> = match pins.hidden {
         Some(h) => vec![h],
-        None => (1..16).map(|i| i * 64).chain((8..=512).map(|i| i * 128)).collect(),
+        // From 4,096 on by 4 heads of 128, from 8,192 on by 8, as LLaMA's own widths: tensor parallelism divides heads.
+        None => [(64, 1024, 64), (1024, 4096, 128), (4096, 8192, 512), (8192, 65_537, 1024)]
+            .into_iter()
+            .flat_map(|(from, to, step)| (from..to).step_by(step))
+            .collect(),
     };
     let mut best: Option<((bool, u64, u64, u64), Shape)> = None;
     for hidden in widths {
