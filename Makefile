@@ -63,7 +63,8 @@ worker: libtorch ## build llmc, llmc-worker and llmc-data
 	cargo build --release --quiet -p llmc-corpus -p llmc-runtime
 
 fuzz: ## 200,000 random and mutated recipes through parse, check and fmt
-	LLMC_FUZZ_CASES=200000 cargo test --release -p llmc-grammar -p llmc-compiler fuzz
+	LLMC_FUZZ_CASES=200000 cargo test --release -p llmc-grammar --test fuzz
+	LLMC_FUZZ_CASES=200000 cargo test --release -p llmc-compiler --test properties fuzz
 
 bench: ## criterion benchmarks of the planner and the front end
 	cargo bench

@@ -8,7 +8,7 @@ use llmc_plan::data::{DataSpec, SourceSpec, ValidationSpec};
 use llmc_plan::plan::Plan;
 use serde::Serialize;
 
-use crate::checkpoint::{self, DATA_FILE, PLAN_FILE};
+use crate::checkpoint::{self, Checkpoint, DATA_FILE, PLAN_FILE};
 use crate::failure::{Failure, Outcome};
 use crate::host::{Session, Source, data_failure};
 use crate::interpret::{Machine, Pass};
@@ -33,13 +33,25 @@ pub struct Examination {
     pub unigram_entropy: f64,
 }
 
-/// Evaluates `checkpoint` (a `step-N` folder) on `data`: one built corpus (its validation split) or text files.
-/// With none, on the corpus of the run it belongs to.
+/// A `step-N` folder itself, or the newest good checkpoint of a run.
+fn chosen(folder: &Path) -> Outcome<Checkpoint> {
+    let (found, damaged) = match folder.join("checkpoints") {
+        checkpoints if checkpoints.is_dir() => checkpoint::newest(&checkpoints)?,
+        _ => (None, Vec::new()),
+    };
+    for sentence in damaged {
+        eprintln!("passed over: {sentence}");
+    }
+    found.map_or_else(|| checkpoint::open(folder), Ok)
+}
+
+/// Evaluates a checkpoint (a `step-N` folder, or a run's newest) on `data`: one built corpus (its validation split)
+/// or text files. With none, on the corpus of the run it belongs to.
 ///
 /// # Errors
 /// Exit code 2 when a file is missing or damaged.
 pub fn examine(folder: &Path, data: &[PathBuf], threads: Option<usize>) -> Outcome<Examination> {
-    let checkpoint = checkpoint::open(folder)?;
+    let checkpoint = chosen(folder)?;
     let (mut plan, _) = read_plan(&checkpoint.folder.join(PLAN_FILE))?;
     let (spec, _) = read_data(&checkpoint.folder.join(DATA_FILE))?;
     // One sequence at a time reads every sample once and none twice; memory is of no concern here.

@@ -50,7 +50,7 @@ enum Command {
     },
     /// Loss, perplexity and bits a byte of a checkpoint; one JSON object
     Eval {
-        /// A step-N folder
+        /// A step-N folder, or a run's folder for its newest
         #[arg(long = "checkpoint", value_name = "FOLDER")]
         checkpoint: Option<PathBuf>,
         /// A built corpus (its validation split) or text files [default: the corpus of the checkpoint's run]
@@ -113,7 +113,9 @@ fn run(command: Command) -> Outcome<u8> {
                 (Some(checkpoint), _) => (checkpoint, data),
                 (None, Some((first, rest))) => (first.clone(), rest.to_vec()),
                 (None, None) => {
-                    return Err(Failure::environment("name a checkpoint: runs/NAME/checkpoints/step-N"));
+                    return Err(Failure::environment(
+                        "name a checkpoint: runs/NAME, or runs/NAME/checkpoints/step-N",
+                    ));
                 }
             };
             print(&examine(&checkpoint, &data, threads)?)?;

@@ -278,6 +278,7 @@ fn a_checkpoint_is_evaluated_on_its_corpus_and_on_texts() {
     let checkpoint = folder.path().join("checkpoints/step-8");
     let (built, spec) = corpus();
     let own = examine(&[&checkpoint, built]);
+    assert_eq!(own, examine(&[folder.path(), built]), "the newest of a run");
     let during = summary(folder.path()).eval_loss.expect("evaluated");
     let loss = own["loss"].as_f64().expect("loss");
     assert!((loss / during - 1.0).abs() < 1e-5, "the last evaluation said {during}, this one {loss}");
