@@ -22,7 +22,7 @@ TESTER   := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run
 export LLMC_WORKER := $(abspath $(RELEASE)/llmc-worker)
 export LLMC_DATA   := $(abspath $(RELEASE)/llmc-data)
 
-.PHONY: help demo test test-plan test-corpus test-runtime test-run test-peers fuzz bench lint toolchain libtorch worker quickstart-text clean-demo
+.PHONY: help demo test test-plan test-corpus test-runtime test-run test-peers fuzz bench lint toolchain libtorch worker quickstart-text
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
