@@ -16,6 +16,7 @@ const LARGEST: u64 = 16 << 20;
 pub struct Folder {
     root: PathBuf,
     hardware: Vec<Hardware>,
+    manifest: Option<PathBuf>,
 }
 
 impl Folder {
@@ -29,7 +30,12 @@ impl Folder {
                 Failure::new(format!("{path}: {error}"), format!("{path}:{error}"))
             })
         });
-        Ok(Folder { root: root.to_owned(), hardware: hardware.collect::<Result<_, _>>()? })
+        let run = crate::run::name_of(recipe).ok().map(|name| Path::new("runs").join(name));
+        Ok(Folder {
+            root: root.to_owned(),
+            hardware: hardware.collect::<Result<_, _>>()?,
+            manifest: run.map(|run| run.join("data").join("manifest.json")),
+        })
     }
 
     /// The folder that relative paths of the recipe start from.
@@ -55,6 +61,12 @@ impl World for Folder {
 
     fn hardware(&self) -> &[Hardware] {
         &self.hardware
+    }
+
+    fn manifest(&self) -> Option<String> {
+        let path = self.manifest.as_ref()?;
+        let small = std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() <= LARGEST);
+        if small { std::fs::read_to_string(path).ok() } else { None }
     }
 }
 

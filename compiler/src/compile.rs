@@ -129,6 +129,7 @@ fn front(recipe: &str, sets: &[String], world: &dyn World) -> (Resolved, Vec<Dia
     }
     diagnostics.extend(std::mem::take(&mut cx.diagnostics));
     let base = read_base(&mut r, world);
+    read_corpus(&mut r, world);
     hardware_facts(&mut r);
     derive::run(&mut r.facts);
     // Checks over a half-read recipe would report the consequences of what is reported already.
@@ -197,6 +198,16 @@ fn read_base(r: &mut Resolved, world: &dyn World) -> Option<Base> {
         r.facts.put("model.rope.theta", Fact::Real(theta), why);
     }
     Some(base)
+}
+
+/// Tokens of the sources as built. They decide what is said about the mixture, never the plan: that must not change when
+/// the corpus of its own run appears.
+fn read_corpus(r: &mut Resolved, world: &dyn World) {
+    let Some(text) = world.manifest() else { return };
+    let Ok(manifest) = serde_json::from_str::<llmc_plan::data::Manifest>(&text) else { return };
+    for source in &mut r.data.sources {
+        source.tokens = manifest.sources.iter().find(|s| s.name == source.name).map(|s| s.train.tokens);
+    }
 }
 
 fn hardware_facts(r: &mut Resolved) {

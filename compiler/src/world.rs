@@ -13,6 +13,11 @@ pub trait World {
 
     /// Hardware described in files, found before the presets.
     fn hardware(&self) -> &[Hardware];
+
+    /// `manifest.json` of the corpus that was built from this recipe, where there is one.
+    fn manifest(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A world without files: every answer is "cannot be told".

@@ -54,3 +54,60 @@ fn pages_show_the_fault_and_the_way_out() {
         assert!(!same, "{} instead:\n{}", rule.code, findings(&good));
     }
 }
+
+/// A world in which the corpus of a recipe was built: `code` has 5B training tokens.
+struct Built;
+
+impl llmc_compiler::world::World for Built {
+    fn read(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn matches(&self, _: &str) -> Option<bool> {
+        Some(true)
+    }
+
+    fn hardware(&self) -> &[llmc_planner::hardware::Hardware] {
+        &[]
+    }
+
+    fn manifest(&self) -> Option<String> {
+        let split = |tokens: u64| {
+            format!(
+                r#"{{"documents": 1, "tokens": {tokens}, "bytes": 1, "bytes_per_token": 4.0, "unigram_entropy": 7.0}}"#
+            )
+        };
+        let source = |name: &str, tokens| {
+            format!(r#"{{"name": "{name}", "train": {}, "validation": {}}}"#, split(tokens), split(0))
+        };
+        Some(format!(
+            r#"{{"format_version": "1.0", "tokenizer": {{"file": "t", "sha256": "", "vocab": 64000, "end_of_document": 0}},
+                "sources": [{}, {}], "train": {}, "validation": {}, "files": {{}}}}"#,
+            source("web", 900_000_000_000),
+            source("code", 5_000_000_000),
+            split(905_000_000_000),
+            split(0)
+        ))
+    }
+}
+
+#[test]
+fn a_built_corpus_is_counted_against_quotas_and_epochs() {
+    let recipe = |code: &str| {
+        format!(
+            "model llama 7b\nbudget 400B tokens\ndata < web \"w/*\"  code \"c/*\" < epochs <= 4 > >\nmix < {code} >"
+        )
+    };
+    let found = |text: &str, world: &dyn llmc_compiler::world::World| {
+        let c = llmc_compiler::check(text, &[], world);
+        let show = |d: &llmc_compiler::Diagnostic| {
+            llmc_compiler::diag::render(d, &c.sources, llmc_compiler::diag::Lang::En)
+        };
+        c.diagnostics.iter().filter(|d| d.code == "LLM0705").map(show).collect::<String>()
+    };
+    let text = found(&recipe("code >= 10%"), &Built);
+    assert!(text.contains("code >= 10% and code <= 4 epochs of 5.00B tokens and 400.00B tokens"), "{text}");
+    assert!(text.contains("web 95%, code 5%") && text.contains("at most 200.00B tokens"), "{text}");
+    assert!(found(&recipe("code >= 5%"), &Built).is_empty());
+    assert!(found(&recipe("code >= 10%"), &llmc_compiler::world::Nowhere).is_empty());
+}

@@ -9,6 +9,7 @@ pub mod assemble;
 pub mod calibrate;
 mod confirm;
 pub mod cost;
+pub mod data_mix;
 pub mod derive;
 pub mod durations;
 pub mod fit;

@@ -17,6 +17,7 @@ pub mod meaning {
     pub mod impossible;
     pub mod layout;
     pub mod lr_high;
+    pub mod mixture;
     pub mod multiple;
     pub mod no_hardware;
     pub mod no_model;
@@ -115,6 +116,7 @@ pub const RULES: &[&Rule] = &[
     &meaning::base_absent::RULE,
     &meaning::shares::RULE,
     &meaning::not_yet::RULE,
+    &meaning::mixture::RULE,
     &meaning::layout::RULE,
     &meaning::unfit::RULE,
     &meaning::impossible::RULE,
@@ -139,6 +141,7 @@ const CHECKS: &[fn(&Resolved, &mut Vec<Diagnostic>)] = &[
     meaning::lr_high::check,
     meaning::fp8::check,
     meaning::shares::check,
+    meaning::mixture::check,
     meaning::layout::check,
 ];
 

@@ -43,6 +43,8 @@ pub struct SourceClause {
     pub min_share: Option<f64>,
     /// Largest share.
     pub max_share: Option<f64>,
+    /// Training tokens, once the corpus was built.
+    pub tokens: Option<u64>,
 }
 
 /// `at 80% < zh 40% >`: from this share of the run on, these shares hold.
@@ -146,6 +148,7 @@ pub fn data(cx: &mut Cx, r: &mut Resolved) {
             weight: None,
             min_share: None,
             max_share: None,
+            tokens: None,
         });
     }
     options.finish(cx);
