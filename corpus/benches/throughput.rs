@@ -291,7 +291,7 @@ fn open_large() {
         put(34 + 4 * documents + 8 * (documents - 1), &(2 * (tokens - u64::from(last))).to_le_bytes());
         put(length - 8, &documents.to_le_bytes());
         for end in ["bin", "idx"] {
-            files.insert(format!("{name}.train.{end}"), FileInfo { bytes: 0, sha256: String::new() });
+            files.insert(format!("{name}.train.{end}"), FileInfo { bytes: 0, xxh3: String::new() });
         }
         sources.push((name, tokens));
     }

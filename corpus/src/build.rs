@@ -1,7 +1,8 @@
 //! `llmc-data build`: sources to tokenizer, shards and manifest.
 //!
 //! Everything is written to `.partial/` inside the target and moved in at the end, the manifest
-//! last: a folder with a manifest is whole. Documents are encoded on all cores but written in the
+//! last: a folder with a manifest is whole. A build that was killed goes on from there
+//! ([`crate::journal`]). Documents are encoded on all cores but written in the
 //! order of the sorted file names, so neither threads nor the file system show in the result.
 
 use crate::clean::Seen;
@@ -9,6 +10,7 @@ use crate::encode::{Built, Target, build_source, split_info};
 use crate::error::{Error, Result};
 use crate::folder::{MANIFEST, Partial, RECEIPT, lock, read_manifest};
 use crate::inputs::{Input, Receipt, ReceiptEntry, expand};
+use crate::journal::{Head, Journal};
 use crate::output::HashingFile;
 use crate::sample::sample;
 use crate::tokenizer::{Encoder, hex, train};
@@ -19,11 +21,15 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use xxhash_rust::xxh3::xxh3_128;
 
 /// Name of the tokenizer in the target folder.
 const TOKENIZER: &str = "tokenizer.json";
 /// Raised when the same text would give other shards than before.
-const BUILD_REVISION: u32 = 1;
+const BUILD_REVISION: u32 = 2;
+
+/// Text of a source after which a build notes how far it is, bytes: some seconds of work.
+pub const NOTE_BYTES: u64 = 1 << 30;
 
 /// Told how a build goes on.
 pub trait Observer {
@@ -46,16 +52,31 @@ pub struct BuildReport {
     pub manifest: Manifest,
     /// Nothing had changed, nothing was done.
     pub up_to_date: bool,
+    /// A build that did not end had done the beginning.
+    pub resumed: bool,
     /// For the user; each a sentence.
     pub warnings: Vec<String>,
 }
 
-/// Builds `dir` from `spec`, or finds that it is up to date.
+/// Builds `dir` from `spec`, goes on with an unfinished build of the same, or finds that it is up to date.
 ///
 /// # Errors
-/// A contradiction in the specification, an input that cannot be read, a write that fails; `dir` is
-/// then as it was.
+/// A contradiction in the specification, an input that cannot be read, a write that fails; what `dir` held
+/// is then as it was.
 pub fn build(spec: &DataSpec, dir: &Path, observer: &dyn Observer) -> Result<BuildReport> {
+    build_noting(spec, dir, observer, NOTE_BYTES)
+}
+
+/// As [`build`], noting how far it is after every `note_bytes` of text.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_noting(
+    spec: &DataSpec,
+    dir: &Path,
+    observer: &dyn Observer,
+    note_bytes: u64,
+) -> Result<BuildReport> {
     crate::spec::check(spec)?;
     let inputs = expand(spec)?;
     let imported = match &spec.tokenizer.import {
@@ -64,48 +85,72 @@ pub fn build(spec: &DataSpec, dir: &Path, observer: &dyn Observer) -> Result<Bui
     };
     let fingerprint = fingerprint(spec, imported.as_ref())?;
     if let Some(manifest) = up_to_date(dir, &fingerprint, &inputs) {
-        return Ok(BuildReport { manifest, up_to_date: true, warnings: Vec::new() });
+        return Ok(BuildReport { manifest, up_to_date: true, resumed: false, warnings: Vec::new() });
     }
     fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let _lock = lock(dir)?;
-    let partial = Partial::create(dir)?;
-    let mut warnings = Vec::new();
-    let encoder = match imported {
-        Some(encoder) => encoder,
-        None => train(&spec.tokenizer, &sample(spec, &inputs, observer)?)?,
+    let partial = Partial::open(dir)?;
+    let journal = Journal::new(partial.path(), note_bytes);
+    let tokenizer = partial.path().join(TOKENIZER);
+    let unfinished = journal.head().filter(|head| head.covers(&fingerprint, &inputs)).and_then(|head| {
+        let encoder = Encoder::of_corpus(&tokenizer, head.end_of_document).ok()?;
+        (encoder.sha256() == head.tokenizer).then_some((head, encoder))
+    });
+    let resumed = unfinished.is_some();
+    let (mut head, mut encoder) = match unfinished {
+        Some((head, encoder)) if head.fast => (head, encoder),
+        Some((head, encoder)) => (head, encoder.without_fast()),
+        None => {
+            partial.clear()?;
+            let encoder = match imported {
+                Some(encoder) => encoder,
+                None => train(&spec.tokenizer, &sample(spec, &inputs, observer)?)?,
+            };
+            let mut file = HashingFile::create(&tokenizer)?;
+            file.write(encoder.json())?;
+            file.finish()?;
+            let identity = (encoder.sha256(), encoder.end_of_document());
+            let head = Head::new(fingerprint.clone(), &inputs, identity, too_small(spec, &encoder));
+            journal.begin(&head)?;
+            (head, encoder)
+        }
     };
-    if encoder.vocab() < spec.tokenizer.vocab && spec.tokenizer.import.is_none() {
-        warnings.push(format!(
-            "the text gives a vocabulary of only {} of the {} entries asked for: lower vocab or add text",
-            encoder.vocab(),
-            spec.tokenizer.vocab
-        ));
-    }
-    let mut files = BTreeMap::new();
-    let mut tokenizer_file = HashingFile::create(&partial.path().join(TOKENIZER))?;
-    tokenizer_file.write(encoder.json())?;
-    files.insert(TOKENIZER.to_owned(), tokenizer_file.finish()?);
-
-    let mut encoder = encoder;
     let built = loop {
-        match build_sources(spec, &inputs, &encoder, &partial, observer) {
+        match build_sources(spec, &inputs, &encoder, &partial, &journal, observer) {
             Err(Error::EncodersDiffer { text }) => {
-                warnings.push(format!(
+                head.warnings.push(format!(
                     "the fast encoder gives other ids than `tokenizers` for the document that begins {text:?}: \
                      the slower `tokenizers` encoded everything"
                 ));
+                head.fast = false;
                 encoder = encoder.without_fast();
+                journal.forget()?;
+                journal.begin(&head)?;
             }
             other => break other?,
         }
     };
-    let (built, shards, more_warnings) = built;
-    files.extend(shards);
-    warnings.extend(more_warnings);
+    let (built, mut files, warnings) = built;
+    let json = encoder.json();
+    let info = FileInfo { bytes: json.len() as u64, xxh3: format!("{:032x}", xxh3_128(json)) };
+    files.insert(TOKENIZER.to_owned(), info);
+    head.warnings.extend(warnings);
     let manifest = assemble(&encoder, &built, files);
     let receipt = receipt(fingerprint, &inputs, &built);
     partial.commit(dir, &manifest, receipt)?;
-    Ok(BuildReport { manifest, up_to_date: false, warnings })
+    Ok(BuildReport { manifest, up_to_date: false, resumed, warnings: head.warnings })
+}
+
+/// What to say of a tokenizer with fewer entries than asked for.
+fn too_small(spec: &DataSpec, encoder: &Encoder) -> Vec<String> {
+    if encoder.vocab() >= spec.tokenizer.vocab || spec.tokenizer.import.is_some() {
+        return Vec::new();
+    }
+    vec![format!(
+        "the text gives a vocabulary of only {} of the {} entries asked for: lower vocab or add text",
+        encoder.vocab(),
+        spec.tokenizer.vocab
+    )]
 }
 
 type Sources = (Vec<Built>, BTreeMap<String, FileInfo>, Vec<String>);
@@ -115,6 +160,7 @@ fn build_sources(
     inputs: &[Vec<Input>],
     encoder: &Encoder,
     partial: &Partial,
+    journal: &Journal,
     observer: &dyn Observer,
 ) -> Result<Sources> {
     observer.phase("encode", inputs.iter().flatten().map(|input| input.bytes).sum());
@@ -122,7 +168,7 @@ fn build_sources(
     let mut seen = Seen::new(&spec.clean);
     let build = |(source, inputs): (&SourceSpec, &Vec<Input>)| {
         let (files, warnings, seen) = (&mut files, &mut warnings, &mut seen);
-        let mut target = Target { partial: partial.path(), files, warnings, seen };
+        let mut target = Target { partial: partial.path(), journal, files, warnings, seen };
         build_source(spec, &source.name, inputs, encoder, observer, &mut target)
     };
     let built = spec.sources.iter().zip(inputs).map(build).collect::<Result<_>>()?;

@@ -5,6 +5,7 @@
 use crate::dedup::{Exact, Near, Signature, spaceless};
 use icu_normalizer::ComposingNormalizerBorrowed;
 use llmc_plan::data::{CleanSpec, Dedup, Script, Unicode};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -100,42 +101,51 @@ pub struct Prints {
 }
 
 /// Documents left out, by reason.
-#[derive(Default)]
-pub struct Dropped(BTreeMap<&'static str, (u64, u64, Vec<String>)>);
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Dropped(BTreeMap<String, Drops>);
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Drops {
+    documents: u64,
+    bytes: u64,
+    /// Beginnings of the first ones.
+    shown: Vec<String>,
+}
 
 impl Dropped {
     /// Counts a document.
-    pub fn add(&mut self, reason: &'static str, text: &str) {
-        let (documents, bytes, shown) = self.0.entry(reason).or_default();
-        *documents += 1;
-        *bytes += text.len() as u64;
-        if shown.len() < SHOWN {
-            shown.push(text.chars().take(EXCERPT).collect());
+    pub fn add(&mut self, reason: &str, text: &str) {
+        let drops = self.0.entry(reason.to_owned()).or_default();
+        drops.documents += 1;
+        drops.bytes += text.len() as u64;
+        if drops.shown.len() < SHOWN {
+            drops.shown.push(text.chars().take(EXCERPT).collect());
         }
     }
 
     /// Adds what came after.
     pub fn append(&mut self, other: Dropped) {
-        for (reason, (documents, bytes, shown)) in other.0 {
-            let entry = self.0.entry(reason).or_default();
-            entry.0 += documents;
-            entry.1 += bytes;
-            let room = SHOWN.saturating_sub(entry.2.len());
-            entry.2.extend(shown.into_iter().take(room));
+        for (reason, more) in other.0 {
+            let drops = self.0.entry(reason).or_default();
+            drops.documents += more.documents;
+            drops.bytes += more.bytes;
+            let room = SHOWN.saturating_sub(drops.shown.len());
+            drops.shown.extend(more.shown.into_iter().take(room));
         }
     }
 
     /// Documents by reason.
     pub fn counts(&self) -> BTreeMap<String, u64> {
-        self.0.iter().map(|(&reason, &(documents, ..))| (reason.to_owned(), documents)).collect()
+        self.0.iter().map(|(reason, drops)| (reason.clone(), drops.documents)).collect()
     }
 
     /// One sentence for each reason, with its first documents.
     pub fn sentences(&self, source: &str) -> Vec<String> {
-        let sentence = |(reason, (documents, bytes, shown)): (&&str, &(u64, u64, Vec<String>))| {
-            let shown: String = shown.iter().map(|text| format!("\n  {text:?}")).collect();
+        let sentence = |(reason, drops): (&String, &Drops)| {
+            let shown: String = drops.shown.iter().map(|text| format!("\n  {text:?}")).collect();
             format!(
-                "source `{source}`: {documents} documents, {bytes} bytes, left out as {reason}, such as{shown}"
+                "source `{source}`: {} documents, {} bytes, left out as {reason}, such as{shown}",
+                drops.documents, drops.bytes
             )
         };
         self.0.iter().map(sentence).collect()

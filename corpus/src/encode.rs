@@ -3,17 +3,22 @@
 //!
 //! A reader thread finds documents and hands over chunks of them; while all cores work on a chunk,
 //! one of them first writes what the chunk before gave. Chunk and group sizes show in no result.
+//!
+//! A build that was killed finds the documents again and passes over those that are done; where copies
+//! are looked for, it looks at them once more, because what was seen is in no file.
 
 use crate::build::Observer;
-use crate::clean::{Dropped, Seen};
+use crate::clean::Seen;
 use crate::error::{BadContent, Error, Result};
 use crate::inputs::Input;
+use crate::journal::{Done, Journal, Note, Open};
 use crate::output::{Dtype, ShardWriter};
 use crate::read::{Form, Place, Raw, Sink, read};
 use crate::stats::{bytes_per_token, unigram_entropy};
 use crate::tokenizer::Encoder;
 use crate::work::{Chunk, Context, Encoded, Item};
-use llmc_plan::data::{DataSpec, FileInfo, OnError, SourceInfo, SplitInfo};
+use llmc_plan::data::{DataSpec, Dedup, FileInfo, OnError, SourceInfo, SplitInfo};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -26,10 +31,13 @@ const CHUNK_BYTES: usize = 8 << 20;
 const CHUNKS_AHEAD: usize = 2;
 /// Messages of left-out documents that a report repeats; all are counted.
 const SHOWN: usize = 3;
+
 /// Where a build writes, and what it has to say.
 pub struct Target<'a> {
     /// Folder of the shards.
     pub partial: &'a Path,
+    /// Notes of what is done, in the same folder.
+    pub journal: &'a Journal,
     /// The shards by name.
     pub files: &'a mut BTreeMap<String, FileInfo>,
     /// For the user.
@@ -38,7 +46,7 @@ pub struct Target<'a> {
     pub seen: &'a mut Seen,
 }
 
-/// Builds the shards of one source.
+/// Builds the shards of one source, or goes on where a note says it is.
 ///
 /// # Errors
 /// A document that cannot be read, a write that fails, a source without training text, or
@@ -60,30 +68,78 @@ pub fn build_source(
         clean: &spec.clean,
         counts: Mutex::default(),
     };
-    let mut output = Output::create(&context, name, target.partial)?;
+    let again = spec.clean.dedup != Dedup::Off;
+    let note = match target.journal.note(name) {
+        Some(Note::Done(done)) => {
+            if again {
+                let look = |chunks: Receiver<Chunk>, _| {
+                    chunks.iter().for_each(|chunk| drop(context.encode(&chunk, target.seen)));
+                    Ok(())
+                };
+                feed(&context, u64::MAX, again, &[], observer, look)?;
+            } else {
+                observer.advance(inputs.iter().map(|input| input.bytes).sum());
+            }
+            return Ok(restore(*done, target));
+        }
+        Some(Note::Open(open)) => Some(*open),
+        None => None,
+    };
+    let mut output = Output::open(&context, name, target, note)?;
+    let (skip, files) = (output.state.items, output.state.files.clone());
+    let consume = |chunks, spare| output.consume(chunks, spare, target.seen);
+    let hashes = feed(&context, skip, again, &files, observer, consume)?;
+    output.finish(name, hashes, target)
+}
+
+/// Runs a reader beside the work on what it finds; returns the hashes of the files. `skip` documents are
+/// done, among them those of the first files, `files`.
+fn feed(
+    context: &Context,
+    skip: u64,
+    again: bool,
+    files: &[(String, u64)],
+    observer: &dyn Observer,
+    work: impl FnOnce(Receiver<Chunk>, Sender<Chunk>) -> Result<()> + Send,
+) -> Result<Vec<String>> {
     let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
     let (spare, returned) = channel();
-    let hashes = std::thread::scope(|scope| {
-        let work = scope.spawn(|| output.consume(receiver, spare, target.seen));
-        let mut reader = Reader {
-            chunk: Chunk { first: true, ..Chunk::default() },
-            file: 0,
-            on_error: spec.on_error,
-            sender,
-            returned,
-        };
-        let hashes = reader.read_all(inputs, observer);
+    let mut reader = Reader {
+        chunk: Chunk { first: true, again: again && skip > 0, ..Chunk::default() },
+        file: 0,
+        items: 0,
+        skip,
+        again,
+        on_error: context.on_error,
+        sender,
+        returned,
+    };
+    std::thread::scope(|scope| {
+        let work = scope.spawn(|| work(receiver, spare));
+        let hashes = reader.read_all(context.inputs, files, observer);
         drop(reader);
         // What the cores found lies before what the reader stumbled over.
         work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(hashes)
-    })?;
-    output.finish(name, hashes, target)
+    })
+}
+
+/// Takes over a source that is done.
+fn restore(done: Done, target: &mut Target) -> Built {
+    target.files.extend(done.files);
+    target.warnings.extend(done.warnings);
+    done.built
 }
 
 /// The reader's side.
 struct Reader {
     chunk: Chunk,
     file: usize,
+    /// Documents found so far, over all files.
+    items: u64,
+    /// This many are done.
+    skip: u64,
+    /// They are to be looked at again.
+    again: bool,
     on_error: OnError,
     sender: SyncSender<Chunk>,
     /// Chunks that were used, for their memory.
@@ -91,16 +147,32 @@ struct Reader {
 }
 
 impl Reader {
-    fn read_all(&mut self, inputs: &[Input], observer: &dyn Observer) -> Result<Vec<String>> {
+    /// `done` are the first files' hashes, and the documents up to their ends.
+    fn read_all(
+        &mut self,
+        inputs: &[Input],
+        done: &[(String, u64)],
+        observer: &dyn Observer,
+    ) -> Result<Vec<String>> {
         let mut hashes = Vec::new();
         for (file, input) in inputs.iter().enumerate() {
             self.file = file;
+            if let Some((hash, items)) = done.get(file).filter(|_| !self.again) {
+                self.items = *items;
+                hashes.push(hash.clone());
+                observer.advance(input.bytes);
+                continue;
+            }
             let hash = read(input, self, &|bytes| observer.advance(bytes));
             if hash.is_err() {
                 // What came before the error may hold an earlier one.
                 let _ = self.hand_over();
             }
-            hashes.push(hash?);
+            let hash = hash?;
+            if done.get(file).is_none() {
+                self.chunk.files.push((hash.clone(), self.items));
+            }
+            hashes.push(hash);
         }
         let _ = self.hand_over();
         Ok(hashes)
@@ -113,8 +185,17 @@ impl Reader {
         place: Place,
         bad: Option<Box<(BadContent, u64)>>,
     ) -> ControlFlow<()> {
+        let done = self.items < self.skip;
+        self.items += 1;
+        if done && !self.again {
+            return ControlFlow::Continue(());
+        }
+        if self.chunk.again && !done {
+            self.hand_over()?;
+        }
         self.chunk.bytes.extend_from_slice(bytes);
         self.chunk.items.push(Item { end: self.chunk.bytes.len(), form, place, file: self.file, bad });
+        self.chunk.position = self.items;
         if self.chunk.bytes.len() < CHUNK_BYTES { ControlFlow::Continue(()) } else { self.hand_over() }
     }
 
@@ -122,6 +203,8 @@ impl Reader {
         // Fresh memory costs a page fault every 4 KiB, as much as the copy into it.
         let mut empty = self.returned.try_recv().unwrap_or_default();
         empty.clear();
+        empty.again = self.again && self.items < self.skip;
+        empty.position = self.items;
         // The other side has gone only after an error of its own, which is the one reported.
         match self.sender.send(std::mem::replace(&mut self.chunk, empty)) {
             Ok(()) => ControlFlow::Continue(()),
@@ -146,37 +229,59 @@ impl Sink for Reader {
 /// The writer's side.
 struct Output<'a> {
     context: &'a Context<'a>,
+    name: &'a str,
+    journal: &'a Journal,
     writers: [ShardWriter; 2],
-    text_bytes: [u64; 2],
-    shown: Vec<String>,
-    skipped_documents: u64,
-    skipped_bytes: u64,
-    dropped: Dropped,
+    /// What the next note says, but for shards and counts.
+    state: Open,
+    /// Text written since the last note, bytes.
+    unnoted: u64,
 }
 
 impl<'a> Output<'a> {
-    fn create(context: &'a Context<'a>, name: &str, partial: &Path) -> Result<Self> {
-        let writer = |split| ShardWriter::create(&partial.join(format!("{name}.{split}")), context.dtype);
-        Ok(Self {
-            context,
-            writers: [writer("train")?, writer("validation")?],
-            text_bytes: [0; 2],
-            shown: Vec::new(),
-            skipped_documents: 0,
-            skipped_bytes: 0,
-            dropped: Dropped::default(),
-        })
+    /// Goes on from a note, or begins.
+    fn open(
+        context: &'a Context<'a>,
+        name: &'a str,
+        target: &Target<'a>,
+        note: Option<Open>,
+    ) -> Result<Self> {
+        let path = |split| target.partial.join(format!("{name}.{split}"));
+        let (train, validation) = (path("train"), path("validation"));
+        if let Some(mut state) = note
+            && let [train_state, validation_state] = &state.shards[..]
+            && let Some(train) = ShardWriter::reopen(&train, context.dtype, train_state)?
+            && let Some(validation) = ShardWriter::reopen(&validation, context.dtype, validation_state)?
+        {
+            let counts = std::mem::take(&mut state.counts);
+            context.counts.lock().unwrap_or_else(PoisonError::into_inner).push(counts);
+            let writers = [train, validation];
+            return Ok(Self { context, name, journal: target.journal, writers, state, unnoted: 0 });
+        }
+        let create = |path: &Path| ShardWriter::create(path, context.dtype);
+        let writers = [create(&train)?, create(&validation)?];
+        let state = Open::default();
+        Ok(Self { context, name, journal: target.journal, writers, state, unnoted: 0 })
     }
 
     fn consume(&mut self, chunks: Receiver<Chunk>, spare: Sender<Chunk>, seen: &mut Seen) -> Result<()> {
         let mut ready = Vec::new();
         let context = self.context;
-        for chunk in chunks {
+        for mut chunk in chunks {
             let (encoded, written) = rayon::join(|| context.encode(&chunk, seen), || self.write(ready));
             written?;
+            ready = encoded;
+            self.state.files.append(&mut chunk.files);
+            if !chunk.again {
+                self.state.items = chunk.position;
+                self.unnoted += chunk.bytes.len() as u64;
+            }
             // The reader may be done.
             let _ = spare.send(chunk);
-            ready = encoded;
+            if self.unnoted >= self.journal.interval {
+                self.write(std::mem::take(&mut ready))?;
+                self.note()?;
+            }
         }
         self.write(ready)
     }
@@ -184,74 +289,95 @@ impl<'a> Output<'a> {
     fn write(&mut self, groups: Vec<Result<Encoded>>) -> Result<()> {
         for group in groups {
             let group = group?;
-            self.dropped.append(group.dropped);
+            self.state.dropped.append(group.dropped);
             for (bad, bytes) in group.bad {
-                self.skipped_documents += 1;
-                self.skipped_bytes += bytes;
-                if self.shown.len() < SHOWN {
-                    self.shown.push(bad.to_string());
+                self.state.skipped_documents += 1;
+                self.state.skipped_bytes += bytes;
+                if self.state.shown.len() < SHOWN {
+                    self.state.shown.push(bad.to_string());
                 }
             }
             for (writer, tokens) in self.writers.iter_mut().zip(&group.splits) {
                 writer.append(tokens)?;
             }
-            for (sum, bytes) in self.text_bytes.iter_mut().zip(group.text_bytes) {
+            for (sum, bytes) in self.state.text_bytes.iter_mut().zip(group.text_bytes) {
                 *sum += bytes;
             }
         }
         Ok(())
     }
 
-    fn finish(self, name: &str, hashes: Vec<String>, target: &mut Target) -> Result<Built> {
-        if self.skipped_documents > 0 {
-            target.warnings.push(format!(
-                "source `{name}`: {} documents, {} bytes, could not be read and were left out{}{}",
-                self.skipped_documents,
-                self.skipped_bytes,
-                self.shown.iter().map(|message| format!("\n  {message}")).collect::<String>(),
-                if self.skipped_documents > SHOWN as u64 { "\n  …" } else { "" }
-            ));
+    /// Notes how far the source is. Nothing may be under way.
+    fn note(&mut self) -> Result<()> {
+        let shards = self.writers.iter_mut().map(ShardWriter::so_far).collect::<Result<_>>()?;
+        let state = std::mem::take(&mut self.state);
+        let note = Note::Open(Box::new(Open { shards, counts: self.counts(), ..state }));
+        self.journal.put(self.name, &note)?;
+        if let Note::Open(state) = note {
+            self.state = Open { shards: Vec::new(), counts: Default::default(), ..*state };
         }
-        target.warnings.extend(self.dropped.sentences(name));
-        let [train, validation] = self.writers;
-        if train.tokens == 0 {
-            return Err(Error::spec(format!(
-                "source `{name}` has no training document: {} documents are validation text, {} could not be read, {} \
-                 were cleaned away; add text, lower validation.fraction or clean less",
-                validation.documents,
-                self.skipped_documents,
-                self.dropped.counts().values().sum::<u64>()
-            )));
-        }
+        self.unnoted = 0;
+        Ok(())
+    }
+
+    /// Frequencies of ids in both splits.
+    fn counts(&self) -> [Vec<u64>; 2] {
         let mut counts = [(); 2].map(|()| vec![0; self.context.encoder.vocab() as usize]);
         for table in self.context.counts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             for (sum, more) in counts.iter_mut().flatten().zip(table.iter().flatten()) {
                 *sum += more;
             }
         }
-        let [train_counts, validation_counts] = counts;
-        let [train_bytes, validation_bytes] = self.text_bytes;
-        let train = finish_split(train, format!("{name}.train"), train_bytes, &train_counts, target)?;
+        counts
+    }
+
+    fn finish(self, name: &str, hashes: Vec<String>, target: &mut Target) -> Result<Built> {
+        let state = &self.state;
+        let mut warnings = Vec::new();
+        if state.skipped_documents > 0 {
+            warnings.push(format!(
+                "source `{name}`: {} documents, {} bytes, could not be read and were left out{}{}",
+                state.skipped_documents,
+                state.skipped_bytes,
+                state.shown.iter().map(|message| format!("\n  {message}")).collect::<String>(),
+                if state.skipped_documents > SHOWN as u64 { "\n  …" } else { "" }
+            ));
+        }
+        warnings.extend(state.dropped.sentences(name));
+        let [train_counts, validation_counts] = self.counts();
+        let [train, validation] = self.writers;
+        if train.tokens == 0 {
+            return Err(Error::spec(format!(
+                "source `{name}` has no training document: {} documents are validation text, {} could not be read, {} \
+                 were cleaned away; add text, lower validation.fraction or clean less",
+                validation.documents,
+                state.skipped_documents,
+                state.dropped.counts().values().sum::<u64>()
+            )));
+        }
+        let mut files = BTreeMap::new();
+        let [train_bytes, validation_bytes] = state.text_bytes;
+        let train = finish_split(train, format!("{name}.train"), train_bytes, &train_counts, &mut files)?;
         let validation = finish_split(
             validation,
             format!("{name}.validation"),
             validation_bytes,
             &validation_counts,
-            target,
+            &mut files,
         )?;
-        Ok(Built {
-            info: SourceInfo {
-                name: name.to_owned(),
-                train,
-                validation,
-                skipped_documents: self.skipped_documents,
-                skipped_bytes: self.skipped_bytes,
-                dropped: self.dropped.counts(),
-            },
-            train_counts,
-            validation_counts,
-            hashes,
-        })
+        let info = SourceInfo {
+            name: name.to_owned(),
+            train,
+            validation,
+            skipped_documents: state.skipped_documents,
+            skipped_bytes: state.skipped_bytes,
+            dropped: state.dropped.counts(),
+        };
+        let built = Built { info, train_counts, validation_counts, hashes };
+        let note = Note::Done(Box::new(Done { built, files, warnings }));
+        self.journal.put(name, &note)?;
+        let Note::Done(done) = note else { return Err(Error::Stopped) };
+        Ok(restore(*done, target))
     }
 }
 
@@ -260,13 +386,13 @@ fn finish_split(
     name: String,
     bytes: u64,
     counts: &[u64],
-    target: &mut Target,
+    files: &mut BTreeMap<String, FileInfo>,
 ) -> Result<SplitInfo> {
     let (documents, tokens) = (writer.documents, writer.tokens);
     let mut shards = Vec::new();
     if let Some((bin, idx)) = writer.finish()? {
-        target.files.insert(format!("{name}.bin"), bin);
-        target.files.insert(format!("{name}.idx"), idx);
+        files.insert(format!("{name}.bin"), bin);
+        files.insert(format!("{name}.idx"), idx);
         shards.push(name);
     }
     Ok(split_info(shards, documents, tokens, bytes, counts))
@@ -285,6 +411,7 @@ pub fn split_info(shards: Vec<String>, documents: u64, tokens: u64, bytes: u64, 
 }
 
 /// A source that is built.
+#[derive(Serialize, Deserialize)]
 pub struct Built {
     /// For the manifest.
     pub info: SourceInfo,

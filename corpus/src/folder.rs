@@ -1,10 +1,12 @@
 //! The target folder of a build: lock, partial files, the move into place, the manifest.
 //!
 //! Everything is written to `.partial/` inside the target and moved in at the end, the manifest
-//! last: a folder with a manifest is whole.
+//! last: a folder with a manifest is whole. What an unfinished build leaves there is for the next one to
+//! go on from.
 
 use crate::error::{Error, Result};
 use crate::inputs::Receipt;
+use crate::journal::is_worth_keeping;
 use crate::output::HashingFile;
 use crate::tokenizer::hex;
 use llmc_plan::data::{DATA_FORMAT_VERSION, Manifest};
@@ -61,27 +63,35 @@ pub fn lock(dir: &Path) -> Result<fs::File> {
     Ok(file)
 }
 
-/// The folder a build writes to; removed when dropped.
-pub struct Partial(PathBuf);
+/// The folder a build writes to; removed when dropped, unless another build can go on from it.
+pub struct Partial {
+    path: PathBuf,
+    committed: bool,
+}
 
 impl Partial {
-    /// Creates it, empty.
+    /// Opens it, with what an unfinished build left there.
     ///
     /// # Errors
     /// The system's.
-    pub fn create(dir: &Path) -> Result<Self> {
+    pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(PARTIAL);
-        // Left by a build that was killed.
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
-        }
-        fs::create_dir(&path).map_err(Error::io("create", &path))?;
-        Ok(Self(path))
+        fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
+        Ok(Self { path, committed: false })
+    }
+
+    /// Removes what is there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn clear(&self) -> Result<()> {
+        fs::remove_dir_all(&self.path).map_err(Error::io("remove", &self.path))?;
+        fs::create_dir(&self.path).map_err(Error::io("create", &self.path))
     }
 
     /// Where to write.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Moves everything into `dir`. The old manifest goes first and the new one comes last, so a
@@ -89,12 +99,12 @@ impl Partial {
     ///
     /// # Errors
     /// The system's.
-    pub fn commit(self, dir: &Path, manifest: &Manifest, mut receipt: Receipt) -> Result<()> {
+    pub fn commit(mut self, dir: &Path, manifest: &Manifest, mut receipt: Receipt) -> Result<()> {
         let json = serde_json::to_vec_pretty(manifest).map_err(|e| Error::spec(e.to_string()))?;
         receipt.manifest = hex(&Sha256::digest(&json));
         let receipt = serde_json::to_vec(&receipt).map_err(|e| Error::spec(e.to_string()))?;
         for (name, bytes) in [(RECEIPT, &receipt), (MANIFEST, &json)] {
-            let mut file = HashingFile::create(&self.0.join(name))?;
+            let mut file = HashingFile::create(&self.path.join(name))?;
             file.write(bytes)?;
             file.finish()?;
         }
@@ -109,25 +119,32 @@ impl Partial {
         let names = manifest.files.keys().map(String::as_str);
         for name in names.chain([RECEIPT, MANIFEST]) {
             let to = dir.join(name);
-            fs::rename(self.0.join(name), &to).map_err(Error::io("write", &to))?;
+            fs::rename(self.path.join(name), &to).map_err(Error::io("write", &to))?;
         }
+        self.committed = true;
         Ok(())
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // Nothing more can be done here, and the next build tries again.
-        let _ = fs::remove_dir_all(&self.0);
+        if self.committed || !is_worth_keeping(&self.path) {
+            // Nothing more can be done here, and the next build tries again.
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 
 /// For a signal handler that is about to end the process: waits for a commit under way, then removes
-/// what an unfinished build has written.
-pub fn abandon(dir: &Path) -> impl Drop + use<> {
+/// what an unfinished build has written, unless another one can go on from it, which it tells.
+pub fn abandon(dir: &Path) -> (impl Drop + use<>, bool) {
     let guard = COMMIT.lock().unwrap_or_else(PoisonError::into_inner);
-    let _ = fs::remove_dir_all(dir.join(PARTIAL));
-    guard
+    let partial = dir.join(PARTIAL);
+    let kept = is_worth_keeping(&partial);
+    if !kept {
+        let _ = fs::remove_dir_all(partial);
+    }
+    (guard, kept)
 }
 
 /// A name read from an old manifest must not lead out of the folder.

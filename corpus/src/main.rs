@@ -4,7 +4,7 @@ mod cli;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use llmc_corpus::build::{Observer, build, train_tokenizer};
+use llmc_corpus::build::{NOTE_BYTES, Observer, build_noting, train_tokenizer};
 use llmc_corpus::error::{Error, Result};
 use llmc_corpus::export;
 use llmc_corpus::folder::{abandon, read_manifest};
@@ -25,7 +25,8 @@ enum Command {
     /// Tokenise the sources of a specification into a folder of shards.
     #[command(
         after_help = "Example:\n  llmc-data build --spec runs/quickstart/data.json --out .cache/quickstart\n\n\
-        A second build of unchanged files does nothing. Ctrl-C leaves the folder as it was."
+        A second build of unchanged files does nothing. After Ctrl-C, a kill or a full disk the folder holds\n\
+        what it did, and the same command goes on where it was."
     )]
     Build {
         #[command(flatten)]
@@ -33,6 +34,9 @@ enum Command {
         /// Folder of the shards; created if absent.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Text after which a build notes how far it is, MiB; one that is killed goes on from there.
+        #[arg(long, value_name = "MIB", default_value_t = NOTE_BYTES >> 20)]
+        note_every: u64,
     },
     /// Train a tokenizer without building shards.
     #[command(subcommand)]
@@ -149,7 +153,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Build { input, out } => build_command(&input, &out),
+        Command::Build { input, out, note_every } => {
+            build_command(&input, &out, note_every.saturating_mul(1 << 20))
+        }
         Command::Tokenizer(TokenizerCommand::Train { input, out }) => tokenizer_command(&input, &out),
         Command::Tokenizer(TokenizerCommand::Report { dir, format }) => cli::tokens::run(&dir, format),
         Command::Stats { dir, format, context, svg } => {
@@ -167,16 +173,17 @@ fn run(cli: Cli) -> Result<()> {
     }
 }
 
-fn build_command(input: &Input, out: &Path) -> Result<()> {
+fn build_command(input: &Input, out: &Path, note_bytes: u64) -> Result<()> {
     let spec = llmc_corpus::spec::load(&input.spec)?;
     let folder = out.to_owned();
     let handler = ctrlc::set_handler(move || {
-        let _guard = abandon(&folder);
-        eprintln!("llmc-data: interrupted; {} is as it was", folder.display());
+        let (_guard, kept) = abandon(&folder);
+        let then = if kept { "; the same command goes on from here" } else { "" };
+        eprintln!("llmc-data: interrupted; {} holds what it did{then}", folder.display());
         std::process::exit(130);
     });
     handler.map_err(|e| Error::spec(format!("Ctrl-C cannot be caught: {e}")))?;
-    let report = build(&spec, out, &observer(input.progress))?;
+    let report = build_noting(&spec, out, &observer(input.progress), note_bytes)?;
     for warning in &report.warnings {
         eprintln!("warning: {warning}");
     }
@@ -192,7 +199,11 @@ fn build_command(input: &Input, out: &Path) -> Result<()> {
         train.bytes_per_token,
         train.unigram_entropy,
         validation.unigram_entropy,
-        if report.up_to_date { " (up to date)" } else { "" }
+        match (report.up_to_date, report.resumed) {
+            (true, _) => " (up to date)",
+            (_, true) => " (an unfinished build was continued)",
+            _ => "",
+        }
     );
     Ok(())
 }

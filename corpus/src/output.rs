@@ -4,12 +4,12 @@
 //! `_IndexWriter`), so that its reader opens these files and ours opens its own.
 
 use crate::error::{Error, Result};
-use crate::tokenizer::hex;
 use llmc_plan::data::FileInfo;
-use sha2::{Digest, Sha256};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::Xxh3;
 
 /// First bytes of an `.idx`.
 pub const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
@@ -18,6 +18,9 @@ pub const VERSION: u64 = 1;
 /// Magic, version, dtype code, sequence count, document count.
 pub const HEADER_BYTES: u64 = 34;
 const BUFFER_BYTES: usize = 1 << 20;
+const BIN: &str = ".bin";
+/// Document lengths while a shard is written.
+const LENGTHS: &str = ".lengths";
 
 /// Integer type of stored tokens, by Megatron's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +68,7 @@ impl Dtype {
 pub struct HashingFile {
     path: PathBuf,
     file: BufWriter<File>,
-    hash: Sha256,
+    hash: Box<Xxh3>,
     bytes: u64,
 }
 
@@ -77,7 +80,36 @@ impl HashingFile {
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).map_err(Error::io("create", path))?;
         let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-        Ok(Self { path: path.to_owned(), file, hash: Sha256::new(), bytes: 0 })
+        Ok(Self { path: path.to_owned(), file, hash: Box::default(), bytes: 0 })
+    }
+
+    /// Goes on with a file that was written up to `info`; what came after is cut off. `None` if its
+    /// beginning is not what it was.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn reopen(path: &Path, info: &FileInfo) -> Result<Option<Self>> {
+        let mut hash = Box::<Xxh3>::default();
+        let file = File::options().read(true).write(true).open(path).map_err(Error::io("open", path))?;
+        let mut reader = BufReader::with_capacity(BUFFER_BYTES, file).take(info.bytes);
+        let read = std::io::copy(&mut reader, &mut HashOnly(&mut hash)).map_err(Error::io("read", path))?;
+        if read != info.bytes || digest(&hash) != info.xxh3 {
+            return Ok(None);
+        }
+        let mut file = reader.into_inner().into_inner();
+        let cut = file.set_len(read).and_then(|()| file.seek(SeekFrom::Start(read)));
+        cut.map_err(Error::io("write", path))?;
+        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
+        Ok(Some(Self { path: path.to_owned(), file, hash, bytes: read }))
+    }
+
+    /// What is written so far, handed to the system.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn so_far(&mut self) -> Result<FileInfo> {
+        self.file.flush().map_err(Error::io("write", &self.path))?;
+        Ok(FileInfo { bytes: self.bytes, xxh3: digest(&self.hash) })
     }
 
     /// Appends.
@@ -95,9 +127,26 @@ impl HashingFile {
     /// # Errors
     /// The system's.
     pub fn finish(mut self) -> Result<FileInfo> {
-        self.file.flush().map_err(Error::io("write", &self.path))?;
+        let info = self.so_far()?;
         self.file.get_ref().sync_all().map_err(Error::io("write", &self.path))?;
-        Ok(FileInfo { bytes: self.bytes, sha256: hex(&self.hash.finalize()) })
+        Ok(info)
+    }
+}
+
+fn digest(hash: &Xxh3) -> String {
+    format!("{:032x}", hash.digest128())
+}
+
+struct HashOnly<'a>(&'a mut Xxh3);
+
+impl Write for HashOnly<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -149,8 +198,7 @@ pub struct ShardWriter {
     prefix: PathBuf,
     dtype: Dtype,
     bin: HashingFile,
-    lengths_path: PathBuf,
-    lengths: BufWriter<File>,
+    lengths: HashingFile,
     /// Documents so far.
     pub documents: u64,
     /// Tokens so far.
@@ -163,17 +211,36 @@ impl ShardWriter {
     /// # Errors
     /// The system's.
     pub fn create(prefix: &Path, dtype: Dtype) -> Result<Self> {
-        let lengths_path = with_suffix(prefix, ".lengths");
-        let lengths = File::create(&lengths_path).map_err(Error::io("create", &lengths_path))?;
         Ok(Self {
             prefix: prefix.to_owned(),
             dtype,
-            bin: HashingFile::create(&with_suffix(prefix, ".bin"))?,
-            lengths_path,
-            lengths: BufWriter::with_capacity(BUFFER_BYTES, lengths),
+            bin: HashingFile::create(&with_suffix(prefix, BIN))?,
+            lengths: HashingFile::create(&with_suffix(prefix, LENGTHS))?,
             documents: 0,
             tokens: 0,
         })
+    }
+
+    /// Goes on where [`ShardWriter::so_far`] was called, in another process. `None` if the files are not
+    /// what they were then.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn reopen(prefix: &Path, dtype: Dtype, state: &ShardState) -> Result<Option<Self>> {
+        let bin = HashingFile::reopen(&with_suffix(prefix, BIN), &state.bin)?;
+        let lengths = HashingFile::reopen(&with_suffix(prefix, LENGTHS), &state.lengths)?;
+        let (documents, tokens) = (state.lengths.bytes / 4, state.bin.bytes / dtype.width());
+        let writer =
+            |(bin, lengths)| Self { prefix: prefix.to_owned(), dtype, bin, lengths, documents, tokens };
+        Ok(bin.zip(lengths).map(writer))
+    }
+
+    /// What is written so far, handed to the system.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn so_far(&mut self) -> Result<ShardState> {
+        Ok(ShardState { bin: self.bin.so_far()?, lengths: self.lengths.so_far()? })
     }
 
     /// Appends a document of at least one token.
@@ -193,8 +260,7 @@ impl ShardWriter {
     pub fn append(&mut self, tokens: &Tokens) -> Result<()> {
         debug_assert_eq!(self.dtype, tokens.dtype);
         self.bin.write(&tokens.bytes)?;
-        let write = self.lengths.write_all(&tokens.lengths);
-        write.map_err(Error::io("write", &self.lengths_path))?;
+        self.lengths.write(&tokens.lengths)?;
         self.documents += tokens.lengths.len() as u64 / 4;
         self.tokens += tokens.bytes.len() as u64 / self.dtype.width();
         Ok(())
@@ -206,19 +272,26 @@ impl ShardWriter {
     /// # Errors
     /// The system's.
     pub fn finish(mut self) -> Result<Option<(FileInfo, FileInfo)>> {
-        self.lengths.flush().map_err(Error::io("write", &self.lengths_path))?;
-        drop(self.lengths);
+        self.lengths.so_far()?;
+        let lengths = with_suffix(&self.prefix, LENGTHS);
         let bin = self.bin.finish()?;
         let info = if self.documents == 0 {
-            let path = with_suffix(&self.prefix, ".bin");
+            let path = with_suffix(&self.prefix, BIN);
             std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             None
         } else {
-            Some((bin, write_index(&self.prefix, &self.lengths_path, self.dtype, self.documents)?))
+            Some((bin, write_index(&self.prefix, &lengths, self.dtype, self.documents)?))
         };
-        std::fs::remove_file(&self.lengths_path).map_err(Error::io("remove", &self.lengths_path))?;
+        std::fs::remove_file(&lengths).map_err(Error::io("remove", &lengths))?;
         Ok(info)
     }
+}
+
+/// A shard that is being written.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ShardState {
+    bin: FileInfo,
+    lengths: FileInfo,
 }
 
 /// One sequence a document, so pointers and document indices follow from the lengths.

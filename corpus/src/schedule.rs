@@ -1,10 +1,12 @@
 //! Mixtures that follow one another: the stages of a curriculum, and the ledger of a mixture that is
 //! changed while it runs. Both are lists of [`MixStage`]; replaying the list gives the same samples.
 //!
-//! No document is lost or repeated at a change: every source goes on where it was.
+//! A change falls between two windows of the mixture, so no document is lost or repeated at it: every
+//! source goes on where it was.
 
 use crate::error::{Error, Result};
-use crate::mix::{Mixture, shares};
+use crate::mix::shares;
+use crate::stratified::{MOST_SAMPLES, Mixture};
 use llmc_plan::data::{DataSpec, MixStage};
 use std::io::Write;
 use std::path::Path;
@@ -13,6 +15,8 @@ use std::path::Path;
 pub struct Schedule {
     /// At least one; the first begins at sample 0.
     parts: Vec<Part>,
+    /// Samples of a window of every part.
+    window: u64,
 }
 
 struct Part {
@@ -23,14 +27,21 @@ struct Part {
 }
 
 impl Schedule {
-    /// The specification's mixture and its stages. `tokens` are the sources' training tokens.
+    /// The specification's mixture and its stages, in windows of `window` samples. `tokens` are the
+    /// sources' training tokens.
     ///
     /// # Errors
-    /// Shares that cannot be met, or stages that do not ascend or name an unknown source.
-    pub fn new(spec: &DataSpec, tokens: &[u64]) -> Result<Self> {
-        let first =
-            Part { first: 0, mixture: Mixture::new(&shares(spec, tokens)?), before: vec![0; tokens.len()] };
-        let mut schedule = Self { parts: vec![first] };
+    /// Shares that cannot be met, or stages that do not ascend, fall inside a window or name an unknown
+    /// source.
+    pub fn new(spec: &DataSpec, tokens: &[u64], window: u64) -> Result<Self> {
+        if !(1..=MOST_SAMPLES).contains(&window) {
+            return Err(Error::spec(format!(
+                "the mixture has a window of {window} samples: give 1 to {MOST_SAMPLES} as mix.window"
+            )));
+        }
+        let mixture = Mixture::new(&shares(spec, tokens)?, window);
+        let first = Part { first: 0, mixture, before: vec![0; tokens.len()] };
+        let mut schedule = Self { parts: vec![first], window };
         for stage in &spec.mix.stages {
             schedule.push(spec, tokens, stage)?;
         }
@@ -51,6 +62,14 @@ impl Schedule {
                 last.first
             )));
         }
+        if !at.is_multiple_of(self.window) {
+            return Err(Error::spec(format!(
+                "mix.stages: sample {at} lies inside a window of {} samples: begin the stage at {} or {}",
+                self.window,
+                at / self.window * self.window,
+                self.window_after(at)
+            )));
+        }
         let mut changed = spec.clone();
         for (name, &weight) in &stage.weights {
             let source = changed.sources.iter_mut().find(|source| source.name == *name);
@@ -63,7 +82,7 @@ impl Schedule {
             };
             source.weight = Some(weight);
         }
-        let mixture = Mixture::new(&shares(&changed, tokens)?);
+        let mixture = Mixture::new(&shares(&changed, tokens)?, self.window);
         let before = (0..tokens.len()).map(|source| self.count(source, at)).collect();
         // A stage that begins where another does replaces it.
         self.parts.retain(|part| part.first < at);
@@ -76,26 +95,32 @@ impl Schedule {
         self.parts.get(after.saturating_sub(1))
     }
 
-    /// Source of a sample, and how many samples of that source come before it.
+    /// Source of a sample, and its number among the samples of that source.
     pub fn source(&self, sample: u64) -> (usize, u64) {
         let Some(part) = self.part(sample) else { return (0, sample) };
         let (source, count) = part.mixture.source(sample - part.first);
         (source, part.before.get(source).copied().unwrap_or(0) + count)
     }
 
-    /// How often `source` comes before `sample`.
+    /// How many samples of `source` come before the window that holds `sample`.
     pub fn count(&self, source: usize, sample: u64) -> u64 {
         let Some(part) = self.part(sample) else { return 0 };
-        part.before.get(source).copied().unwrap_or(0) + part.mixture.count(source, sample - part.first)
+        let before = part.before.get(source).copied().unwrap_or(0);
+        before.saturating_add(part.mixture.before(source, (sample - part.first) / self.window))
     }
 
-    /// The sample at which `source` comes for the `count`-th time, from 0; saturates.
-    pub fn sample(&self, source: usize, count: u64) -> u64 {
+    /// The first sample whose number in its source is `number` or higher; saturates.
+    pub fn reaches(&self, source: usize, number: u64) -> u64 {
         let before = |part: &Part| part.before.get(source).copied().unwrap_or(0);
-        let after = self.parts.partition_point(|part| before(part) <= count);
+        let after = self.parts.partition_point(|part| before(part) <= number);
         // Where a part has none of the source, the next part begins with the same count.
         let Some(part) = self.parts.get(after.saturating_sub(1)) else { return u64::MAX };
-        part.mixture.sample(source, count - before(part)).saturating_add(part.first)
+        part.mixture.reaches(source, number - before(part)).saturating_add(part.first)
+    }
+
+    /// The first window that begins at a sample or after it; saturates.
+    pub fn window_after(&self, sample: u64) -> u64 {
+        sample.div_ceil(self.window).saturating_mul(self.window)
     }
 
     /// The share each source has at a sample.
@@ -174,21 +199,24 @@ mod tests {
     proptest! {
         #[test]
         fn every_source_goes_on_where_it_was(
-            mut cuts in prop::collection::vec((1u64..400, 1u32..20, 1u32..20), 0..5)
+            mut cuts in prop::collection::vec((1u64..60, 1u32..20, 1u32..20), 0..5), window in 1u64..12
         ) {
             cuts.sort_unstable();
             let mut spec = spec();
-            spec.mix.stages = cuts.iter().map(|&(at, a, b)| stage(at, f64::from(a), f64::from(b))).collect();
-            let schedule = Schedule::new(&spec, &[5, 3, 2]).unwrap();
-            let mut counts = [0u64; 3];
-            for sample in 0..600 {
-                let (source, before) = schedule.source(sample);
-                prop_assert_eq!(before, counts[source]);
-                prop_assert_eq!(schedule.sample(source, before), sample);
-                for (source, &count) in counts.iter().enumerate() {
-                    prop_assert_eq!(schedule.count(source, sample), count);
+            spec.mix.stages = cuts.iter().map(|&(at, a, b)| stage(at * window, f64::from(a), f64::from(b))).collect();
+            let schedule = Schedule::new(&spec, &[5, 3, 2], window).unwrap();
+            let mut seen = [(); 3].map(|()| std::collections::BTreeSet::new());
+            for sample in 0..600 / window * window {
+                if sample.is_multiple_of(window) {
+                    for (source, seen) in seen.iter().enumerate() {
+                        prop_assert_eq!(schedule.count(source, sample), seen.len() as u64);
+                        // All numbers so far, and none above.
+                        prop_assert!(seen.last().is_none_or(|&last| last + 1 == seen.len() as u64));
+                    }
                 }
-                counts[source] += 1;
+                let (source, number) = schedule.source(sample);
+                prop_assert!(seen[source].insert(number), "twice");
+                prop_assert!(schedule.reaches(source, number) <= sample);
             }
         }
     }
@@ -206,8 +234,13 @@ mod tests {
         assert!(error.contains("a change of the mixture on line 1"), "{error}");
         let mut spec = spec();
         spec.mix.stages = vec![stage(64, 1.0, 1.0), stage(63, 1.0, 1.0)];
-        let error = Schedule::new(&spec, &[1, 1, 1]).err().unwrap().to_string();
+        let error = Schedule::new(&spec, &[1, 1, 1], 1).err().unwrap().to_string();
         assert!(error.contains("a stage at sample 63 follows one at sample 64"), "{error}");
+        let error = Schedule::new(&spec, &[1, 1, 1], 48).err().unwrap().to_string();
+        assert!(
+            error.contains("sample 64 lies inside a window of 48 samples: begin the stage at 48 or 96"),
+            "{error}"
+        );
     }
 
     #[test]

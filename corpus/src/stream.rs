@@ -97,8 +97,9 @@ pub fn open(dir: &Path, spec: &DataSpec, shape: BatchShape, global_sequences: u6
         .filter_map(|source| manifest.sources.iter().find(|built| built.name == source.name))
         .map(|built| built.train.tokens)
         .collect();
-    let schedule = Schedule::new(spec, &tokens)?;
-    let data_hash = data_hash(spec, &manifest, rule.documents)?;
+    let window = if spec.mix.window == 0 { global_sequences } else { spec.mix.window };
+    let schedule = Schedule::new(spec, &tokens, window)?;
+    let data_hash = data_hash(spec, &manifest, rule.documents, window)?;
     let validation = Samples::new(validation, rule);
     Ok(Stream {
         manifest,
@@ -179,7 +180,7 @@ fn shards(
         let rows = match spec.packing {
             Packing::Concat => None,
             policy => {
-                let key = xxh3_64(listed.sha256.as_bytes());
+                let key = xxh3_64(listed.xxh3.as_bytes());
                 Some(PackIndex::open(&path, &indexed, policy, spec.context, key)?)
             }
         };
@@ -193,11 +194,12 @@ fn shards(
 }
 
 /// Everything that decides which tokens sample n holds.
-fn data_hash(spec: &DataSpec, manifest: &Manifest, documents: u32) -> Result<String> {
+fn data_hash(spec: &DataSpec, manifest: &Manifest, documents: u32, window: u64) -> Result<String> {
     let sources: Vec<_> =
         spec.sources.iter().map(|s| (&s.name, s.weight, s.min_share, s.max_share)).collect();
     let documents = spec.document_mask.then_some(documents);
-    let parts = (manifest, sources, &spec.mix, spec.packing, documents, spec.context, spec.seed);
+    let mix = (spec.mix.temperature, &spec.mix.stages, window);
+    let parts = (manifest, sources, mix, spec.packing, documents, spec.context, spec.seed);
     let json = serde_json::to_vec(&parts).map_err(|e| Error::spec(e.to_string()))?;
     Ok(hex(&Sha256::digest(json)))
 }
@@ -263,7 +265,7 @@ impl Stream {
             .sources
             .iter()
             .enumerate()
-            .filter_map(|(index, source)| Some(self.schedule.sample(index, source.limit()?)));
+            .filter_map(|(index, source)| Some(self.schedule.reaches(index, source.limit()?)));
         limits.min()
     }
 
@@ -323,7 +325,7 @@ impl Stream {
     }
 
     /// Continues at a cursor: `step` will read from its sample on, also if the global batch has
-    /// another size than the run had before.
+    /// another size than the run had before and the specification gives the mixture's window.
     ///
     /// # Errors
     /// The cursor is of other data, mixture, context or seed.
@@ -331,7 +333,8 @@ impl Stream {
         if cursor.data_hash != self.data_hash {
             return Err(Error::Cursor(format!(
                 "the checkpoint was trained on other data (hash {}) than this corpus and recipe give ({}): restore \
-                 sources, tokenizer, mix, context and seed, or start a new run",
+                 sources, tokenizer, mix, its window (the global batch, unless mix.window is given), context and \
+                 seed, or start a new run",
                 short(&cursor.data_hash),
                 short(&self.data_hash)
             )));
@@ -340,7 +343,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Changes the weights from a step on, which must not have been read yet, and returns the entry
+    /// Changes the weights from a step on, which must not have been read yet, or from the next window of
+    /// the mixture if one does not begin there, and returns the entry
     /// for the ledger ([`crate::schedule::append_ledger`]).
     ///
     /// # Errors
@@ -351,7 +355,8 @@ impl Stream {
         weights: BTreeMap<String, f64>,
         reason: &str,
     ) -> Result<MixStage> {
-        let stage = MixStage { at_sample: self.step_start(step)?, weights, reason: reason.to_owned() };
+        let at_sample = self.schedule.window_after(self.step_start(step)?);
+        let stage = MixStage { at_sample, weights, reason: reason.to_owned() };
         self.schedule.push(&self.spec, &self.tokens, &stage)?;
         Ok(stage)
     }

@@ -42,6 +42,12 @@ pub struct Chunk {
     pub items: Vec<Item>,
     /// The source's first.
     pub first: bool,
+    /// Its documents are done: they are only to be remembered as seen.
+    pub again: bool,
+    /// Documents of the source up to its end.
+    pub position: u64,
+    /// Hash of each file that ended before it or in it, and the documents up to that file's end.
+    pub files: Vec<(String, u64)>,
 }
 
 pub struct Item {
@@ -71,6 +77,7 @@ impl Chunk {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.items.clear();
+        self.files.clear();
         self.first = false;
     }
 }
@@ -120,6 +127,9 @@ impl Context<'_> {
         for document in decoded.iter_mut().flatten().flat_map(|group| &mut group.documents) {
             let prints = std::mem::take(&mut document.prints);
             document.dropped = document.dropped.or_else(|| seen.judge(prints));
+        }
+        if chunk.again {
+            return Vec::new();
         }
         decoded.into_par_iter().map(|group| self.encode_group(group?)).collect()
     }

@@ -228,6 +228,99 @@ fn an_interrupted_build_leaves_nothing() {
     assert!(status.success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    // A small source is not noted before it is done.
     let left: Vec<_> = contents(&out).into_keys().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// Killed again and again while two sources are written, also while copies are looked for: the same bytes as
+/// in one go.
+#[test]
+#[cfg(unix)]
+fn a_killed_build_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    // 48 MB in chunks of 8: several notes in each source. Every tenth document is a copy.
+    for (source, files) in [("a", 0..3), ("b", 3..4)] {
+        for file in files {
+            let line = |n: u64| {
+                let n = if n.is_multiple_of(10) { n / 1000 } else { n + file * 1_000_000 };
+                let words = (0..150).map(|k| llmc_corpus::permute::mix(n << 8 | k) % 5000);
+                let text = words.map(|w| w.to_string()).collect::<Vec<_>>().join(" ");
+                format!("{{\"text\": \"{n} {text}\\n\"}}\n")
+            };
+            let lines: String = (0..16_000).map(line).collect();
+            std::fs::write(dir.path().join(format!("{source}{file}.jsonl")), lines).unwrap();
+        }
+    }
+    for dedup in ["off", "exact"] {
+        let spec = dir.path().join("data.json");
+        let json = format!(
+            r#"{{"tokenizer": {{"vocab": 600, "sample_bytes": 200000}}, "context": 64, "clean": {{"dedup": "{dedup}"}},
+                "sources": [{{"name": "a", "globs": ["a*.jsonl"]}}, {{"name": "b", "globs": ["b*.jsonl"]}}],
+                "validation": {{"fraction": 0.1}}}}"#
+        );
+        std::fs::write(&spec, json).unwrap();
+        let spec = spec.to_string_lossy().into_owned();
+        let (whole, killed) =
+            (dir.path().join(format!("{dedup}-whole")), dir.path().join(format!("{dedup}-killed")));
+        let output = run(&spec, &whole, "2");
+        assert!(output.status.success(), "{}", stderr(&output));
+
+        let (mut kills, mut resumed) = (0, false);
+        let noted =
+            |source: &str| std::fs::read(killed.join(".partial").join(format!("{source}.note.json"))).ok();
+        loop {
+            let before = (noted("a"), noted("b"));
+            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_llmc-data"))
+                .args(["build", "--note-every", "0", "--spec", &spec, "--out", &killed.to_string_lossy()])
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            while kills < 4 && child.try_wait().unwrap().is_none() && before == (noted("a"), noted("b")) {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            if kills < 4 && child.try_wait().unwrap().is_none() {
+                // SIGKILL: no handler runs.
+                child.kill().unwrap();
+                child.wait().unwrap();
+                assert!(!killed.join("manifest.json").exists());
+                kills += 1;
+                continue;
+            }
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", stderr(&output));
+            resumed |= stderr(&output).contains("an unfinished build was continued");
+            break;
+        }
+        assert!(kills >= 2 && resumed, "{kills} kills");
+        assert!(contents(&killed) == contents(&whole), "{dedup}: a killed build gives other bytes");
+        let saved: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(whole.join("manifest.json")).unwrap()).unwrap();
+        assert_eq!(saved["sources"][0]["dropped"].is_object(), dedup == "exact");
+    }
+}
+
+#[test]
+fn a_note_that_does_not_fit_its_files_is_not_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |n: u32| format!("{{\"text\": \"document {n} {}\"}}\n", "word ".repeat(400));
+    std::fs::write(dir.path().join("a.jsonl"), (0..10_000).map(line).collect::<String>()).unwrap();
+    let spec = write_spec(dir.path(), dir.path(), r#"{"name": "s", "globs": ["a.jsonl"]}"#);
+    let (whole, torn) = (dir.path().join("whole"), dir.path().join("torn"));
+    assert!(run(&spec, &whole, "2").status.success());
+    let arguments = ["build", "--note-every", "0", "--spec", &spec, "--out", &torn.to_string_lossy()];
+    let mut child =
+        std::process::Command::new(env!("CARGO_BIN_EXE_llmc-data")).args(arguments).spawn().unwrap();
+    let partial = torn.join(".partial");
+    while !partial.join("s.note.json").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // What a power cut does to pages that were not on the disk yet.
+    if let Ok(mut file) = std::fs::OpenOptions::new().write(true).open(partial.join("s.train.bin")) {
+        file.write_all(&[0; 64]).unwrap();
+    }
+    assert!(run(&spec, &torn, "2").status.success());
+    assert!(contents(&torn) == contents(&whole));
 }

@@ -33,9 +33,21 @@ fn stream(
     sequences: u32,
     global: u64,
 ) -> Stream {
+    stream_in_windows(0, dir, sources, mask, context, sequences, global)
+}
+
+fn stream_in_windows(
+    window: u64,
+    dir: &std::path::Path,
+    sources: &str,
+    mask: bool,
+    context: u32,
+    sequences: u32,
+    global: u64,
+) -> Stream {
     let spec = spec(&format!(
         r#"{{"tokenizer": {{"vocab": 300}}, "context": {context}, "seed": 7, "document_mask": {mask},
-            "sources": [{sources}]}}"#
+            "mix": {{"window": {window}}}, "sources": [{sources}]}}"#
     ));
     let shape = BatchShape { sequences, context, max_documents: 8 * sequences };
     open(dir, &spec, shape, global).unwrap()
@@ -145,14 +157,16 @@ proptest! {
         let mut next = 1;
         let (a, b) = (unique(&lengths, &mut next), unique(&lengths[..3], &mut next));
         write_corpus(dir.path(), next, &[("a", a, vec![]), ("b", b, vec![])]);
-        let reference = sequences_of(&stream(dir.path(), TWO, mask, 8, 12, 12), 0..steps, 12, 12, 1);
+        // Given, so that a run may go on with another global batch.
+        let window = 4;
+        let reference = sequences_of(&stream_in_windows(window, dir.path(), TWO, mask, 8, 12, 12), 0..steps, 12, 12, 1);
         for (sequences, ranks) in [(1, 1), (1, 12), (2, 3), (3, 4), (6, 2)] {
-            let other = stream(dir.path(), TWO, mask, 8, sequences as u32, 12);
+            let other = stream_in_windows(window, dir.path(), TWO, mask, 8, sequences as u32, 12);
             prop_assert_eq!(&sequences_of(&other, 0..steps, 12, sequences, ranks), &reference);
         }
         // Resumed at any step, also with another global batch, the rest is the same.
-        let mut resumed = stream(dir.path(), TWO, mask, 8, 2, 4);
-        let cursor = stream(dir.path(), TWO, mask, 8, 12, 12).cursor(1).unwrap();
+        let mut resumed = stream_in_windows(window, dir.path(), TWO, mask, 8, 2, 4);
+        let cursor = stream_in_windows(window, dir.path(), TWO, mask, 8, 12, 12).cursor(1).unwrap();
         prop_assert_eq!(cursor.next_sample, 12);
         resumed.resume(1, &cursor).unwrap();
         prop_assert_eq!(&sequences_of(&resumed, 1..1 + 3 * (steps - 1), 4, 2, 2), &reference[12..].to_vec());

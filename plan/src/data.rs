@@ -175,6 +175,10 @@ pub struct MixSpec {
     /// 0 uniform. (The same α as `weighted_sampler_alpha` of gpt-neox.)
     #[serde(default = "one")]
     pub temperature: f64,
+    /// Samples of a window, in each of which every source is within one sample of its share; 0: those of
+    /// one optimizer step.
+    #[serde(default)]
+    pub window: u64,
     /// Changes of the weights during the run, ascending in sample.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<MixStage>,
@@ -184,7 +188,7 @@ pub struct MixSpec {
 /// mixture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MixStage {
-    /// First sample of the stage.
+    /// First sample of the stage, a multiple of the mixture's window.
     pub at_sample: u64,
     /// Replaces the weight of these sources; they mean what [`SourceSpec::weight`] means.
     pub weights: BTreeMap<String, f64>,
@@ -199,7 +203,7 @@ fn one() -> f64 {
 
 impl Default for MixSpec {
     fn default() -> Self {
-        Self { temperature: one(), stages: Vec::new() }
+        Self { temperature: one(), window: 0, stages: Vec::new() }
     }
 }
 
@@ -306,7 +310,7 @@ pub struct Manifest {
     pub train: SplitInfo,
     /// All sources together.
     pub validation: SplitInfo,
-    /// SHA-256 of every file beside the manifest, by name.
+    /// Length and hash of every file beside the manifest, by name.
     pub files: BTreeMap<String, FileInfo>,
 }
 
@@ -368,6 +372,6 @@ pub struct SplitInfo {
 pub struct FileInfo {
     /// Length in bytes.
     pub bytes: u64,
-    /// SHA-256, hexadecimal.
-    pub sha256: String,
+    /// xxh3-128, hexadecimal: it finds damage, at the speed of a copy; it is no signature.
+    pub xxh3: String,
 }
