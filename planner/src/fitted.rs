@@ -58,8 +58,8 @@ impl Knob {
     /// Physical range of the field behind the knob; a factor leads to its nearest end.
     fn field(self, p: &mut Profile) -> (Vec<&mut f64>, f64, f64) {
         match self {
-            // Rates are fractions of a peak: 0.95 is more than any library reaches.
-            Knob::Gemm => (vec![&mut p.gemm.eta_bf16, &mut p.gemm.eta_fp8, &mut p.gemm.eta_f32], 0.05, 0.95),
+            // η times the losses by tile, wave and K is the fraction of the peak; alone it may come close to 1.
+            Knob::Gemm => (vec![&mut p.gemm.eta_bf16, &mut p.gemm.eta_fp8, &mut p.gemm.eta_f32], 0.05, 1.0),
             Knob::Attention => (vec![&mut p.attention.forward, &mut p.attention.backward], 0.02, 0.9),
             Knob::Pointwise => (vec![&mut p.memory.pointwise], 0.05, 0.95),
             Knob::Stack => (vec![&mut p.fixed.stack], 1.0, 4.0),
@@ -121,6 +121,7 @@ pub const KNOBS: &[Knob] = &[
     Knob::K0,
     Knob::Step,
     Knob::Launch,
+    Knob::Stack,
 ];
 
 /// A fitted profile with its evidence.

@@ -104,8 +104,13 @@ pub struct Variant {
     pub eager: bool,
     /// The logits of a whole micro-batch exist at once, instead of a block of rows at a time.
     pub whole_logits: bool,
-    /// The loss works through blocks of rows although the rest is another stack's.
-    pub fused_loss: bool,
+    /// Bytes that one logit takes while the loss is computed, with `whole_logits`: its own, its f32 copy, softmax and
+    /// gradient, as far as they exist together. 0: the loss works through blocks of rows all the same.
+    pub logit_bytes: u64,
+    /// Norms keep their input and normalised stream in f32 (PyTorch eager).
+    pub upcast_norms: bool,
+    /// "Selective" keeps every second product and attention's output (torchtitan), not all but norms and activation.
+    pub selective_products: bool,
 }
 
 /// `nodes × gpus_per_node` devices.

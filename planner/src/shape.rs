@@ -42,8 +42,12 @@ pub struct Shape {
     pub eager: bool,
     /// The logits of a whole micro-batch exist at once.
     pub whole_logits: bool,
-    /// The loss works through blocks of rows all the same.
-    pub fused_loss: bool,
+    /// Bytes a logit takes while the loss is computed; 0: by blocks of rows all the same.
+    pub logit_bytes: u64,
+    /// Norms keep f32 copies.
+    pub upcast_norms: bool,
+    /// Selective recomputation keeps every second product.
+    pub selective_products: bool,
 }
 
 impl Shape {
@@ -67,7 +71,9 @@ impl Shape {
             unfused_attention: variant.unfused_attention,
             eager: variant.eager,
             whole_logits: variant.whole_logits,
-            fused_loss: variant.fused_loss,
+            logit_bytes: variant.logit_bytes,
+            upcast_norms: variant.upcast_norms,
+            selective_products: variant.selective_products,
         }
     }
 
@@ -157,7 +163,9 @@ mod tests {
             unfused_attention: false,
             eager: false,
             whole_logits: false,
-            fused_loss: false,
+            logit_bytes: 0,
+            upcast_norms: false,
+            selective_products: false,
         }
     }
 

@@ -1,4 +1,8 @@
-//! Which software a run table's row ran on, from the names it gives: it selects the profile and nothing else.
+//! Which software a run table's row ran on, from the names it gives: it selects the profile and the facts below.
+
+use llmc_plan::plan::{Precision, Recompute};
+
+use crate::cost::StateBytes;
 
 /// Stack of a row, from its `source` and `notes` and, where neither names one, from its layout: tensor or pipeline
 /// ranks point to Megatron, fully sharded parameters to PyTorch's FSDP.
@@ -21,10 +25,18 @@ pub fn stack(source: &str, notes: &str, ranks: u64) -> &'static str {
         ("llm.c", "native"),
         ("llmq", "native"),
         ("ml-engineering", "deepspeed"),
+        ("llama-factory", "deepspeed"),
+        ("axolotl", "deepspeed"),
         ("deepspeed", "deepspeed"),
+        ("torchtitan", "torchtitan"),
+        ("torchao", "torchtitan"),
         ("automodel", "torch"),
         ("torch", "torch"),
         ("fsdp", "torch"),
+        ("olmo", "torch"),
+        ("accelerate", "torch"),
+        ("hugging", "torch"),
+        ("tinyllama", "torch"),
         ("litgpt", "torch"),
         ("lightning", "torch"),
         ("flash-attention", "torch"),
@@ -47,17 +59,35 @@ pub fn stack(source: &str, notes: &str, ranks: u64) -> &'static str {
     }
 }
 
+/// The stack whose fitted profile times `stack`: torchtitan holds other things than PyTorch's other trainers, but runs
+/// the same kernels.
+pub fn timed_as(stack: &'static str) -> &'static str {
+    if stack == "torchtitan" { "torch" } else { stack }
+}
+
 /// What a stack does that its run tables do not say.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Facts {
     /// Tensor-parallel ranks split norms and residuals too.
     pub sequence_parallel: bool,
-    /// Bytes a parameter that bf16 training holds beside weights, f32 gradients and optimizer state.
-    pub bf16_gradient_extra: f64,
     /// No fused attention.
     pub unfused_attention: bool,
+    /// Gradients are reduced after the last backward, not beside it.
+    pub late_reduction: bool,
+    /// What a row without a recompute policy did; `None`: the least that fits.
+    pub recompute: Option<Recompute>,
+    /// Dropout where the feed-forward is GPT's.
+    pub dropout: f64,
+    /// Bytes a logit takes while an eager loss is computed, and a compiled one.
+    pub logit_bytes: [u64; 2],
+    /// Norms run in PyTorch eager keep f32 copies.
+    pub upcast_norms: bool,
+    /// "Selective" keeps every second product.
+    pub selective_products: bool,
     /// Transformer Engine's GEMM workspace is the only large one.
     pub transformer_engine: bool,
+    /// Device bytes of one communicator; `None`: the profile's.
+    pub communicator_bytes: Option<u64>,
 }
 
 impl Facts {
@@ -71,15 +101,83 @@ impl Facts {
 
 /// Facts of a stack, each with its source.
 pub fn facts(stack: &str) -> Facts {
-    Facts {
-        // Megatron-DeepSpeed forked before arXiv 2205.05198; InternEvo's "mtp" mode is plain tensor parallelism.
-        sequence_parallel: !["bigscience", "internevo", "vtrain-single", "vtrain-multi"].contains(&stack),
-        // DeepSpeed's BF16_Optimizer keeps 16-bit gradients and a flat copy beside its f32 accumulators: the bf16 rows
-        // of the BLOOM logs exceed their fp16 twins by 23 GiB at 4.1e9 parameters a rank.
-        bf16_gradient_extra: if stack == "bigscience" { 5.6 } else { 0.0 },
-        // Megatron of 2021 and 2022 predates flash attention.
-        unfused_attention: ["bigscience", "vtrain-single", "vtrain-multi"].contains(&stack),
-        transformer_engine: stack == "megatron",
+    let plain = Facts {
+        sequence_parallel: true,
+        unfused_attention: false,
+        late_reduction: false,
+        recompute: None,
+        dropout: 0.0,
+        // A copy in f32 beside the 16-bit logits; softmax and gradient overwrite it.
+        logit_bytes: [6, 6],
+        upcast_norms: false,
+        selective_products: false,
+        transformer_engine: false,
+        communicator_bytes: None,
+    };
+    match stack {
+        // `--hidden-dropout` is 0.1 unless given (megatron/training/arguments.py).
+        "megatron" => Facts { dropout: 0.1, transformer_engine: true, ..plain },
+        // Megatron of 2021 and 2022, before sequence parallelism (arXiv 2205.05198) and flash attention. Its multi-node
+        // runs hold no activations but layer inputs: at 3.6B, micro-batch 32, tp 4 the scores alone would take 258 GB.
+        "vtrain-multi" => Facts {
+            sequence_parallel: false,
+            unfused_attention: true,
+            late_reduction: true,
+            recompute: Some(Recompute::Full),
+            dropout: 0.1,
+            ..plain
+        },
+        "vtrain-single" => Facts {
+            sequence_parallel: false,
+            unfused_attention: true,
+            late_reduction: true,
+            recompute: Some(Recompute::None),
+            dropout: 0.1,
+            ..plain
+        },
+        // Megatron-DeepSpeed forked at the same time. nvidia-smi of its 50 logged runs needs 0.9 GiB a communicator
+        // and no copy of the logits beside them.
+        "bigscience" => Facts {
+            sequence_parallel: false,
+            unfused_attention: true,
+            logit_bytes: [2, 2],
+            communicator_bytes: Some(966367642),
+            ..plain
+        },
+        // InternEvo's "mtp" mode is plain tensor parallelism.
+        "internevo" => Facts { sequence_parallel: false, ..plain },
+        // `cross_entropy(pred.float(), …)` (torchtitan/components/loss.py): logits in 16 bits, f32 copy, log-softmax and
+        // gradient; compiled, the 16-bit logits and their gradient. Per-operator checkpointing.
+        "torchtitan" => Facts {
+            logit_bytes: [14, 4],
+            upcast_norms: true,
+            selective_products: true,
+            recompute: Some(Recompute::Selective),
+            ..plain
+        },
+        // litgpt and torchtune: cross entropy over 16-bit logits; RMSNorm that upcasts (litgpt/rmsnorm.py).
+        "torch" => Facts { upcast_norms: true, ..plain },
+        // Hugging Face's models upcast and shift the logits before the loss: 99 GiB become 80 with Liger's loss at
+        // 8,192 tokens and 128,256 entries (stas00/ml-engineering).
+        "deepspeed" => Facts { logit_bytes: [20, 20], upcast_norms: true, ..plain },
+        _ => plain,
+    }
+}
+
+/// Bytes a parameter that a stack holds, where they are not Megatron's 2 + 4 + 12.
+pub fn state(stack: &str, precision: Precision) -> Option<StateBytes> {
+    let of = |weight, gradient, optimizer| Some(StateBytes { weight, gradient, optimizer, paged: 0.0 });
+    match (stack, precision) {
+        (_, Precision::F32) => None,
+        // fp16 gradients, all-reduced as such (`accumulate_allreduce_grads_in_fp32` is off unless asked for).
+        ("vtrain-multi" | "vtrain-single", _) => of(2.0, 2.0, 12.0),
+        // DeepSpeed's ZeRO-1 copies its part of the fp16 gradients to f32; its BF16_Optimizer accumulates in f32 beside
+        // 16-bit gradients on every rank (deepspeed/runtime/bf16_optimizer.py).
+        ("bigscience", Precision::Fp16) => of(2.0, 2.0, 16.0),
+        ("bigscience", _) => of(2.0, 6.0, 16.0),
+        // FSDP shards the f32 weights themselves; a gathered unit is in 16 bits.
+        ("torchtitan" | "torch", _) => of(2.0, 4.0, 10.0),
+        _ => None,
     }
 }
 

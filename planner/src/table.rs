@@ -13,7 +13,7 @@ use crate::cost::{Point, Setting, StateBytes};
 use crate::hardware;
 use crate::question::*;
 use crate::solve::setting;
-use crate::stack::{facts, stack};
+use crate::stack::{facts, stack, state, timed_as};
 
 /// A row as a map of its non-empty cells.
 pub(crate) struct Row(BTreeMap<String, String>);
@@ -188,22 +188,26 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         Some(stage) => stage.parse::<u64>().ok().filter(|z| *z <= 3).ok_or(format!("zero_stage {stage}"))?,
         None => 0,
     };
-    let recompute = match row.text("act_ckpt") {
-        Some("full") => Recompute::Full,
-        Some("selective") => Recompute::Selective,
-        None | Some("none") => Recompute::None,
-        Some(other) => return Err(format!("act_ckpt {other}")),
+    let given = match row.text("act_ckpt") {
+        Some("full") => Some(Recompute::Full),
+        Some("selective") => Some(Recompute::Selective),
+        Some("none") => Some(Recompute::None),
+        None => None,
+        Some(other) => return Err(format!("act_ckpt {other}: expected none, selective or full")),
     };
     let notes = row.text("notes").unwrap_or_default();
     let attention = row.text("attn_impl").unwrap_or_default();
     // Megatron's "local" layers have no fused attention; Megatron-DeepSpeed of 2021 had none either.
     let stack = stack(&source(row), notes, tp * pp);
     let facts = facts(stack);
-    let unfused = facts.unfused_attention
+    // A row that names its attention is believed.
+    let unfused = (facts.unfused_attention && attention.is_empty())
         || attention == "unfused"
         || ["attention-backend=unfused", "transformer-impl=local"].iter().any(|flag| notes.contains(flag));
-    let fused_loss = (notes.contains("Liger") && !notes.contains("without Liger"))
-        || ["chunked cross entropy", "fused CE", "fused cross"].iter().any(|flag| notes.contains(flag));
+    let liger = notes.contains("Liger") && !notes.contains("without Liger");
+    let fused_loss =
+        liger || ["chunked cross entropy", "fused CE", "fused cross"].iter().any(|flag| notes.contains(flag));
+    let compiled = row.is("compile", "1");
     let peak = match () {
         _ if notes.contains("allocated_bytes") => Peak::LastAllocated,
         _ if notes.contains("ACTIVE") => Peak::Allocated,
@@ -226,7 +230,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         rope: Rope { method: RopeMethod::None, factor: 1.0, original_context: context, theta: 10000.0 },
         tied: row.is("tied", "1") || vtrain,
         norm_eps: 1e-5,
-        dropout: if vtrain { 0.1 } else { 0.0 },
+        dropout: if gated { 0.0 } else { facts.dropout },
         init_std: 0.02,
     };
     let model = Model {
@@ -235,16 +239,20 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         ..model
     };
     let nodes = gpus.div_ceil(per_node);
+    // torchtitan compiles the loss since 2025: no row says its version, but H200 and Blackwell runs are later.
+    let new = ["H200", "B200", "GB200"].contains(&card.name.as_str());
     let q = Question {
         variant: Variant {
             plain_ffn: !gated,
             bias: !gated && !notes.contains("disable-bias-linear"),
             layer_norm: !gated,
-            learned_positions: !gated,
+            learned_positions: !gated && !["ALiBi", "alibi", "RoPE", "rope"].iter().any(|p| notes.contains(p)),
             unfused_attention: unfused,
             eager: row.is("compile", "0"),
             whole_logits: true,
-            fused_loss,
+            logit_bytes: if fused_loss { 0 } else { facts.logit_bytes[usize::from(compiled && new)] },
+            upcast_norms: facts.upcast_norms && !compiled && !liger,
+            selective_products: facts.selective_products,
         },
         hardware: card,
         cluster: Some(Cluster { nodes, gpus_per_node: per_node }),
@@ -260,11 +268,17 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let old = ["sdpa", "flash", "sdpa/flex"].contains(&attention);
     let mut setting = setting(&q, Cluster { nodes, gpus_per_node: per_node }, sequences)
         .ok_or_else(|| format!("no profile for {name}"))?;
+    if let Some(state) = state(stack, precision) {
+        setting.state = state;
+    }
     if ["pure-bf16", "bf16-true"].iter().any(|flag| notes.contains(flag)) {
         setting.state = StateBytes { weight: 2.0, gradient: 2.0, optimizer: 4.0, paged: 0.0 };
     }
-    if precision == Precision::Bf16 {
-        setting.state.gradient += facts.bf16_gradient_extra;
+    if let Some(bytes) = facts.communicator_bytes {
+        setting.profile.fixed.communicator_bytes = bytes;
+    }
+    if facts.late_reduction {
+        setting.profile.comm.overlap = 0.0;
     }
     if let Some(bytes) = facts.workspace(setting.hardware.peak_fp8.is_some()) {
         setting.profile.fixed.workspace_bytes = bytes;
@@ -282,7 +296,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         zero: if dp * cp > 1 { zero } else { 0 },
         shard: shard_group(row.text("dp_shard").unwrap_or_default(), dp, zero),
         micro,
-        recompute,
+        recompute: given.or(facts.recompute).unwrap_or(Recompute::None),
         offload: if notes.contains("CPU-offloaded") { Offload::Optimizer } else { Offload::None },
         schedule: match (pp, vp) {
             (1, _) => Schedule::None,
@@ -297,8 +311,8 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
                 facts.sequence_parallel
             },
     };
-    let point =
-        if row.text("act_ckpt").is_none() && !vtrain { least_recompute(&setting, point) } else { point };
+    let stated = given.or(facts.recompute).is_some();
+    let point = if stated { point } else { least_recompute(&setting, point) };
     let step_tokens = (sequences * context) as f64 / gpus as f64;
     let seconds = match row.positive("iteration_ms")? {
         Some(ms) => Some(ms / 1e3),
@@ -309,7 +323,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         id: row.text("id").unwrap_or_default().into(),
         source: source(row),
         remark: notes.into(),
-        stack,
+        stack: timed_as(stack),
         setting,
         point,
         seconds,

@@ -31,10 +31,21 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
         (true, true) => 4.0,
         (false, _) => 2.0,
     };
+    if recompute == Recompute::Selective && shape.selective_products {
+        // torchtitan's per-operator policy keeps attention's output and products 1, 3, 5, 7 of q, k, v, o, gate, up, down
+        // (torchtitan/models/*/infra/parallelize.py, `mm_count % 2`), and the layer's input. No backward reads the output
+        // of down, which a compiler therefore drops.
+        let streams = if shape.eager { 2.0 } else { 1.0 };
+        return n * (b * (streams * h / spread + 2.0 * q + kv + f) + 4.0 * heads);
+    }
     let (streams, products) = if recompute == Recompute::Selective { (2.0, wide - 1.0) } else { (4.0, wide) };
     let mut bytes = n * (b * (streams * h / spread + 2.0 * q + 2.0 * kv + products * f) + 4.0 * heads);
     if shape.dropout {
         bytes += n * 2.0 * h / spread;
+    }
+    if shape.upcast_norms {
+        // Each of two norms: the input in f32 and the normalised stream in 16 bits.
+        bytes += n * 2.0 * (4.0 + b) * h / spread;
     }
     if shape.unfused_attention && recompute == Recompute::None {
         // Softmax output, its dropout and mask: 5 bytes a score in 16 bits (arXiv 2205.05198, equation 2).
@@ -120,6 +131,10 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
     }
     if point.zero >= 3 && g > 1.0 {
         p.parameters += 2.0 * layer * s.state.weight;
+        if s.shape.whole_logits && stage == point.pp - 1 {
+            // FSDP and DeepSpeed gather the head whole; its gradient is whole in 16 bits until it is scattered.
+            p.parameters += 2.0 * s.act() * (s.shape.vocab * s.shape.hidden) as f64 / point.tp as f64;
+        }
     }
     p
 }
@@ -142,9 +157,9 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     }
     let vocab = s.shape.vocab as f64 / t;
     // Our head works through blocks of rows: the larger of 1,024 rows and 64 MiB (plan's lowering); other stacks hold a
-    // whole micro-batch's logits, and a copy in f32 for the loss.
-    let (rows, width) = if s.shape.whole_logits && !s.shape.fused_loss {
-        (n, b + 4.0)
+    // whole micro-batch's logits, and copies for the loss.
+    let (rows, width) = if s.shape.whole_logits && s.shape.logit_bytes > 0 {
+        (n, s.shape.logit_bytes as f64)
     } else {
         (n.min((67108864.0 / (vocab * b)).max(1024.0)), b)
     };
@@ -153,7 +168,9 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     let stream = n * b * h / spread;
     let wide = n * b * f / t;
     activations += if s.shape.whole_logits {
-        (whole - kept).max(0.0) + 2.0 * stream + 3.0 * wide
+        let layer = (whole - kept).max(0.0) + 2.0 * stream + 3.0 * wide;
+        // Where softmax and gradient of the loss are counted, they are gone when the first layer runs backward.
+        if width > 6.0 { (layer - logits).max(0.0) } else { layer }
     } else {
         // As our lowering frees (checked against its walk): the backward of a layer holds the gradients of the stream
         // and of the SwiGLU product, or, when all is recomputed, the layer and one gradient; the head holds three

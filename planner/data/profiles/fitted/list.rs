@@ -3,6 +3,7 @@ const FITTED: &[&str] = &[
     include_str!("pooled.toml"),
     include_str!("bigscience.toml"),
     include_str!("a100-bigscience-bf16.toml"),
+    include_str!("a100-bigscience-fp16.toml"),
     include_str!("v100-bigscience-fp16.toml"),
     include_str!("deepspeed.toml"),
     include_str!("foundry.toml"),
@@ -17,7 +18,6 @@ const FITTED: &[&str] = &[
     include_str!("h100-megatron-bf16.toml"),
     include_str!("h100-megatron-fp8.toml"),
     include_str!("torch.toml"),
-    include_str!("a100-torch-bf16.toml"),
     include_str!("vtrain-multi.toml"),
     include_str!("vtrain-single.toml"),
 ];
