@@ -246,7 +246,8 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             plain_ffn: !gated,
             bias: !gated && !notes.contains("disable-bias-linear"),
             layer_norm: !gated,
-            learned_positions: !gated && !["ALiBi", "alibi", "RoPE", "rope"].iter().any(|p| notes.contains(p)),
+            learned_positions: !gated
+                && !["ALiBi", "alibi", "RoPE", "rope"].iter().any(|p| notes.contains(p)),
             unfused_attention: unfused,
             eager: row.is("compile", "0"),
             whole_logits: true,
