@@ -48,7 +48,8 @@ pub fn load_cuda() -> Result<(), String> {
     shim::load_cuda(&folder.join("libtorch_cuda.so")).map_err(|e| e.to_string())
 }
 
-fn libtorch_folder() -> Option<PathBuf> {
+/// The folder that libtorch itself was loaded from.
+pub(crate) fn libtorch_folder() -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let line = maps.lines().find(|l| l.ends_with("/libtorch_cpu.so"))?;
     Path::new(line.get(line.find('/')?..)?).parent().map(Path::to_path_buf)

@@ -14,6 +14,9 @@ pub enum Error {
         /// What was expected and what was found.
         problem: String,
     },
+    /// A CUDA library is missing or refused, in one sentence.
+    #[error("{0}")]
+    Cuda(String),
     /// What the host side of a run refused (batches, other ranks), in its own words.
     #[error("{0}")]
     Host(crate::failure::Failure),

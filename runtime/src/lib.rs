@@ -1,6 +1,7 @@
 //! `Program` and batches to trained weights: op executors over libtorch, interpreter, checkpoints.
 
 pub mod checkpoint;
+pub mod cuda;
 pub mod device;
 pub mod error;
 pub mod evaluate;

@@ -1,7 +1,7 @@
 //! Safe functions over `shim/core.cpp`: the counting CPU allocator, device memory statistics, and the ops that
 //! tch does not bind (GEMM with alpha and beta, fused AdamW).
 //!
-//! This is the only module of the crate with `unsafe`. Not here: anything that needs libtorch_cuda at link time.
+//! `unsafe` is here and in `cuda` only. Not here: anything that needs libtorch_cuda at link time.
 #![allow(unsafe_code)] // the foreign-function boundary itself: every pointer is checked or borrowed here
 
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -136,6 +136,12 @@ pub fn reset_cpu_peak() {
 /// Opens `libtorch_cuda.so`, which registers the CUDA back end. Call before the first question about CUDA
 /// devices. Errors when the file or one of the libraries it needs does not load.
 pub fn load_cuda(library: &Path) -> Result<()> {
+    load_library(library)
+}
+
+/// Opens a shared library for the life of the process; its symbols serve whatever is loaded later.
+/// Errors when it or one of the libraries it needs does not load.
+pub fn load_library(library: &Path) -> Result<()> {
     let path = CString::new(library.as_os_str().as_encoded_bytes())
         .map_err(|_| Error::Libtorch(format!("path with a NUL byte: {}", library.display())))?;
     // SAFETY: `path` is NUL-terminated and outlives the call.

@@ -9,8 +9,8 @@ use super::build::Draft;
 use super::params::Param;
 use super::units;
 use crate::op::{
-    Add, Copy, Dropout, Fill, Gather, Gemm, NormBackwardInput, NormBackwardWeight, NormForward,
-    ReduceScatter, SwigluBackward, SwigluForward,
+    Add, Copy, Dropout, Fill, Gather, Gemm, NormBackward, NormBackwardInput, NormBackwardWeight,
+    NormForward, ReduceScatter, SwigluBackward, SwigluForward,
 };
 use crate::plan::Recompute;
 use crate::program::{Axis, Ref};
@@ -253,12 +253,7 @@ impl Backward<'_> {
 
     /// Backward of a norm from [dy, x, rstd]: its weight's gradient unless frozen, and dx added to `dx`.
     fn norm(&mut self, param: &Param, [dy, x, rstd]: [Ref; 3], dx: Option<Ref>) {
-        if let Some(gradient) = param.gradient {
-            self.s.op(NormBackwardWeight {}, [dy, x, rstd], [gradient]);
-        }
-        if let Some(dx) = dx {
-            self.s.op(NormBackwardInput { accumulate: true }, [dy, x, param.read, rstd], [dx]);
-        }
+        norm_backward(&mut self.s, param, [dy, x, rstd], dx.map(|dx| (dx, true)));
     }
 
     /// Lets `write` fill the gradient of a norm's output: partial sums over tensor ranks are reduced to this
@@ -284,6 +279,21 @@ fn project(l: &Lowering, s: &mut Draft, x: Ref, weight: Ref) {
     if let Some(wide) = l.acts.wide {
         s.op(ReduceScatter { axis: Axis::Tensor, accumulate: false }, [wide], [branch]);
         s.free([wide]);
+    }
+}
+
+/// Backward of a norm from [dy, x, rstd]: its weight's gradient unless frozen, and dx if asked for, written or added
+/// to. One op where both are wanted: it reads dy and x once.
+pub fn norm_backward(s: &mut Draft, param: &Param, [dy, x, rstd]: [Ref; 3], dx: Option<(Ref, bool)>) {
+    match (param.gradient, dx) {
+        (Some(gradient), Some((dx, accumulate))) => {
+            s.op(NormBackward { accumulate }, [dy, x, param.read, rstd], [dx, gradient]);
+        }
+        (Some(gradient), None) => s.op(NormBackwardWeight {}, [dy, x, rstd], [gradient]),
+        (None, Some((dx, accumulate))) => {
+            s.op(NormBackwardInput { accumulate }, [dy, x, param.read, rstd], [dx]);
+        }
+        (None, None) => {}
     }
 }
 

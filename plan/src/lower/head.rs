@@ -2,12 +2,12 @@
 //! rows of tokens.
 
 use super::Lowering;
-use super::block::dropout;
+use super::block::{dropout, norm_backward};
 use super::build::Draft;
 use super::units;
 use crate::op::{
     CrossEntropyEval, CrossEntropyTrain, EmbeddingBackward, EmbeddingForward, Fill, Gemm, LoadBatch,
-    NormBackwardInput, NormBackwardWeight, NormForward,
+    NormForward,
 };
 use crate::program::Ref;
 
@@ -97,10 +97,7 @@ pub fn loss(l: &Lowering) -> Option<Draft> {
         }
     }
     s.free([a.logits, a.xf, a.targets, a.weights]);
-    if let Some(gradient) = norm.gradient {
-        s.op(NormBackwardWeight {}, [a.dxf, a.x, a.rstdf], [gradient]);
-    }
-    s.op(NormBackwardInput { accumulate: false }, [a.dxf, a.x, norm.read, a.rstdf], [a.dres]);
+    norm_backward(&mut s, norm, [a.dxf, a.x, a.rstdf], Some((a.dres, false)));
     s.free([a.dxf, a.x, a.rstdf]);
     s.free(units::gathered(&w.head_unit()));
     Some(s)

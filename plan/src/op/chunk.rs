@@ -25,6 +25,18 @@ pub fn norm(backend: Backend, n: u64, h: u64, math_bytes: u64) -> u64 {
     rows(backend, n, h.saturating_mul(3 * math_bytes))
 }
 
+/// Whether the fused backward of a norm takes rows of `h` elements of `bytes`: it keeps 4 accesses of 16 bytes in
+/// each of at most 512 threads.
+pub fn norm_fits(h: u64, bytes: u64) -> bool {
+    h.saturating_mul(bytes) <= 4 * 512 * 16
+}
+
+/// Rows of the table of partial sums of a norm's weight gradient on a device, for `n` rows: one a block, a block
+/// for each multiprocessor of an H100 (132), the same on every card so that the sums have one order.
+pub fn norm_partials(n: u64) -> u64 {
+    n.clamp(1, 132)
+}
+
 /// Rows of a block of SwiGLU over `[n, 2f]`: gate, up and two results.
 pub fn swiglu(backend: Backend, n: u64, f: u64, math_bytes: u64) -> u64 {
     rows(backend, n, f.saturating_mul(4 * math_bytes))

@@ -39,7 +39,7 @@ pub use gemm::Gemm;
 pub use init::{Initialise, RopeTables};
 pub use load_batch::LoadBatch;
 pub use loss::{CrossEntropyEval, CrossEntropyTrain};
-pub use norm::{NormBackwardInput, NormBackwardWeight, NormForward};
+pub use norm::{NormBackward, NormBackwardInput, NormBackwardWeight, NormForward};
 pub use optimizer::Optimize;
 pub use quantise::Quantise;
 pub use reduce::{Clip, SquaredNorm};
@@ -79,7 +79,7 @@ impl TensorType {
 pub enum Backend {
     /// libtorch on the CPU.
     Cpu,
-    /// Plain libtorch tensors on a CUDA device: the twins of the fused kernels.
+    /// Fused kernels on a CUDA device; for f64, plain libtorch tensors, their twins.
     Cuda,
 }
 
@@ -178,6 +178,7 @@ ops! {
     EmbeddingForward = "embedding.forward",
     EmbeddingBackward = "embedding.backward",
     NormForward = "norm.forward",
+    NormBackward = "norm.backward",
     NormBackwardInput = "norm.backward_input",
     NormBackwardWeight = "norm.backward_weight",
     Gemm = "gemm",
@@ -215,6 +216,11 @@ fn math_bytes(dtype: DType) -> u64 {
 /// Whether elements are computed on where they lie, without a converted copy.
 fn is_math(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F64)
+}
+
+/// Whether a fused kernel works on operands of this format, and so needs none of the twin's copies.
+fn fused(backend: Backend, dtype: DType) -> bool {
+    backend == Backend::Cuda && matches!(dtype, DType::F32 | DType::Bf16 | DType::F16)
 }
 
 /// Product of attributes; saturates, for an edited program may hold any figures.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, math_bytes, shape, traffic};
 
 /// Inputs: x `[n, h]`, weight `[h]`. Outputs: y `[n, h]`, rstd `[n]` f32.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,53 @@ impl Spec for NormForward {
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
         // Narrow formats: x and y of a block, and the weight, in f32.
-        if is_math(inputs[0].dtype) { 0 } else { block(backend, &inputs[0], 2, 0) + 4 * inputs[1].elements() }
+        if is_math(inputs[0].dtype) || fused(backend, inputs[0].dtype) { 0 } else { block(backend, &inputs[0], 2, 0) + 4 * inputs[1].elements() }
+    }
+}
+
+/// Both gradients in one pass. Inputs: dy `[n, h]`, x `[n, h]`, weight `[h]`, rstd `[n]`. Outputs: dx `[n, h]` as
+/// [`NormBackwardInput`] makes it, weight gradient `[h]` as [`NormBackwardWeight`] does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NormBackward {
+    /// Add to dx instead of writing it: the residual branch joins here.
+    pub accumulate: bool,
+}
+
+impl Spec for NormBackward {
+    fn kind(&self) -> Kind {
+        Kind::Memory
+    }
+
+    fn updates(&self, output: usize) -> bool {
+        self.accumulate || output == 1
+    }
+
+    fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
+        arity(inputs, outputs, (4, 2))?;
+        shape("x", &inputs[1], &inputs[0].shape)?;
+        shape("weight", &inputs[2], &[inputs[1].extent(1)])?;
+        shape("dx", &outputs[0], &inputs[0].shape)?;
+        shape("gradient", &outputs[1], &[inputs[0].extent(1)])
+    }
+
+    fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        let (dx, dw) = outputs.split_at(1);
+        let (once, both) = if self.accumulate { (&[][..], dx) } else { (dx, &[][..]) };
+        [traffic(inputs, dw), traffic(once, both)].iter().fold(0, |sum: u64, b| sum.saturating_add(*b))
+    }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        let (n, h) = (inputs[1].extent(0), inputs[1].extent(1));
+        if fused(backend, inputs[1].dtype) && chunk::norm_fits(h, inputs[1].dtype.bytes()) {
+            return 4 * h * chunk::norm_partials(n);
+        }
+        // The two ops one after the other.
+        let input = NormBackwardInput { accumulate: self.accumulate };
+        let weight = NormBackwardWeight {};
+        let apart = [inputs[0].clone(), inputs[1].clone(), inputs[3].clone()];
+        input
+            .workspace(backend, inputs, &outputs[..1])
+            .max(weight.workspace(backend, &apart, &outputs[1..]))
     }
 }
 

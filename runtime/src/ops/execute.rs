@@ -86,6 +86,11 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             let ([x, weight], [y, rstd]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
             norm::forward(x, weight, a.eps, y, rstd)
         }
+        Op::NormBackward(a) => {
+            let ([dy, x, weight, rstd], [dx, dw]) =
+                (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            norm::backward(dy, x, weight, rstd, (dx, dw), a.accumulate)
+        }
         Op::NormBackwardInput(a) => {
             let ([dy, x, weight, rstd], [dx]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
             norm::backward_input(dy, x, weight, rstd, dx, a.accumulate)

@@ -42,6 +42,11 @@ fn math_bytes(kind: Kind) -> u64 {
     if kind == Kind::Double { 8 } else { 4 }
 }
 
+/// Bytes of one element of a tensor.
+fn element_bytes(t: &Tensor) -> i64 {
+    i64::try_from(t.kind().elt_size_in_bytes()).unwrap_or(1)
+}
+
 /// Whether operands of `kind` are computed on directly, without a converted copy.
 fn is_math(kind: Kind) -> bool {
     kind == math_kind(kind)
@@ -53,12 +58,12 @@ fn backend(t: &Tensor) -> Backend {
 }
 
 /// A tensor extent as the plan counts it; libtorch extents are never negative.
-fn unsigned(extent: i64) -> u64 {
+pub(crate) fn unsigned(extent: i64) -> u64 {
     u64::try_from(extent).unwrap_or(0)
 }
 
 /// A block size as libtorch counts it.
-fn signed(extent: u64) -> i64 {
+pub(crate) fn signed(extent: u64) -> i64 {
     i64::try_from(extent).unwrap_or(i64::MAX)
 }
 
@@ -76,22 +81,22 @@ fn blocks(total: i64, step: i64) -> impl Iterator<Item = (i64, i64)> {
 }
 
 /// Uninitialised scratch beside `like`.
-fn scratch(like: &Tensor, shape: &[i64], kind: Kind) -> Result<Tensor> {
+pub(crate) fn scratch(like: &Tensor, shape: &[i64], kind: Kind) -> Result<Tensor> {
     Ok(Tensor::f_empty(shape, (kind, like.device()))?)
 }
 
 /// An error that names the op unless `ok`.
-fn require(ok: bool, op: &'static str, problem: impl FnOnce() -> String) -> Result<()> {
+pub(crate) fn require(ok: bool, op: &'static str, problem: impl FnOnce() -> String) -> Result<()> {
     if ok { Ok(()) } else { Err(Error::Operand { op, problem: problem() }) }
 }
 
 /// `[rows, columns]` of a matrix.
-fn matrix(t: &Tensor, op: &'static str) -> Result<(i64, i64)> {
+pub(crate) fn matrix(t: &Tensor, op: &'static str) -> Result<(i64, i64)> {
     t.size2().map_err(|_| Error::Operand { op, problem: format!("expected a matrix, found {:?}", t.size()) })
 }
 
 /// Checks a shape.
-fn expect_shape(t: &Tensor, shape: &[i64], op: &'static str, name: &str) -> Result<()> {
+pub(crate) fn expect_shape(t: &Tensor, shape: &[i64], op: &'static str, name: &str) -> Result<()> {
     let found = t.size();
     require(found == shape, op, || format!("{name} must be {shape:?}, is {found:?}"))
 }

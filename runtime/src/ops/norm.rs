@@ -4,10 +4,12 @@ use llmc_plan::op::chunk;
 use tch::{Kind, Tensor};
 
 use super::{backend, blocks, expect_shape, in_math, is_math, load, math_bytes, math_kind, matrix, scratch};
-use super::{signed, unsigned};
+use super::{element_bytes, signed, unsigned};
+use crate::cuda;
 use crate::error::Result;
 
 const FORWARD: &str = "norm.forward";
+const BACKWARD: &str = "norm.backward";
 const BACKWARD_INPUT: &str = "norm.backward_input";
 const BACKWARD_WEIGHT: &str = "norm.backward_weight";
 
@@ -22,6 +24,9 @@ pub(super) fn forward(x: &Tensor, weight: &Tensor, eps: f64, out: &Tensor, rstd:
     expect_shape(weight, &[h], FORWARD, "weight")?;
     expect_shape(out, &[n, h], FORWARD, "out")?;
     expect_shape(rstd, &[n], FORWARD, "rstd")?;
+    if cuda::serves(x) {
+        return cuda::norm::forward(x, weight, eps, out, rstd, None);
+    }
     let step = block_rows(x, n, h);
     let direct = is_math(x.kind());
     let weight = in_math(weight)?;
@@ -43,6 +48,23 @@ pub(super) fn forward(x: &Tensor, weight: &Tensor, eps: f64, out: &Tensor, rstd:
         }
     }
     Ok(())
+}
+
+/// Both gradients: [`backward_weight`] and [`backward_input`] in one pass where there is a kernel.
+pub(super) fn backward(
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    rstd: &Tensor,
+    (dx, dw): (&Tensor, &Tensor),
+    accumulate: bool,
+) -> Result<()> {
+    let (_, h) = matrix(x, BACKWARD)?;
+    if cuda::serves(x) && chunk::norm_fits(unsigned(h), unsigned(element_bytes(x))) {
+        return cuda::norm::backward(dy, x, weight, rstd, (dx, dw), accumulate);
+    }
+    backward_weight(dy, x, rstd, dw)?;
+    backward_input(dy, x, weight, rstd, dx, accumulate)
 }
 
 /// Gradient with respect to the input, with `a = dy·w` and `k = mean(a·x)·rstd²`: `dx = rstd·a − x·k·rstd`.

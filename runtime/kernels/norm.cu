@@ -1,0 +1,158 @@
+// RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467), one block or one group of warps a row. A row is read once:
+// its chunks wait in registers between the sum and the result.
+
+// Chunks of a row that one thread keeps: 4 × 512 threads × 8 elements is a row of 16,384 in a 16-bit format.
+constexpr int KEPT = 4;
+
+// y = x · rstd · w, rstd = 1/√(mean(x²) + ε). Grid: a block a row. `amax` (may be null) is raised to max |y|.
+KERNEL __launch_bounds__(1024)
+    norm_forward(const T* x, const T* w, T* y, float* rstd, i64 h, float eps, u32* amax) {
+  __shared__ float sums[32];
+  const i64 row = blockIdx.x;
+  const int width = (int)h;
+  x += row * h;
+  y += row * h;
+  uint4 kept[KEPT];
+#pragma unroll
+  for (int k = 0; k < KEPT; ++k) kept[k] = fetch(x, (int)(threadIdx.x + k * blockDim.x) * N, width);
+  float sum = 0.0f;
+#pragma unroll
+  for (int k = 0; k < KEPT; ++k) {
+    float v[N];
+    Pack<T>::open(kept[k], v);
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum += v[j] * v[j];
+  }
+  sum = block_sum(sum, sums);
+  const float r = rsqrtf(sum / (float)width + eps);
+  if (threadIdx.x == 0) rstd[row] = r;
+  u32 most = 0;
+#pragma unroll
+  for (int k = 0; k < KEPT; ++k) {
+    const int at = (int)(threadIdx.x + k * blockDim.x) * N;
+    if (at >= width) continue;
+    float v[N], g[N];
+    Pack<T>::open(kept[k], v);
+    Pack<T>::open(fetch(w, at, width), g);
+#pragma unroll
+    for (int j = 0; j < N; ++j) v[j] = v[j] * r * g[j];
+    const uint4 out = Pack<T>::close(v);
+    if (amax != nullptr) most = max(most, magnitude(out));
+    put(y, at, width, out);
+  }
+  raise(amax, most);
+}
+
+// Waits for the `threads` threads of group `group`: named barriers 1 to 15, so groups do not wait for each other.
+__device__ __forceinline__ void group_sync(int group, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "r"(threads) : "memory");
+}
+
+// Input and weight gradient in one pass over dy and x, with a = dy·w and k = mean(a·x)·rstd²:
+// dx = rstd·a − x·k·rstd, written or (add) added to dx; partial[block] = Σ over the block's rows of dy·x·rstd.
+//
+// A block is `groups` groups of equal size; group g of block b takes rows b·groups + g, + gridDim·groups, …, so the
+// order of every sum depends on the shape alone. Dynamic shared memory: h floats where there are several groups.
+KERNEL __launch_bounds__(512)
+    norm_backward(const T* dy, const T* x, const T* w, const float* rstd, T* dx, float* partial, i64 n, i64 h,
+                  i64 groups_, i64 add) {
+  extern __shared__ float joined[];
+  __shared__ float all_sums[8][16];
+  const int width = (int)h, groups = (int)groups_;
+  const int threads = blockDim.x / groups, group = threadIdx.x / threads, lane = threadIdx.x % threads;
+  float* sums = all_sums[group];
+  float weight[KEPT][N];
+#pragma unroll
+  for (int k = 0; k < KEPT; ++k)
+#pragma unroll
+    for (int j = 0; j < N; ++j) weight[k][j] = 0.0f;
+  for (i64 row = (i64)blockIdx.x * groups + group; row < n; row += (i64)gridDim.x * groups) {
+    const i64 start = row * h;
+    uint4 xs[KEPT], dys[KEPT];
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) {
+      const int at = (lane + k * threads) * N;
+      xs[k] = fetch(x + start, at, width);
+      dys[k] = fetch(dy + start, at, width);
+    }
+    const float r = rstd[row];
+    float sum = 0.0f;
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) {
+      float xv[N], dv[N], wv[N];
+      Pack<T>::open(xs[k], xv);
+      Pack<T>::open(dys[k], dv);
+      Pack<T>::open(fetch(w, (lane + k * threads) * N, width), wv);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        sum += dv[j] * wv[j] * xv[j];
+        weight[k][j] += dv[j] * xv[j] * r;
+      }
+    }
+    sum = warp_sum(sum);
+    if (threads > 32) {
+      // The first barrier: everyone has read the last row's sums.
+      group_sync(group, threads);
+      if (lane % 32 == 0) sums[lane / 32] = sum;
+      group_sync(group, threads);
+      sum = 0.0f;
+      for (int i = 0; i < threads / 32; ++i) sum += sums[i];
+    }
+    const float mean = sum / (float)width * r * r;
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) {
+      const int at = (lane + k * threads) * N;
+      if (at >= width) continue;
+      float xv[N], dv[N], wv[N], old[N];
+      Pack<T>::open(xs[k], xv);
+      Pack<T>::open(dys[k], dv);
+      Pack<T>::open(fetch(w, at, width), wv);
+      if (add) Pack<T>::open(fetch(dx + start, at, width), old);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        const float g = (dv[j] * wv[j] - xv[j] * mean) * r;
+        dv[j] = add ? old[j] + g : g;
+      }
+      put(dx + start, at, width, Pack<T>::close(dv));
+    }
+  }
+  // The groups' sums join in the order of the groups.
+  partial += (i64)blockIdx.x * h;
+  for (int turn = 0; turn < groups; ++turn) {
+    if (group == turn) {
+#pragma unroll
+      for (int k = 0; k < KEPT; ++k) {
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+          const int at = (lane + k * threads) * N + j;
+          if (at >= width) continue;
+          const float sum = (turn > 0 ? joined[at] : 0.0f) + weight[k][j];
+          if (turn + 1 < groups) joined[at] = sum;
+          else partial[at] = sum;
+        }
+      }
+    }
+    __syncthreads();
+  }
+}
+
+// gradient[c] += Σ over rows of partial[row][c], rows in a fixed order. Block: 32 columns × 16 strands of rows,
+// whose sums join from the first strand to the last.
+KERNEL __launch_bounds__(512) column_sum(const float* partial, float* gradient, i64 rows, i64 h) {
+  __shared__ float strands[16][33];
+  const int column = threadIdx.x % 32, strand = threadIdx.x / 32;
+  const i64 at = (i64)blockIdx.x * 32 + column;
+  float sum = 0.0f;
+  if (at < h) {
+#pragma unroll 4
+    for (i64 row = strand; row < rows; row += 16) sum += partial[row * h + at];
+  }
+  strands[strand][column] = sum;
+  __syncthreads();
+  if (strand == 0 && at < h) {
+    sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) sum += strands[i][column];
+    gradient[at] += sum;
+  }
+}

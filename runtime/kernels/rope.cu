@@ -1,0 +1,68 @@
+// Rotary position embedding (Su et al. 2021, arXiv 2104.09864), rotate-half: the pair (x₁, x₂) of dimensions
+// (i, i + d/2) becomes (x₁·cos − x₂·sin, x₂·cos + x₁·sin).
+
+// Heads that a thread has in flight.
+constexpr int FLIGHT = 4;
+
+// Grid: a block a row (token). Rotates `heads` query heads and `kv_heads` key heads of width 2·half by the angles at
+// the row's position, by −angle where `sign` is −1, and copies `kv_heads` value heads, into packed rows
+// [q heads | k heads | v heads]. Sources are rows `*_stride` elements apart; q and k may be the packed rows
+// themselves (in place), and v null, which leaves the values as they are.
+//
+// A thread has one chunk of each half and strides over heads, so it reads its angles once.
+KERNEL __launch_bounds__(256)
+    rope(const float* cosines, const float* sines, const i64* positions, const T* q, i64 q_stride, const T* k,
+         i64 k_stride, const T* v, i64 v_stride, T* out, i64 heads, i64 kv_heads, i64 half, float sign) {
+  const i64 row = blockIdx.x;
+  const int span = (int)half, d = 2 * span;
+  const int chunks = (span + N - 1) / N, lanes = blockDim.x / chunks;
+  const int at = (int)(threadIdx.x % chunks) * N, lane = threadIdx.x / chunks;
+  q += row * q_stride;
+  k += row * k_stride;
+  out += row * (heads + 2 * kv_heads) * d;
+  if (lane >= lanes) return;
+  float c[N], s[N];
+  const i64 angle = positions[row] * half;
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    const bool inside = at + j < span;
+    c[j] = inside ? cosines[angle + at + j] : 0.0f;
+    s[j] = inside ? sign * sines[angle + at + j] : 0.0f;
+  }
+  const int rotated = (int)(heads + kv_heads);
+  for (int first = lane; first < rotated; first += FLIGHT * lanes) {
+    uint4 left[FLIGHT], right[FLIGHT];
+#pragma unroll
+    for (int i = 0; i < FLIGHT; ++i) {
+      const int head = first + i * lanes;
+      if (head >= rotated) continue;
+      const T* source = head < heads ? q + (i64)head * d : k + (i64)(head - heads) * d;
+      left[i] = fetch(source, at, span);
+      right[i] = fetch(source + span, at, span);
+    }
+#pragma unroll
+    for (int i = 0; i < FLIGHT; ++i) {
+      const int head = first + i * lanes;
+      if (head >= rotated) continue;
+      float x1[N], x2[N];
+      Pack<T>::open(left[i], x1);
+      Pack<T>::open(right[i], x2);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        const float turned = x1[j] * c[j] - x2[j] * s[j];
+        x2[j] = x2[j] * c[j] + x1[j] * s[j];
+        x1[j] = turned;
+      }
+      put(out + (i64)head * d, at, span, Pack<T>::close(x1));
+      put(out + (i64)head * d + span, at, span, Pack<T>::close(x2));
+    }
+  }
+  if (v == nullptr) return;
+  v += row * v_stride;
+  out += (i64)rotated * d;
+  for (int head = lane; head < kv_heads; head += lanes) {
+    const uint4 a = fetch(v + (i64)head * d, at, span), b = fetch(v + (i64)head * d + span, at, span);
+    put(out + (i64)head * d, at, span, a);
+    put(out + (i64)head * d + span, at, span, b);
+  }
+}
