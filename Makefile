@@ -76,7 +76,14 @@ lint: ## formatting and clippy, where the components are installed
 toolchain:
 	@command -v cargo >/dev/null || { echo "llmc needs Rust: install rustup, then run this again" >&2; exit 2; }
 
-libtorch: toolchain $(LIBTORCH)/lib/libtorch_cpu.so ## unpack libtorch into the user cache (1.2 GB, once)
+# NVRTC compiles the CUDA kernels. A libtorch from elsewhere lies beside its own.
+NVRTC := $(if $(filter $(LIBTORCH_DIR)/torch,$(LIBTORCH)),$(LIBTORCH_DIR)/nvidia/cu13/lib/libnvrtc.so.13)
+
+libtorch: toolchain $(LIBTORCH)/lib/libtorch_cpu.so $(NVRTC) ## unpack libtorch into the user cache (1.3 GB, once)
+
+WHEELS = python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-cache-dir --no-compile --no-deps \
+  --only-binary=:all: --implementation cp --python-version 3.12 --platform manylinux_2_28_$(shell uname -m) \
+  --platform manylinux_2_25_$(shell uname -m) --platform manylinux2014_$(shell uname -m) --platform manylinux_2_17_$(shell uname -m)
 
 $(LIBTORCH_DIR)/torch/lib/libtorch_cpu.so:
 	@command -v c++ >/dev/null || { echo "the runtime needs a C++ compiler: install g++, then run this again" >&2; exit 2; }
@@ -85,11 +92,16 @@ $(LIBTORCH_DIR)/torch/lib/libtorch_cpu.so:
 	  || { echo "libtorch comes as a Python wheel: install python3-pip, then run this again" >&2; exit 2; }
 	@echo "unpacking libtorch 2.11.0 into $(LIBTORCH_DIR) (1.2 GB, once)"
 	@mkdir -p $(CACHE) && rm -rf $(LIBTORCH_DIR).part
-	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-cache-dir --no-compile --no-deps \
-	  --only-binary=:all: --implementation cp --python-version 3.12 --platform manylinux_2_28_$(shell uname -m) \
-	  --platform manylinux_2_25_$(shell uname -m) --platform manylinux2014_$(shell uname -m) --platform manylinux_2_17_$(shell uname -m) \
-	  --target $(LIBTORCH_DIR).part torch==2.11.0 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cupti==13.0.*'
+	$(WHEELS) --target $(LIBTORCH_DIR).part torch==2.11.0 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cupti==13.0.*'
 	rm -rf $(LIBTORCH_DIR) && mv $(LIBTORCH_DIR).part $(LIBTORCH_DIR)
+
+# pip does not add to a folder that another wheel filled, so it unpacks beside it; the library itself comes last.
+$(LIBTORCH_DIR)/nvidia/cu13/lib/libnvrtc.so.13: | $(LIBTORCH)/lib/libtorch_cpu.so
+	rm -rf $(LIBTORCH_DIR).part
+	$(WHEELS) --target $(LIBTORCH_DIR).part 'nvidia-cuda-nvrtc==13.0.*'
+	cp $(LIBTORCH_DIR).part/nvidia/cu13/lib/libnvrtc-builtins.so.13* $(@D)/
+	cp $(LIBTORCH_DIR).part/nvidia/cu13/lib/libnvrtc.so.13 $@.part && mv $@.part $@
+	rm -rf $(LIBTORCH_DIR).part
 
 quickstart-text: .cache/quickstart/python.jsonl
 

@@ -18,6 +18,9 @@ struct f16 { u16 bits; };
 typedef ELEMENT T;
 typedef OTHER U;
 
+// A macro that NVRTC does not bring.
+#define INFINITY_F __int_as_float(0x7f800000)
+
 #define KERNEL extern "C" __global__ void
 
 __device__ __forceinline__ float wide(float x) { return x; }
@@ -148,4 +151,22 @@ __device__ __forceinline__ void raise(u32* amax, u32 most) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset >>= 1) most = max(most, __shfl_xor_sync(0xffffffffu, most, offset));
   if (threadIdx.x % 32 == 0 && most > *reinterpret_cast<volatile u32*>(amax)) atomicMax(amax, most);
+}
+
+// Philox4x32-10 (Salmon et al. 2011); constants from Random123's philox.h. The twin is ops/philox.rs.
+__device__ __forceinline__ uint4 philox(u64 block, uint2 step, uint2 key) {
+  uint4 c = make_uint4((u32)block, (u32)(block >> 32), step.x, step.y);
+#pragma unroll
+  for (int round = 0; round < 10; ++round) {
+    if (round > 0) key.x += 0x9E3779B9u, key.y += 0xBB67AE85u;
+    const u32 ah = __umulhi(0xD2511F53u, c.x), al = 0xD2511F53u * c.x;
+    const u32 bh = __umulhi(0xCD9E8D57u, c.z), bl = 0xCD9E8D57u * c.z;
+    c = make_uint4(bh ^ c.y ^ key.x, bl, ah ^ c.w ^ key.y, al);
+  }
+  return c;
+}
+
+__device__ __forceinline__ u32 lane_of(uint4 words, u32 lane) {
+  const u32 a = lane & 1 ? words.y : words.x, b = lane & 1 ? words.w : words.z;
+  return lane & 2 ? b : a;
 }

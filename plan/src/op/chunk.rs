@@ -1,5 +1,5 @@
-//! How the plain-tensor executors cut their row loops. Executors and workspace formulas share these figures, so
-//! that what an op allocates is known before it runs.
+//! How executors cut their loops: the plain-tensor ones into blocks of rows, the fused ones into partial sums.
+//! Executors and workspace formulas share these figures, so that what an op allocates is known before it runs.
 //!
 //! A loop converts or combines a block of rows at a time: on the CPU so few that the block stays in the L2
 //! cache, on a device so many that launches do not dominate.
@@ -35,6 +35,12 @@ pub fn norm_fits(h: u64, bytes: u64) -> bool {
 /// for each multiprocessor of an H100 (132), the same on every card so that the sums have one order.
 pub fn norm_partials(n: u64) -> u64 {
     n.clamp(1, 132)
+}
+
+/// Partial sums of the squared norm of `n` elements on a device: four blocks for each multiprocessor of an H100, fewer
+/// for fewer elements, the same on every card.
+pub fn norm_parts(n: u64) -> u64 {
+    n.div_ceil(8192).clamp(1, 4 * 132)
 }
 
 /// Rows of a block of SwiGLU over `[n, 2f]`: gate, up and two results.

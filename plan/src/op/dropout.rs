@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, traffic};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, math_bytes, traffic};
 
 /// Output: x, scaled by 1/(1−p) or zeroed in place. The backward pass is the same op on the gradient.
 /// No inputs.
@@ -32,6 +32,9 @@ impl Spec for Dropout {
     }
 
     fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        if fused(backend, outputs[0].dtype) {
+            return 0;
+        }
         let (x, bytes) = (&outputs[0], math_bytes(outputs[0].dtype));
         // The factors in f32; beside them the factors in f64 for f64, or x in f32 for narrow formats.
         let beside = if is_math(x.dtype) && bytes == 4 { 0 } else { bytes };

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape, traffic};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, shape, traffic};
+use crate::plan::DType;
 
 /// Inputs: a, b of one shape. Output: a + b; may be a or b itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,7 +45,9 @@ impl Spec for Accumulate {
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         let (n, bytes) = (inputs[0].elements(), outputs[0].dtype.bytes());
-        if inputs[0].dtype == outputs[0].dtype { 0 } else { chunk::flat(backend, n, bytes) * bytes }
+        let none = inputs[0].dtype == outputs[0].dtype
+            || fused(backend, inputs[0].dtype) && outputs[0].dtype == DType::F32;
+        if none { 0 } else { chunk::flat(backend, n, bytes) * bytes }
     }
 }
 

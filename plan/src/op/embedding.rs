@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, product, shape, traffic};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, product, shape, traffic};
+use crate::plan::DType;
 
 /// Inputs: weight `[v, h]`, ids `[n]`. Output: x `[n, h]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ impl Spec for EmbeddingBackward {
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        if fused(backend, inputs[0].dtype) && outputs[0].dtype == DType::F32 {
+            return 8 * outputs[0].extent(0); // first and last token of each id
+        }
         let (n, row) = (inputs[0].extent(0), inputs[0].extent(1) * outputs[0].dtype.bytes());
         if inputs[0].dtype == outputs[0].dtype { 0 } else { chunk::rows(backend, n, row) * row }
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape, traffic};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, math_bytes, shape, traffic};
 
 /// Inputs: targets `[n]`, weights `[n]`, inverse weight `[1]` f32 (1/Σ w of the step).
 /// Outputs: logits `[n, v]`, replaced in place by their gradient (softmax − onehot)·w·inverse weight;
@@ -68,6 +68,9 @@ impl Spec for CrossEntropyEval {
 
 /// Three numbers and two f64 a row of a block, and a copy of the block's logits unless they are used up in place.
 fn workspace(backend: Backend, logits: &TensorType, vocab: u64, copy: bool) -> u64 {
+    if fused(backend, logits.dtype) {
+        return 8 * logits.extent(0); // the loss of each row in f64
+    }
     let bytes = math_bytes(logits.dtype);
     let rows = chunk::loss(backend, logits.extent(0), vocab, bytes);
     rows * (3 * bytes + 16 + if copy { vocab * bytes } else { 0 })

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, shape};
+use crate::plan::DType;
 
 /// Input: x. Outputs: x in 8 bits, scale `[1]` f32 (the largest magnitude ÷ the format's largest value).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ impl Spec for Quantise {
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        if fused(backend, inputs[0].dtype) && inputs[0].dtype != DType::F32 {
+            return 4; // the largest magnitude
+        }
         4 * chunk::flat(backend, inputs[0].elements(), 4)
     }
 }

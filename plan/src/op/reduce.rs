@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, shape};
 
 /// Input: gradient. Output: squared norm `[1]` f32, added to (elements summed in f64 inside).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ impl Spec for SquaredNorm {
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        if fused(backend, inputs[0].dtype) {
+            return 8 * chunk::norm_parts(inputs[0].elements());
+        }
         8 * chunk::flat(backend, inputs[0].elements(), 8)
     }
 }

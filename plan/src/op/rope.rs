@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, packed_width, product, shape,
+    Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, math_bytes, packed_width, product, shape,
 };
 
 /// Inputs: cosine and sine tables `[context, head_dim/2]`, positions `[n]`.
@@ -41,6 +41,9 @@ impl Spec for RopeRotate {
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        if fused(backend, outputs[0].dtype) {
+            return 0;
+        }
         let (rotated, half) = (self.heads + self.kv_heads, self.head_dim / 2);
         let (width, bytes) = (rotated * self.head_dim, math_bytes(outputs[0].dtype));
         let rows = chunk::rope(backend, inputs[2].elements(), width, bytes);

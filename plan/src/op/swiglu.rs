@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, shape, traffic};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, math_bytes, shape, traffic};
 
 /// Input: gate_up `[n, 2f]`. Output: product `[n, f]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ impl Spec for SwigluForward {
 
     fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         // Narrow formats: gate and up of a block in f32.
-        if is_math(outputs[0].dtype) { 0 } else { 2 * block(backend, &outputs[0]) }
+        if is_math(outputs[0].dtype) || fused(backend, outputs[0].dtype) { 0 } else { 2 * block(backend, &outputs[0]) }
     }
 }
 
@@ -47,6 +47,9 @@ impl Spec for SwigluBackward {
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+        if fused(backend, inputs[0].dtype) {
+            return 0;
+        }
         // silu(gate) and dy·up; narrow formats also gate and dy in f32.
         if is_math(inputs[0].dtype) { 2 * block(backend, &inputs[0]) } else { 4 * block(backend, &inputs[0]) }
     }

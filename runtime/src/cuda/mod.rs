@@ -16,10 +16,17 @@ use crate::error::{Error, Result};
 
 mod cache;
 mod driver;
+pub mod embedding;
+pub mod flat;
 mod launch;
+pub mod loss;
 pub mod norm;
 pub mod nvrtc;
+pub mod optimizer;
+pub mod quantise;
+pub mod rope;
 pub mod source;
+pub mod swiglu;
 
 pub use driver::Stream;
 use driver::Gpu;

@@ -11,7 +11,12 @@ macro_rules! files {
 }
 
 files! {
+    "embedding",
+    "flat",
+    "loss",
     "norm",
+    "optimizer",
+    "quantise",
     "rope",
     "swiglu",
 }
@@ -76,5 +81,35 @@ impl Program {
 
 /// What a training run in one format launches.
 pub fn training(element: Element) -> Vec<Program> {
-    FILES.iter().map(|(file, _)| Program::plain(file, element, true)).collect()
+    let plain = |file| Program::plain(file, element, true);
+    let mut programs: Vec<Program> = ["embedding", "norm", "rope", "swiglu"].map(plain).to_vec();
+    programs.push(Program { mode: 1, ..plain("loss") });
+    // Gradients are f32 whatever the format.
+    programs.push(Program::plain("flat", Element::F32, true));
+    // Weights in the format of the run, with a master unless that is f32.
+    let mode = u8::from(element != Element::F32);
+    programs.push(Program { mode, ..Program::plain("optimizer", Element::F32, true) });
+    programs
+}
+
+/// Every case of every source that anything launches.
+pub fn all() -> Vec<Program> {
+    let types = [Element::F32, Element::Bf16, Element::F16];
+    let mut programs = Vec::new();
+    for aligned in [true, false] {
+        for element in types {
+            let plain = |file| Program::plain(file, element, aligned);
+            programs.extend(["embedding", "flat", "norm", "rope", "swiglu"].map(plain));
+            programs.extend([0, 1].map(|mode| Program { mode, ..plain("loss") }));
+            if element != Element::F32 {
+                programs.extend([0, 1].map(|mode| Program { mode, ..plain("quantise") }));
+            }
+            if element != Element::F16 {
+                let moments = [Element::F32, Element::Bf16];
+                let cases = moments.into_iter().flat_map(|other| (0..4).map(move |mode| (other, mode)));
+                programs.extend(cases.map(|(other, mode)| Program { other, mode, ..plain("optimizer") }));
+            }
+        }
+    }
+    programs
 }

@@ -4,6 +4,7 @@ use llmc_plan::op::chunk;
 use tch::{Kind, Tensor};
 
 use super::{backend, blocks, elements, require, scratch, signed, unsigned};
+use crate::cuda;
 use crate::error::Result;
 
 /// Elements of a block of a flat loop over `t` whose elements become `kind`.
@@ -33,6 +34,9 @@ pub(super) fn accumulate(x: &Tensor, acc: &Tensor) -> Result<()> {
     if x.kind() == acc.kind() {
         let _ = acc.shallow_clone().f_add_(x)?;
         return Ok(());
+    }
+    if cuda::serves(x) && acc.kind() == Kind::Float {
+        return cuda::flat::accumulate(x, acc);
     }
     let (x, acc) = (x.f_view([-1])?, acc.f_view([-1])?);
     let (n, step) = (elements(&x), flat_block(&x, acc.kind()));

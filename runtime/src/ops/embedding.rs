@@ -1,8 +1,9 @@
 //! Token embedding: rows of the weight by id, and their gradient summed in token order.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::{backend, blocks, elements, expect_shape, load, matrix, scratch, signed, unsigned};
+use crate::cuda;
 use crate::error::Result;
 use llmc_plan::op::{Backend, chunk};
 
@@ -14,6 +15,9 @@ const BACKWARD: &str = "embedding.backward";
 pub(super) fn forward(weight: &Tensor, ids: &Tensor, x: &Tensor) -> Result<()> {
     let (_, h) = matrix(weight, FORWARD)?;
     expect_shape(x, &[elements(ids), h], FORWARD, "x")?;
+    if cuda::serves(weight) {
+        return cuda::embedding::forward(weight, ids, x);
+    }
     let _ = weight.f_index_select_out(x, 0, &ids.f_view([-1])?)?;
     Ok(())
 }
@@ -24,6 +28,9 @@ pub(super) fn backward(dx: &Tensor, ids: &Tensor, gradient: &Tensor) -> Result<(
     let (n, h) = matrix(dx, BACKWARD)?;
     expect_shape(ids, &[n], BACKWARD, "ids")?;
     expect_shape(gradient, &[gradient.size().first().copied().unwrap_or(0), h], BACKWARD, "gradient")?;
+    if cuda::serves(dx) && gradient.kind() == Kind::Float {
+        return cuda::embedding::backward(dx, ids, gradient);
+    }
     let mut gradient = gradient.shallow_clone();
     let (kind, same) = (gradient.kind(), dx.kind() == gradient.kind());
     let mut add = |ids: &Tensor, rows: &Tensor| -> Result<()> {

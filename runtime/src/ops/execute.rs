@@ -159,7 +159,11 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
         }
         Op::Optimize(a) => {
             let [gradient, lr, grad_scale, skip, step] = take(op, "inputs", inputs)?;
-            let scalars = optimizer::Scalars { lr, grad_scale, skip, step };
+            let (name, first_row) = context.parameter.map_or(("", 0), |(spec, row)| (spec.name.as_str(), row));
+            let width: i64 = gradient.size().iter().skip(1).product();
+            let stream = Stream::new(context.seed, &format!("optimizer.{name}"), context.step);
+            let random = (stream, first_row.wrapping_mul(unsigned(width)));
+            let scalars = optimizer::Scalars { lr, grad_scale, skip, step, random };
             let Some((master, rest)) = outputs.split_first() else {
                 return require(false, op.key(), || "has no outputs".into());
             };

@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::{backend, blocks, expect_shape, is_math, load, math_bytes, math_kind, matrix, require, scratch};
 use super::{signed, unsigned};
+use crate::cuda;
 use crate::error::Result;
 
 const OP: &str = "cross_entropy";
@@ -25,6 +26,9 @@ pub(super) fn cross_entropy(
     require((1..=columns).contains(&vocab), OP, || format!("vocabulary of {vocab} in {columns} columns"))?;
     expect_shape(targets, &[n], OP, "targets")?;
     expect_shape(weights, &[n], OP, "weights")?;
+    if cuda::serves(logits) {
+        return cuda::loss::cross_entropy(logits, targets, weights, loss_sum, vocab, inverse_weight);
+    }
     let kind = math_kind(logits.kind());
     let step = signed(chunk::loss(backend(logits), unsigned(n), unsigned(vocab), math_bytes(kind)));
     let in_place = inverse_weight.is_some() && is_math(logits.kind());

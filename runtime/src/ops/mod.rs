@@ -68,7 +68,7 @@ pub(crate) fn signed(extent: u64) -> i64 {
 }
 
 /// Elements of a tensor.
-fn elements(t: &Tensor) -> i64 {
+pub(crate) fn elements(t: &Tensor) -> i64 {
     t.size().iter().product()
 }
 

@@ -6,13 +6,15 @@ use llmc_plan::plan::OptimizerKind;
 use tch::{Kind, Tensor};
 
 use super::elementwise::flat_block;
+use super::philox::Stream;
 use super::{blocks, elements, load, require, scratch};
+use crate::cuda;
 use crate::error::Result;
 use crate::shim::{self, AdamwScalars, AdamwTensors};
 
 const OP: &str = "optimize";
 
-/// Device scalars of a step, each `[1]` f32.
+/// Device scalars of a step, each `[1]` f32, and its random numbers.
 pub(super) struct Scalars<'a> {
     /// Learning rate, before the parameter's own factor.
     pub lr: &'a Tensor,
@@ -22,10 +24,13 @@ pub(super) struct Scalars<'a> {
     pub skip: &'a Tensor,
     /// Steps made, this one included.
     pub step: &'a Tensor,
+    /// Random words of this parameter and step, and the index of its first element here in the whole parameter.
+    pub random: (Stream, u64),
 }
 
 /// Updates `master` (f32) and `states` by `gradient`, then `compute`, the copy of the master in the compute
-/// format. AdamW divides the gradient by its scale in place; the others leave it.
+/// format. On the CPU AdamW divides the gradient by its scale in place; the others leave it. Nothing waits for the
+/// device.
 pub(super) fn optimize(
     op: &Optimize,
     gradient: &Tensor,
@@ -36,6 +41,9 @@ pub(super) fn optimize(
 ) -> Result<()> {
     let lr = scalars.lr.f_mul_scalar(op.lr_multiplier)?;
     match (op.kind, states) {
+        (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, [m, v]) if cuda::serves(gradient) => {
+            return fused_adamw(op, gradient, scalars, master, [m, v], compute);
+        }
         (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, [exp_avg, exp_avg_sq]) => {
             let group =
                 [AdamwTensors { param: master, grad: gradient, exp_avg, exp_avg_sq, step: scalars.step }];
@@ -50,25 +58,65 @@ pub(super) fn optimize(
             };
             shim::fused_adamw(&group, &constants)?;
         }
-        (kind, states) => {
-            // Reading the flag waits for the device; the fused kernel above reads it there.
-            if scalars.skip.f_double_value(&[0])? == 0.0 {
-                match (kind, states) {
-                    (OptimizerKind::Lion, [m]) => lion(op, gradient, scalars, &lr, master, m)?,
-                    (OptimizerKind::Adafactor, [r, c]) => {
-                        adafactor_matrix(op, gradient, scalars, &lr, master, r, c)?;
-                    }
-                    (OptimizerKind::Adafactor, [v]) => {
-                        adafactor_vector(op, gradient, scalars, &lr, master, v)?
-                    }
-                    _ => require(false, OP, || format!("{kind:?} with {} states", states.len()))?,
-                }
-            }
-        }
+        (OptimizerKind::Lion, [m]) => lion(op, gradient, scalars, &lr, master, m)?,
+        (OptimizerKind::Adafactor, [r, c]) => adafactor_matrix(op, gradient, scalars, &lr, master, r, c)?,
+        (OptimizerKind::Adafactor, [v]) => adafactor_vector(op, gradient, scalars, &lr, master, v)?,
+        (kind, states) => require(false, OP, || format!("{kind:?} with {} states", states.len()))?,
     }
     match compute {
         Some(compute) => super::elementwise::copy(master, compute),
         None => Ok(()),
+    }
+}
+
+/// AdamW by the kernel that also writes the copy in the compute format.
+fn fused_adamw(
+    op: &Optimize,
+    gradient: &Tensor,
+    scalars: &Scalars<'_>,
+    master: &Tensor,
+    moments: [&Tensor; 2],
+    compute: Option<&Tensor>,
+) -> Result<()> {
+    use cuda::optimizer::{Settings, Weights, adamw};
+    let (weights, copy) = match compute {
+        Some(copy) if copy.kind() == Kind::BFloat16 => (Weights::Master { master, copy }, None),
+        other => (Weights::Whole(master), other),
+    };
+    let settings = Settings {
+        beta1: op.beta1,
+        beta2: op.beta2,
+        eps: op.eps,
+        weight_decay: op.weight_decay,
+        lr_multiplier: op.lr_multiplier,
+        lr: scalars.lr,
+        grad_scale: scalars.grad_scale,
+        skip: scalars.skip,
+        step: scalars.step,
+        stream: &scalars.random.0,
+        first: scalars.random.1,
+    };
+    adamw(&settings, gradient, weights, moments)?;
+    copy.map_or(Ok(()), |copy| super::elementwise::copy(master, copy))
+}
+
+/// What makes a step of plain tensors leave everything as it is when the skip flag is set, without asking the
+/// device: gradients count as zero, since they may not be finite, and every rate as zero.
+struct Gate {
+    /// The flag as a boolean.
+    skip: Tensor,
+    /// 1 − flag.
+    keep: Tensor,
+}
+
+impl Gate {
+    fn new(scalars: &Scalars<'_>) -> Result<Gate> {
+        Ok(Gate { skip: scalars.skip.f_ne(0.0)?, keep: scalars.skip.f_neg()?.f_add_scalar(1.0)? })
+    }
+
+    /// `t`, or zeros in its place.
+    fn shut(&self, mut t: Tensor) -> Result<Tensor> {
+        Ok(t.f_masked_fill_(&self.skip, 0.0)?)
     }
 }
 
@@ -86,17 +134,20 @@ fn lion(
     let (g, p, m) = (g?, p?, m?);
     let step = flat_block(&g, Kind::Float);
     let work = scratch(&g, &[2, step], Kind::Float)?;
+    let gate = Gate::new(scalars)?;
+    let (lr, moment_rate) = (lr.f_mul(&gate.keep)?, gate.keep.f_mul_scalar(1.0 - op.beta2)?);
     for (start, len) in blocks(elements(&g), step) {
         let mut gc = load(&work.f_get(0)?, &g.f_narrow(0, start, len)?)?;
         let mut c = load(&work.f_get(1)?, &m.f_narrow(0, start, len)?)?;
         let (mut pc, mut mc) = (p.f_narrow(0, start, len)?, m.f_narrow(0, start, len)?);
         let _ = gc.f_div_(scalars.grad_scale)?;
-        let _ = mc.f_lerp_(&gc, 1.0 - op.beta2)?;
+        gc = gate.shut(gc)?;
+        let _ = mc.f_lerp_tensor_(&gc, &moment_rate)?;
         let _ = c.f_lerp_(&gc, 1.0 - op.beta1)?.f_sign_()?;
         // The gradient block is done with: it takes λp.
         gc.f_copy_(&pc)?;
         let _ = gc.f_mul_scalar_(op.weight_decay)?;
-        let _ = c.f_add_(&gc)?.f_mul_(lr)?;
+        let _ = c.f_add_(&gc)?.f_mul_(&lr)?;
         let _ = pc.f_sub_(&c)?;
     }
     Ok(())
@@ -119,14 +170,15 @@ fn adafactor_matrix(
     c: &Tensor,
 ) -> Result<()> {
     let (rows, columns) = super::matrix(p, OP)?;
-    let rate = adafactor_rate(scalars)?;
+    let gate = Gate::new(scalars)?;
+    let (rate, lr) = (adafactor_rate(scalars)?.f_mul(&gate.keep)?, &lr.f_mul(&gate.keep)?);
     let step = (flat_block(p, Kind::Float) / columns.max(1)).clamp(1, rows.max(1));
     let work = scratch(p, &[2, step, columns], Kind::Float)?;
     let column_sum = Tensor::f_zeros([columns], (Kind::Float, p.device()))?;
     let row_mean = scratch(p, &[rows], Kind::Float)?;
     let scaled = |start: i64, len: i64| -> Result<Tensor> {
         let mut g = load(&work.f_get(0)?, &gradient.f_narrow(0, start, len)?)?;
-        Ok(g.f_div_(scalars.grad_scale)?)
+        gate.shut(g.f_div_(scalars.grad_scale)?)
     };
     for (start, len) in blocks(rows, step) {
         let square = work.f_get(1)?.f_narrow(0, 0, len)?;
@@ -149,7 +201,8 @@ fn adafactor_matrix(
     let unclipped = |start: i64, len: i64| -> Result<Tensor> {
         let mut u = scaled(start, len)?;
         let _ = u.f_mul_(&row_factor.f_narrow(0, start, len)?.f_view([len, 1])?)?;
-        Ok(u.f_mul_(&column_factor)?)
+        // A skipped first step has no second moment to divide by.
+        gate.shut(u.f_mul_(&column_factor)?)
     };
     let mut sum = Tensor::f_zeros([1], (Kind::Double, p.device()))?;
     for (start, len) in blocks(rows, step) {
@@ -173,12 +226,13 @@ fn adafactor_vector(
     p: &Tensor,
     v: &Tensor,
 ) -> Result<()> {
-    let rate = adafactor_rate(scalars)?;
-    let mut g = gradient.f_div(scalars.grad_scale)?;
+    let gate = Gate::new(scalars)?;
+    let (rate, lr) = (adafactor_rate(scalars)?.f_mul(&gate.keep)?, &lr.f_mul(&gate.keep)?);
+    let mut g = gate.shut(gradient.f_div(scalars.grad_scale)?)?;
     let square = g.f_square()?.f_add_scalar_(op.eps)?;
     let mut v = v.shallow_clone();
     let _ = v.f_lerp_tensor_(&square, &rate)?;
-    let u = g.f_mul_(&v.f_rsqrt()?)?;
+    let u = gate.shut(g.f_mul_(&v.f_rsqrt()?)?)?;
     let factor = clipped_rate(&u.f_square()?.f_sum(Kind::Float)?.f_view([1])?, elements(p), lr)?;
     apply(op, u, &factor, lr, p)
 }

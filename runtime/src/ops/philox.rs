@@ -44,6 +44,11 @@ impl Stream {
         Stream { key, step: [step as u32, (step >> 32) as u32] }
     }
 
+    /// What a kernel that makes the same words needs: the key and the step, low word first.
+    pub fn words_of_key(&self) -> ([u32; 2], [u32; 2]) {
+        (self.key, self.step)
+    }
+
     /// The four words of block `index`: elements 4·index to 4·index + 3.
     pub fn block(&self, index: u64) -> [u32; 4] {
         philox4x32_10([index as u32, (index >> 32) as u32, self.step[0], self.step[1]], self.key)

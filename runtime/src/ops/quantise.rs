@@ -4,6 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::elementwise::flat_block;
 use super::{blocks, elements, load, require, scratch};
+use crate::cuda;
 use crate::error::Result;
 
 const OP: &str = "quantise";
@@ -16,6 +17,12 @@ pub(super) fn quantise(x: &Tensor, q: &Tensor, scale: &Tensor) -> Result<()> {
         Kind::Float8e5m2 => 57_344.0,
         other => return require(false, OP, || format!("output must be an 8-bit float, is {other:?}")),
     };
+    if cuda::serves(x) && x.kind() != Kind::Float {
+        let amax = Tensor::f_zeros([1], (Kind::Float, x.device()))?;
+        cuda::quantise::amax(x, &amax)?;
+        let shape = if let [rows, columns] = x.size()[..] { [rows, columns] } else { [1, elements(x)] };
+        return cuda::quantise::quantise(&x.f_view(shape)?, &amax, scale, Some(&q.f_view(shape)?), None);
+    }
     let (x, q) = (x.f_view([-1])?, q.f_view([-1])?);
     let n = elements(&x);
     let step = flat_block(&x, Kind::Float);

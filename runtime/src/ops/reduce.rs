@@ -4,10 +4,14 @@ use tch::{Kind, Tensor};
 
 use super::elementwise::flat_block;
 use super::{blocks, elements, load, scratch};
+use crate::cuda;
 use crate::error::Result;
 
 /// Adds Σ g² to `squared` `[1]` f32. Squares and sums are made in f64.
 pub(super) fn squared_norm(gradient: &Tensor, squared: &Tensor) -> Result<()> {
+    if cuda::serves(gradient) {
+        return cuda::flat::squared_norm(gradient, squared);
+    }
     let flat = gradient.f_view([-1])?;
     let step = flat_block(&flat, Kind::Double);
     let work = scratch(gradient, &[step], Kind::Double)?;

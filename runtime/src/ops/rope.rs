@@ -7,6 +7,7 @@ use tch::Tensor;
 
 use super::{backend, blocks, elements, expect_shape, is_math, math_bytes, math_kind, require, scratch};
 use super::{signed, unsigned};
+use crate::cuda;
 use crate::error::Result;
 
 const ROTATE: &str = "rope.rotate";
@@ -93,7 +94,7 @@ pub(super) fn tables(rope: &Rope, cos: &Tensor, sin: &Tensor) -> Result<()> {
 
 /// Heads in a packed row `[q heads | k heads | v heads]`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Packed {
+pub struct Packed {
     /// Query heads.
     pub heads: i64,
     /// Key heads, and as many value heads.
@@ -124,6 +125,9 @@ pub(super) fn rotate(
     let (rotated, half) = (packed.heads + packed.kv_heads, packed.head_dim / 2);
     require(packed.head_dim % 2 == 0, ROTATE, || format!("head_dim must be even, is {}", packed.head_dim))?;
     expect_shape(qkv, &[n, packed.width()], ROTATE, "qkv")?;
+    if cuda::serves(qkv) {
+        return cuda::rope::rotate(cuda::rope::Angles { cos, sin, positions }, qkv, packed, inverse);
+    }
     let kind = math_kind(qkv.kind());
     require(cos.kind() == kind && sin.kind() == kind, ROTATE, || format!("tables must be {kind:?}"))?;
     let width = unsigned(rotated * packed.head_dim);

@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::{backend, blocks, expect_shape, is_math, load, math_bytes, math_kind, matrix, require, scratch};
 use super::{signed, unsigned};
+use crate::cuda;
 use crate::error::Result;
 
 const FORWARD: &str = "swiglu.forward";
@@ -26,6 +27,9 @@ fn width(gate_up: &Tensor, op: &'static str) -> Result<(i64, i64)> {
 pub(super) fn forward(gate_up: &Tensor, out: &Tensor) -> Result<()> {
     let (n, f) = width(gate_up, FORWARD)?;
     expect_shape(out, &[n, f], FORWARD, "out")?;
+    if cuda::serves(gate_up) {
+        return cuda::swiglu::forward(gate_up, out, None);
+    }
     let kind = gate_up.kind();
     let step = block_rows(gate_up, n, f);
     let work = if is_math(kind) { None } else { Some(scratch(out, &[2, step, f], math_kind(kind))?) };
@@ -55,6 +59,9 @@ pub(super) fn backward(dy: &Tensor, gate_up: &Tensor, d_gate_up: &Tensor) -> Res
     let (n, f) = width(gate_up, BACKWARD)?;
     expect_shape(dy, &[n, f], BACKWARD, "dy")?;
     expect_shape(d_gate_up, &[n, 2 * f], BACKWARD, "d_gate_up")?;
+    if cuda::serves(gate_up) && d_gate_up.data_ptr() == gate_up.data_ptr() {
+        return cuda::swiglu::backward(dy, gate_up, None);
+    }
     let kind = gate_up.kind();
     let step = block_rows(gate_up, n, f);
     let work = scratch(dy, &[backward_buffers(kind), step, f], math_kind(kind))?;

@@ -1,0 +1,99 @@
+// Cross-entropy in nats on rows of logits, and its gradient in their place. Grid: a block a row.
+
+// A maximum and Σ e^(x − maximum), joined as in Milakov and Gimelshein 2018, arXiv 1805.02867.
+struct Online {
+  float most, sum;
+};
+
+__device__ __forceinline__ Online join(Online a, Online b) {
+  const float most = fmaxf(a.most, b.most);
+  // Two empty parts: −∞ − −∞ would be NaN.
+  if (most == -INFINITY_F) return Online{most, 0.0f};
+  return Online{most, a.sum * __expf(a.most - most) + b.sum * __expf(b.most - most)};
+}
+
+// Chunks in flight.
+constexpr int FLIGHT = 4;
+
+// losses[row] = weight·(log Σ e^x − x[target]) over the first `vocab` of `columns` columns. MODE 1: the logits become
+// (softmax − onehot(target))·weight·inverse, 0 beyond the vocabulary. A target outside the vocabulary gives NaN.
+KERNEL __launch_bounds__(512, 2)
+    cross_entropy(T* logits, const i64* targets, const float* weights, const float* inverse, double* losses,
+                  i64 columns, i64 vocab_) {
+  __shared__ Online parts[16];
+  const i64 row = blockIdx.x;
+  const int width = (int)columns, vocab = (int)vocab_;
+  logits += row * columns;
+  const i64 target = targets[row];
+  const bool known = target >= 0 && target < vocab_;
+  // Read before anyone writes: the barrier below lies between.
+  const float picked = known ? wide(logits[target]) : __int_as_float(0x7fffffff);
+
+  Online mine = {-INFINITY_F, 0.0f};
+  for (int first = 0; first < vocab; first += FLIGHT * blockDim.x * N) {
+    uint4 raw[FLIGHT];
+#pragma unroll
+    for (int k = 0; k < FLIGHT; ++k) raw[k] = fetch(logits, first + (int)(threadIdx.x + k * blockDim.x) * N, width);
+#pragma unroll
+    for (int k = 0; k < FLIGHT; ++k) {
+      const int at = first + (int)(threadIdx.x + k * blockDim.x) * N;
+      if (at >= vocab) continue;
+      float v[N];
+      Pack<T>::open(raw[k], v);
+      float most = mine.most;
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        if (at + j >= vocab) v[j] = -INFINITY_F;
+        most = fmaxf(most, v[j]);
+      }
+      if (most == -INFINITY_F) continue;
+      float sum = mine.sum * __expf(mine.most - most);
+#pragma unroll
+      for (int j = 0; j < N; ++j) sum += __expf(v[j] - most);
+      mine = Online{most, sum};
+    }
+  }
+#pragma unroll
+  for (int offset = 16; offset > 0; offset >>= 1) {
+    const Online other = {__shfl_xor_sync(0xffffffffu, mine.most, offset),
+                          __shfl_xor_sync(0xffffffffu, mine.sum, offset)};
+    mine = join(mine, other);
+  }
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = mine;
+  __syncthreads();
+  Online all = parts[0];
+  for (u32 i = 1; i < blockDim.x / 32; ++i) all = join(all, parts[i]);
+  const float weight = weights[row];
+  if (threadIdx.x == 0) losses[row] = (double)(all.most + logf(all.sum) - picked) * (double)weight;
+
+#if MODE == 1
+  const float scale = weight * inverse[0];
+  const float factor = scale / all.sum;
+  for (int first = 0; first < width; first += FLIGHT * blockDim.x * N) {
+    uint4 raw[FLIGHT];
+#pragma unroll
+    for (int k = 0; k < FLIGHT; ++k) raw[k] = fetch(logits, first + (int)(threadIdx.x + k * blockDim.x) * N, width);
+#pragma unroll
+    for (int k = 0; k < FLIGHT; ++k) {
+      const int at = first + (int)(threadIdx.x + k * blockDim.x) * N;
+      float v[N];
+      Pack<T>::open(raw[k], v);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        v[j] = at + j < vocab ? __expf(v[j] - all.most) * factor : 0.0f;
+        if (at + j == target) v[j] -= scale;
+      }
+      put(logits, at, width, Pack<T>::close(v));
+    }
+  }
+#endif
+}
+
+// loss_sum[0] += Σ losses, in f64, by one block of 1,024 threads in a fixed order.
+KERNEL __launch_bounds__(1024) add_sum(const double* losses, float* loss_sum, i64 n) {
+  __shared__ double sums[32];
+  double sum = 0.0;
+  for (i64 i = threadIdx.x; i < n; i += blockDim.x) sum += losses[i];
+  sum = block_sum(sum, sums);
+  if (threadIdx.x == 0) loss_sum[0] = (float)((double)loss_sum[0] + sum);
+}

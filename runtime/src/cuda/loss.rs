@@ -1,0 +1,47 @@
+//! Cross-entropy.
+
+use tch::{Kind, Tensor};
+
+use super::launch::{Launch, aligned, element};
+use super::source::Program;
+use crate::error::Result;
+use crate::ops::{expect_shape, matrix, require, scratch};
+
+const OP: &str = "cross_entropy";
+
+/// Adds Σ w·nll of `logits` `[n, v]` over their first `vocab` columns to `loss_sum` `[1]` f32. With `inverse_weight`
+/// `[1]` f32 the logits become `(softmax − onehot(target))·w·inverse_weight`, and 0 from `vocab` on. `targets` `[n]`
+/// i64, `weights` `[n]` f32. A target outside the vocabulary makes the loss NaN. Workspace: 8 bytes a row.
+///
+/// # Errors
+/// Operands that do not fit.
+pub fn cross_entropy(
+    logits: &Tensor,
+    targets: &Tensor,
+    weights: &Tensor,
+    loss_sum: &Tensor,
+    vocab: i64,
+    inverse_weight: Option<&Tensor>,
+) -> Result<()> {
+    let ((n, columns), e) = (matrix(logits, OP)?, element(logits, OP)?);
+    require((1..=columns).contains(&vocab), OP, || format!("vocabulary of {vocab} in {columns} columns"))?;
+    expect_shape(targets, &[n], OP, "targets")?;
+    expect_shape(weights, &[n], OP, "weights")?;
+    let losses = scratch(logits, &[n], Kind::Double)?;
+    let mode = u8::from(inverse_weight.is_some());
+    let program = Program { mode, ..Program::plain("loss", e, aligned(&[logits], columns)) };
+    Launch::new(logits, OP, program, "cross_entropy")?
+        .tensor(logits, logits.kind())
+        .tensor(targets, Kind::Int64)
+        .tensor(weights, Kind::Float)
+        .optional(inverse_weight, Kind::Float)
+        .tensor(&losses, Kind::Double)
+        .int(columns)
+        .int(vocab)
+        .run(n, 512)?;
+    Launch::new(logits, OP, program, "add_sum")?
+        .tensor(&losses, Kind::Double)
+        .tensor(loss_sum, Kind::Float)
+        .int(n)
+        .run(1, 1024)
+}
