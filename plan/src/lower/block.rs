@@ -9,8 +9,8 @@ use super::build::Draft;
 use super::params::Param;
 use super::units;
 use crate::op::{
-    Add, Copy, Dropout, Fill, Gather, Gemm, NormBackward, NormBackwardInput, NormBackwardWeight,
-    NormForward, ReduceScatter, SwigluBackward, SwigluForward,
+    Add, Copy, Dropout, Fill, Gather, Gemm, NormBackward, NormBackwardInput, NormBackwardWeight, NormForward,
+    ReduceScatter, SwigluBackward, SwigluForward,
 };
 use crate::plan::Recompute;
 use crate::program::{Axis, Ref};

@@ -25,7 +25,11 @@ impl Spec for NormForward {
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
         // Narrow formats: x and y of a block, and the weight, in f32.
-        if is_math(inputs[0].dtype) || fused(backend, inputs[0].dtype) { 0 } else { block(backend, &inputs[0], 2, 0) + 4 * inputs[1].elements() }
+        if is_math(inputs[0].dtype) || fused(backend, inputs[0].dtype) {
+            0
+        } else {
+            block(backend, &inputs[0], 2, 0) + 4 * inputs[1].elements()
+        }
     }
 }
 
@@ -69,9 +73,7 @@ impl Spec for NormBackward {
         let input = NormBackwardInput { accumulate: self.accumulate };
         let weight = NormBackwardWeight {};
         let apart = [inputs[0].clone(), inputs[1].clone(), inputs[3].clone()];
-        input
-            .workspace(backend, inputs, &outputs[..1])
-            .max(weight.workspace(backend, &apart, &outputs[1..]))
+        input.workspace(backend, inputs, &outputs[..1]).max(weight.workspace(backend, &apart, &outputs[1..]))
     }
 }
 

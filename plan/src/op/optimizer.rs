@@ -67,8 +67,12 @@ impl Spec for Optimize {
         let parameter = &outputs[0];
         let flat = chunk::flat(backend, parameter.elements(), 4);
         match (self.kind, parameter.shape.as_slice()) {
-            (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, _) => 0, // the fused kernel
-            (OptimizerKind::Lion, _) => 8 * flat,                       // gradient and update of a block
+            // One kernel; on the CPU moments in another format go through blocks that are copied back.
+            (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, _) => {
+                let same = outputs.get(1).is_none_or(|m| m.dtype == parameter.dtype);
+                if same || backend == Backend::Cuda { 0 } else { 4 * flat }
+            }
+            (OptimizerKind::Lion, _) => 8 * flat, // gradient and update of a block
             (OptimizerKind::Adafactor, [rows, columns]) => {
                 // Gradient and squares of a block, a block's and all column sums, row means.
                 let block = (flat / columns.max(&1)).clamp(1, (*rows).max(1));

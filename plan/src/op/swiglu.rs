@@ -20,7 +20,11 @@ impl Spec for SwigluForward {
 
     fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         // Narrow formats: gate and up of a block in f32.
-        if is_math(outputs[0].dtype) || fused(backend, outputs[0].dtype) { 0 } else { 2 * block(backend, &outputs[0]) }
+        if is_math(outputs[0].dtype) || fused(backend, outputs[0].dtype) {
+            0
+        } else {
+            2 * block(backend, &outputs[0])
+        }
     }
 }
 

@@ -78,14 +78,16 @@ impl Gpu {
         // SAFETY: opens and closes a library; cudarc panics later if it is absent, hence the question.
         if !unsafe { sys::is_culib_present() } {
             return Err(Error::Cuda(
-                "no libcuda.so.1 was found: fused kernels need an NVIDIA driver for CUDA 13 (580 or newer)".into(),
+                "no libcuda.so.1 was found: fused kernels need an NVIDIA driver for CUDA 13 (580 or newer)"
+                    .into(),
             ));
         }
         result::init().map_err(|e| failed("start", e))?;
         let ordinal = i32::try_from(index).unwrap_or(i32::MAX);
         let device = result::device::get(ordinal).map_err(|e| failed("open the device", e))?;
         // SAFETY: `device` is valid; the primary context stays retained for the life of the process.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| failed("share its context", e))?;
+        let context =
+            unsafe { result::primary_ctx::retain(device) }.map_err(|e| failed("share its context", e))?;
         // SAFETY: a context retained above.
         unsafe { result::ctx::set_current(context) }.map_err(|e| failed("make its context current", e))?;
         use sys::CUdevice_attribute_enum as attribute;
@@ -138,12 +140,15 @@ impl Gpu {
     }
 
     fn function(&self, program: Program, kernel: &'static str) -> Result<Function> {
-        if let Some(known) = self.functions.lock().unwrap_or_else(PoisonError::into_inner).get(&(program, kernel)) {
+        if let Some(known) =
+            self.functions.lock().unwrap_or_else(PoisonError::into_inner).get(&(program, kernel))
+        {
             return Ok(*known);
         }
         self.load(&[program])?;
         let modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        let module = modules.get(&program).ok_or_else(|| Error::Cuda(format!("no module {}", program.file)))?;
+        let module =
+            modules.get(&program).ok_or_else(|| Error::Cuda(format!("no module {}", program.file)))?;
         let name = CString::new(kernel).map_err(|e| Error::Cuda(e.to_string()))?;
         // SAFETY: a module that is never unloaded.
         let function = unsafe { result::module::get_function(module.0, name) }
@@ -174,7 +179,14 @@ impl Gpu {
         // takes, pointers into live tensors of checked shape; the driver copies the arguments before it returns.
         let done = unsafe {
             let stream = Stream::current().0 as sys::CUstream;
-            result::launch_kernel(function.0, (grid.0, grid.1, 1), (block, 1, 1), shared, stream, &mut pointers)
+            result::launch_kernel(
+                function.0,
+                (grid.0, grid.1, 1),
+                (block, 1, 1),
+                shared,
+                stream,
+                &mut pointers,
+            )
         };
         done.map_err(|e| failed(&format!("launch {kernel} with {grid:?} blocks of {block} threads"), e))
     }

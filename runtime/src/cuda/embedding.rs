@@ -33,7 +33,8 @@ pub fn forward(weight: &Tensor, ids: &Tensor, x: &Tensor) -> Result<()> {
 /// # Errors
 /// Operands that do not fit.
 pub fn backward(dx: &Tensor, ids: &Tensor, gradient: &Tensor) -> Result<()> {
-    let ((n, h), (v, width), e) = (matrix(dx, BACKWARD)?, matrix(gradient, BACKWARD)?, element(dx, BACKWARD)?);
+    let ((n, h), (v, width), e) =
+        (matrix(dx, BACKWARD)?, matrix(gradient, BACKWARD)?, element(dx, BACKWARD)?);
     require(h == width, BACKWARD, || format!("rows of {h} into rows of {width}"))?;
     expect_shape(ids, &[n], BACKWARD, "ids")?;
     require(i32::try_from(n).is_ok(), BACKWARD, || format!("{n} tokens are too many"))?;

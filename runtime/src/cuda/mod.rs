@@ -28,11 +28,12 @@ pub mod rope;
 pub mod source;
 pub mod swiglu;
 
-pub use driver::Stream;
 use driver::Gpu;
+pub use driver::Stream;
 
 /// The kernels of every device asked for so far, or why there are none: a failure is not tried again.
-static LOADED: Mutex<BTreeMap<usize, std::result::Result<&'static Gpu, String>>> = Mutex::new(BTreeMap::new());
+static LOADED: Mutex<BTreeMap<usize, std::result::Result<&'static Gpu, String>>> =
+    Mutex::new(BTreeMap::new());
 
 /// The kernels for the device that `like` lives on: the first call for a device compiles them or reads them from
 /// the cache (`llmc/kernels` in the user's cache folder).

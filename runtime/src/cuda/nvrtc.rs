@@ -82,7 +82,8 @@ pub fn compile(name: &str, source: &str, arch: Arch) -> Result<Vec<u8>> {
     let broken = |what: &str, e: result::NvrtcError| Error::Cuda(format!("NVRTC {what} {name}: {e}"));
     let text = CString::new(source).map_err(|e| Error::Cuda(e.to_string()))?;
     let title = CString::new(name).map_err(|e| Error::Cuda(e.to_string()))?;
-    let program = Program(result::create_program(&text, Some(&title)).map_err(|e| broken("does not take", e))?);
+    let program =
+        Program(result::create_program(&text, Some(&title)).map_err(|e| broken("does not take", e))?);
     // No fast-math: kernels name the fast functions where they are meant. No --restrict: some work in place.
     let options = [format!("--gpu-architecture=sm_{}", arch.0), "--std=c++17".into()];
     // SAFETY: `program` was made above and not compiled before.
@@ -95,7 +96,9 @@ pub fn compile(name: &str, source: &str, arch: Arch) -> Result<Vec<u8>> {
     }
     let mut size = 0usize;
     // SAFETY: a compiled program and a valid place to write to.
-    unsafe { sys::nvrtcGetCUBINSize(program.0, &raw mut size) }.result().map_err(|e| broken("has no cubin of", e))?;
+    unsafe { sys::nvrtcGetCUBINSize(program.0, &raw mut size) }
+        .result()
+        .map_err(|e| broken("has no cubin of", e))?;
     let mut cubin = vec![0u8; size];
     // SAFETY: room for the size that NVRTC just named.
     unsafe { sys::nvrtcGetCUBIN(program.0, cubin.as_mut_ptr().cast()) }

@@ -80,12 +80,19 @@ pub fn adamw(
     for t in [m, v].into_iter().chain(given.iter().copied()) {
         require(elements(t) == n, OP, || format!("{n} elements of gradient, {} elsewhere", elements(t)))?;
     }
-    require(settings.first % 2 == 0, OP, || format!("a block that starts at odd element {}", settings.first))?;
+    require(settings.first % 2 == 0, OP, || {
+        format!("a block that starts at odd element {}", settings.first)
+    })?;
     let all: Vec<&Tensor> = [gradient, m, v].into_iter().chain(given).collect();
     let other = element(m, OP)?;
     require(other != Element::F16, OP, || "moments in f16".into())?;
-    let program =
-        Program { file: "optimizer", element: element(gradient, OP)?, other, aligned: aligned(&all, n), mode };
+    let program = Program {
+        file: "optimizer",
+        element: element(gradient, OP)?,
+        other,
+        aligned: aligned(&all, n),
+        mode,
+    };
     let ([key0, key1], [step0, step1]) = settings.stream.words_of_key();
     Launch::new(gradient, OP, program, "adamw")?
         .tensor(gradient, gradient.kind())

@@ -29,7 +29,9 @@ pub struct Angles<'a> {
 pub fn rotate(angles: Angles<'_>, qkv: &Tensor, packed: Packed, inverse: bool) -> Result<()> {
     let d = packed.head_dim;
     let (n, width) = matrix(qkv, ROTATE)?;
-    require(width == packed.width(), ROTATE, || format!("{width} columns, the heads have {}", packed.width()))?;
+    require(width == packed.width(), ROTATE, || {
+        format!("{width} columns, the heads have {}", packed.width())
+    })?;
     let bytes = usize::try_from(packed.heads * d).unwrap_or(0) * qkv.kind().elt_size_in_bytes();
     let q = qkv.data_ptr() as usize;
     let fits = aligned(&[qkv], width) && aligned(&[qkv], d / 2);
@@ -50,7 +52,9 @@ pub fn pack_inverse(
     let (n, width) = matrix(out, PACK)?;
     let d = packed.head_dim;
     require(width == packed.width(), PACK, || format!("{width} columns, the heads have {}", packed.width()))?;
-    for (t, heads, name) in [(dq, packed.heads, "dq"), (dk, packed.kv_heads, "dk"), (dv, packed.kv_heads, "dv")] {
+    for (t, heads, name) in
+        [(dq, packed.heads, "dq"), (dk, packed.kv_heads, "dk"), (dv, packed.kv_heads, "dv")]
+    {
         expect_shape(t, &[n, heads * d], PACK, name)?;
         let fits = t.is_contiguous() && t.kind() == out.kind() && t.device() == out.device();
         require(fits, PACK, || format!("{name} must be contiguous {:?} on {:?}", out.kind(), out.device()))?;

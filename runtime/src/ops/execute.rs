@@ -159,7 +159,8 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
         }
         Op::Optimize(a) => {
             let [gradient, lr, grad_scale, skip, step] = take(op, "inputs", inputs)?;
-            let (name, first_row) = context.parameter.map_or(("", 0), |(spec, row)| (spec.name.as_str(), row));
+            let (name, first_row) =
+                context.parameter.map_or(("", 0), |(spec, row)| (spec.name.as_str(), row));
             let width: i64 = gradient.size().iter().skip(1).product();
             let stream = Stream::new(context.seed, &format!("optimizer.{name}"), context.step);
             let random = (stream, first_row.wrapping_mul(unsigned(width)));

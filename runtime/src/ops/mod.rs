@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 
+mod adamw;
 mod attention;
 mod dropout;
 mod elementwise;

@@ -7,10 +7,9 @@ use tch::{Kind, Tensor};
 
 use super::elementwise::flat_block;
 use super::philox::Stream;
-use super::{blocks, elements, load, require, scratch};
+use super::{adamw, blocks, elements, load, require, scratch};
 use crate::cuda;
 use crate::error::Result;
-use crate::shim::{self, AdamwScalars, AdamwTensors};
 
 const OP: &str = "optimize";
 
@@ -41,22 +40,12 @@ pub(super) fn optimize(
 ) -> Result<()> {
     let lr = scalars.lr.f_mul_scalar(op.lr_multiplier)?;
     match (op.kind, states) {
-        (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, [m, v]) if cuda::serves(gradient) => {
-            return fused_adamw(op, gradient, scalars, master, [m, v], compute);
-        }
-        (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, [exp_avg, exp_avg_sq]) => {
-            let group =
-                [AdamwTensors { param: master, grad: gradient, exp_avg, exp_avg_sq, step: scalars.step }];
-            let constants = AdamwScalars {
-                lr: &lr,
-                beta1: op.beta1,
-                beta2: op.beta2,
-                weight_decay: op.weight_decay,
-                eps: op.eps,
-                grad_scale: Some(scalars.grad_scale),
-                found_inf: Some(scalars.skip),
-            };
-            shim::fused_adamw(&group, &constants)?;
+        (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, [m, v]) => {
+            if cuda::serves(gradient) {
+                return adamw::fused(op, gradient, scalars, master, [m, v], compute);
+            }
+            let step = if m.kind() == master.kind() { adamw::plain } else { adamw::bf16_moments };
+            step(op, gradient, scalars, &lr, master, [m, v])?;
         }
         (OptimizerKind::Lion, [m]) => lion(op, gradient, scalars, &lr, master, m)?,
         (OptimizerKind::Adafactor, [r, c]) => adafactor_matrix(op, gradient, scalars, &lr, master, r, c)?,
@@ -67,37 +56,6 @@ pub(super) fn optimize(
         Some(compute) => super::elementwise::copy(master, compute),
         None => Ok(()),
     }
-}
-
-/// AdamW by the kernel that also writes the copy in the compute format.
-fn fused_adamw(
-    op: &Optimize,
-    gradient: &Tensor,
-    scalars: &Scalars<'_>,
-    master: &Tensor,
-    moments: [&Tensor; 2],
-    compute: Option<&Tensor>,
-) -> Result<()> {
-    use cuda::optimizer::{Settings, Weights, adamw};
-    let (weights, copy) = match compute {
-        Some(copy) if copy.kind() == Kind::BFloat16 => (Weights::Master { master, copy }, None),
-        other => (Weights::Whole(master), other),
-    };
-    let settings = Settings {
-        beta1: op.beta1,
-        beta2: op.beta2,
-        eps: op.eps,
-        weight_decay: op.weight_decay,
-        lr_multiplier: op.lr_multiplier,
-        lr: scalars.lr,
-        grad_scale: scalars.grad_scale,
-        skip: scalars.skip,
-        step: scalars.step,
-        stream: &scalars.random.0,
-        first: scalars.random.1,
-    };
-    adamw(&settings, gradient, weights, moments)?;
-    copy.map_or(Ok(()), |copy| super::elementwise::copy(master, copy))
 }
 
 /// What makes a step of plain tensors leave everything as it is when the skip flag is set, without asking the

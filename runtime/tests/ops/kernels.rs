@@ -117,7 +117,8 @@ fn swiglu_at_real_widths() {
     for kind in FORMATS {
         for f in FFN {
             let n = 65;
-            let (gate_up, dy, out) = (randn(&[n, 2 * f], kind) * 3.0, randn(&[n, f], kind), unset(&[n, f], kind));
+            let (gate_up, dy, out) =
+                (randn(&[n, 2 * f], kind) * 3.0, randn(&[n, f], kind), unset(&[n, f], kind));
             let want = twin(op::SwigluForward {}, kind, &[&gate_up], &[&out]);
             run(op::SwigluForward {}, &[&gate_up], &[&out]);
             assert_close("product", &out, &want[0], kind);
@@ -133,7 +134,8 @@ fn rotation_at_real_widths() {
     let _bench = bench();
     for kind in FORMATS {
         // 1B; 3B; 7B; 13B; grouped queries; a head that no vector access divides.
-        for (heads, kv_heads, d) in [(16, 16, 128), (24, 24, 128), (32, 32, 128), (40, 40, 128), (24, 8, 64), (5, 3, 12)]
+        for (heads, kv_heads, d) in
+            [(16, 16, 128), (24, 24, 128), (32, 32, 128), (40, 40, 128), (24, 8, 64), (5, 3, 12)]
         {
             let (n, context) = (130i64, 300i64);
             let (cos, sin) = (randn(&[context, d / 2], Kind::Double), randn(&[context, d / 2], Kind::Double));

@@ -247,6 +247,36 @@ fn adamw_matches_the_paper() {
     });
 }
 
+/// bf16 moments are rounded stochastically: each step starts from what was stored, and is one unit off at most.
+#[test]
+fn adamw_with_bf16_moments_follows_the_paper() {
+    let _bench = bench();
+    let n = 300_001;
+    let op = op::Optimize { master: false, ..optimize(OptimizerKind::Adamw, 1e-8) };
+    let master = randn(&[n], Kind::Float);
+    let zeros = || Tensor::zeros([n], (Kind::BFloat16, Device::Cpu));
+    let (m, v, lr, scale) = (zeros(), zeros(), scalar(0.02), scalar(2.0));
+    for step in 1..=3 {
+        let gradient = randn(&[n], Kind::Float);
+        let [p0, m0, v0, g] = [&master, &m, &v, &(&gradient / 2.0)].map(|t| t.to_kind(Kind::Double));
+        run(
+            op.clone(),
+            &[&gradient, &lr, &scale, &scalar(0.0), &scalar(f64::from(step))],
+            &[&master, &m, &v],
+        );
+        let (m1, v1) = (m0 * 0.9 + &g * 0.1, v0 * 0.95 + g.square() * 0.05);
+        let bias = |b: f64| 1.0 - libm::pow(b, f64::from(step));
+        let want = p0 * (1.0 - 0.01 * 0.1) - &m1 / bias(0.9) / ((&v1 / bias(0.95)).sqrt() + 1e-8) * 0.01;
+        assert!(relative_error(&master, &want) < 1e-6);
+        for (got, want) in [(&m, &m1), (&v, &v1)] {
+            let error = (got.to_kind(Kind::Double) - want) / want.abs();
+            assert!(error.abs().max().double_value(&[]) <= 1.0 / 128.0, "step {step}");
+            // A bias of rounding to nearest below would be 1/512; the standard error is under 1/256/√n = 7e-6.
+            assert!(error.mean(Kind::Double).double_value(&[]).abs() < 3e-5, "step {step}");
+        }
+    }
+}
+
 #[test]
 fn lion_matches_the_paper() {
     let _bench = bench();
