@@ -6,6 +6,7 @@
 
 mod check;
 mod dense;
+mod fused;
 mod kernels;
 mod sequence;
 mod shim;
