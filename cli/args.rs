@@ -163,7 +163,9 @@ pub enum Command {
         table: PathBuf,
     },
     /// Fit profiles on measured runs: how much of its peak each part of a step reaches
-    #[command(after_help = "Example:\n  llmc calibrate runs.csv vtrain.csv -o profiles --report accuracy.md")]
+    #[command(
+        after_help = "Example:\n  llmc calibrate runs.csv vtrain.csv -o profiles --report accuracy.md\n  llmc calibrate runs/* -o profiles"
+    )]
     Calibrate(CalibrateArgs),
     /// Explain a diagnostic code, a keyword or a rule; without a name, list every code
     Explain {
@@ -195,7 +197,7 @@ pub struct PlanArgs {
 /// Arguments of `calibrate`.
 #[derive(Debug, Args)]
 pub struct CalibrateArgs {
-    /// Tables of measurements
+    /// Tables of measurements, and folders of runs (runs/NAME)
     #[arg(required = true, value_name = "RUNS")]
     pub tables: Vec<PathBuf>,
     /// Folder of the profile files

@@ -1,9 +1,11 @@
-//! `llmc calibrate`: run tables → fitted profiles and the page of their errors.
+//! `llmc calibrate`: run tables and folders of our own runs → fitted profiles and the page of their errors.
 
 use std::path::Path;
 
 use llmc_planner::accuracy::report;
 use llmc_planner::calibrate::{add_slack, calibrate, file, peaks, rows};
+use llmc_planner::logs::case;
+use llmc_planner::table::{Cases, cases};
 
 use crate::args::CalibrateArgs;
 use crate::exit::{Exit, Failure, Outcome};
@@ -13,8 +15,33 @@ use crate::terminal::{Terminal, data, talk};
 /// Fits profiles on the tables and writes one file each.
 pub fn run(terminal: &Terminal, args: &CalibrateArgs) -> Outcome {
     let failure = |error: String| Failure::new(error.clone(), error);
-    let tables = args.tables.iter().map(|t| files::read(t)).collect::<Result<Vec<_>, _>>()?;
-    let samples = rows(&tables).map_err(failure)?;
+    let (mut tables, mut found) = (Vec::new(), Cases::default());
+    for path in &args.tables {
+        if path.is_dir() {
+            let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+            let summary = path.join("summary.json");
+            let summary = if summary.exists() { Some(files::read(&summary)?) } else { None };
+            let (plan, metrics) =
+                (files::read(&path.join("plan.json"))?, files::read(&path.join("metrics.jsonl"))?);
+            match case(&name, &plan, &metrics, summary.as_deref()) {
+                Ok(case) => found.cases.push(case),
+                Err(reason) => found.refused.push((path.display().to_string(), reason)),
+            }
+        } else {
+            let text = files::read(path)?;
+            let table = cases(&text).map_err(|e| failure(format!("{}: {e}", path.display())))?;
+            found.cases.extend(table.cases);
+            found.refused.extend(table.refused);
+            tables.push(text);
+        }
+    }
+    for (name, reason) in &found.refused {
+        talk(&format!("{} {name}: {reason}\n", terminal.say("refused", "拒绝")));
+    }
+    if !found.refused.is_empty() {
+        talk(&format!("{} {}\n", found.refused.len(), terminal.say("rows refused", "行被拒绝")));
+    }
+    let samples = rows(&found.cases);
     if samples.len() < 5 {
         return Err(Failure::new(
             format!("{} complete, timed rows: a profile needs at least 5", samples.len()),
@@ -23,7 +50,7 @@ pub fn run(terminal: &Terminal, args: &CalibrateArgs) -> Outcome {
     }
     talk(&format!("{} {}\n", samples.len(), terminal.say("rows; this takes minutes", "行；需要几分钟")));
     let mut fitted = calibrate(&samples);
-    add_slack(&mut fitted, &peaks(&tables).map_err(failure)?);
+    add_slack(&mut fitted, &peaks(&found.cases));
     let mut list = String::from("/// Written by `llmc calibrate`.\nconst FITTED: &[&str] = &[\n");
     let mut lines = String::new();
     for profile in &fitted {

@@ -1,4 +1,4 @@
-//! `llmc calibrate`: run tables → fitted profiles, one a (stack, hardware family, precision), with a wider one a stack
+//! `llmc calibrate`: run tables and logs of our own runs → fitted profiles, one a (stack, hardware family, precision), with a wider one a stack
 //! and one over everything as priors and for what was never measured.
 //!
 //! Hierarchical: pooled → stack → group. Each level starts from the one above and may change at most one number per
@@ -11,8 +11,9 @@ use llmc_plan::plan::Precision;
 use crate::cost::memory::{stage_memory, totals};
 use crate::fit::{Sample, choose, cross_validated, fit, mape, residuals};
 use crate::fitted::{Evidence, Fitted, KNOBS, Knob, Scale};
+use crate::logs::OWN;
 use crate::settle;
-use crate::table::{Case, Peak, cases};
+use crate::table::{Case, Peak};
 
 /// Fewer rows than this have no profile of their own: one number needs five.
 const LEAST: usize = 5;
@@ -49,42 +50,27 @@ pub struct Row {
     pub key: Key,
 }
 
-/// The rows of `tables` that can be fitted on: complete, timed, and not marked as launch-bound toys.
-///
-/// # Errors
-/// A sentence when a table is none.
-pub fn rows(tables: &[String]) -> Result<Vec<Row>, String> {
-    let mut rows = Vec::new();
-    for table in tables {
-        for case in cases(table)? {
-            rows.extend(row(case));
-        }
-    }
-    Ok(rows)
+/// The cases that can be fitted on: timed, and not marked as launch-bound toys.
+pub fn rows(cases: &[Case]) -> Vec<Row> {
+    cases.iter().cloned().filter_map(row).collect()
 }
 
-/// Peaks of `tables` in a sense that includes the allocator's slack.
-///
-/// # Errors
-/// A sentence when a table is none.
-pub fn peaks(tables: &[String]) -> Result<Vec<Peaked>, String> {
+/// Peaks in a sense that includes the allocator's slack.
+pub fn peaks(cases: &[Case]) -> Vec<Peaked> {
     let mut peaks = Vec::new();
-    for table in tables {
-        for case in cases(table)? {
-            let Some(measured) = case.peak_bytes else { continue };
-            if !matches!(case.peak, Peak::Reserved | Peak::Device) {
-                continue;
-            }
-            let base = case.setting.profile.fixed.slack;
-            let stages = (0..case.point.pp).map(|i| stage_memory(&case.setting, &case.point, i));
-            let allocated = stages.map(|m| m.allocated).max().unwrap_or(0) as f64;
-            let fixed =
-                if case.peak == Peak::Device { totals(&case.setting, &case.point, 0.0).1 } else { 0.0 };
-            let ratio = (measured - fixed) / allocated.max(1.0);
-            peaks.push(Peaked { id: case.id, stack: case.stack, base, ratio });
+    for case in cases {
+        let Some(measured) = case.peak_bytes else { continue };
+        if !matches!(case.peak, Peak::Reserved | Peak::Device) {
+            continue;
         }
+        let base = case.setting.profile.fixed.slack;
+        let stages = (0..case.point.pp).map(|i| stage_memory(&case.setting, &case.point, i));
+        let allocated = stages.map(|m| m.allocated).max().unwrap_or(0) as f64;
+        let fixed = if case.peak == Peak::Device { totals(&case.setting, &case.point, 0.0).1 } else { 0.0 };
+        let ratio = (measured - fixed) / allocated.max(1.0);
+        peaks.push(Peaked { id: case.id.clone(), stack: case.stack, base, ratio });
     }
-    Ok(peaks)
+    peaks
 }
 
 /// Adds each stack's slack, the median over its peaks, one number from five rows.
@@ -129,8 +115,10 @@ pub fn refit(rows: &[Row], known: Option<&[Fitted]>, only: Option<&[&str]>) -> V
         if only.is_some_and(|only| !only.contains(&stack)) {
             continue;
         }
-        // What other stacks showed about Megatron of 2024 says little about an eager one of 2022.
-        let prior = if stack.starts_with("vtrain") { Scale::new() } else { top.clone() };
+        // What other stacks showed says little about an eager Megatron of 2022, and the base profile is measured on
+        // what our own runtime does.
+        let alone = stack.starts_with("vtrain") || stack == OWN;
+        let prior = if alone { Scale::new() } else { top.clone() };
         let mut groups: BTreeMap<(&str, &'static str), Vec<&Sample>> = BTreeMap::new();
         for row in &rows {
             groups.entry((&row.key.1, word(row.key.2))).or_default().push(&row.sample);

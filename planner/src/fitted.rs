@@ -1,6 +1,6 @@
 //! Fitted profiles: factors on a family's base profile, one file a (hardware family, stack, precision), each with the
 //! rows it was fitted on and their residuals. `llmc calibrate` writes them; the scorer selects one by the names that a
-//! run table gives. Plans for our own runtime use the base profile.
+//! run table gives. Plans for our own runtime use the base profile until one is fitted on its logs.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use llmc_plan::plan::Precision;
 use serde::{Deserialize, Serialize};
 
+use crate::logs::OWN;
 use crate::profile::Profile;
 
 /// A quantity that a fit may change: a factor on one field (or a pair) of the base profile.
@@ -209,6 +210,11 @@ fn all() -> &'static [Fitted] {
 /// The closest fitted profile: same stack, family and precision; else the stack's; else the pooled one.
 pub fn select(stack: &str, family: &str, precision: Precision) -> Option<&'static Fitted> {
     closest(all(), stack, family, precision)
+}
+
+/// The profile fitted on our own runs of that family and precision; plans use it in place of the base profile.
+pub fn own(family: &str, precision: Precision) -> Option<&'static Fitted> {
+    closest(all(), OWN, family, precision).filter(|f| f.stack == OWN)
 }
 
 /// [`select`] among given profiles.

@@ -17,6 +17,7 @@ pub mod fitted;
 mod fixes;
 pub mod hardware;
 pub mod laws;
+pub mod logs;
 pub mod milp;
 pub mod money;
 pub mod profile;

@@ -14,7 +14,7 @@ use crate::fixes;
 use crate::money::rates;
 use crate::question::{Budget, Cluster, Question};
 use crate::search::{Costed, Found, search};
-use crate::{hardware, laws, profile};
+use crate::{fitted, hardware, laws, profile};
 
 /// Ceilings, checked before anything is searched.
 const MAX_GPUS: u64 = 1 << 20;
@@ -204,7 +204,10 @@ fn searched(q: &Question, cluster: Cluster, tokens: u64) -> Result<Outcome, Infe
         }
     };
     let limit = memory_limit(q);
-    let setting = setting(q, cluster, sequences).ok_or_else(|| refuse("hardware.profile", &[]))?;
+    let mut setting = setting(q, cluster, sequences).ok_or_else(|| refuse("hardware.profile", &[]))?;
+    if let Some(own) = fitted::own(&setting.profile.name, setting.precision) {
+        setting.profile = fitted::scaled(&setting.profile, &own.scale);
+    }
     // One device: the walk decides what fits, so candidates a little over the limit are kept for it.
     let slack = if cluster.gpus() == 1 { SLACK } else { 0.0 };
     let found = search(&setting, &q.pins, (limit as f64 * (1.0 + slack)) as u64);

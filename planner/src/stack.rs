@@ -74,6 +74,8 @@ pub struct Facts {
     pub unfused_attention: bool,
     /// Gradients are reduced after the last backward, not beside it.
     pub late_reduction: bool,
+    /// Kernels so long that no gaps lie between them.
+    pub gapless: bool,
     /// What a row without a recompute policy did; `None`: the least that fits.
     pub recompute: Option<Recompute>,
     /// Dropout where the feed-forward is GPT's.
@@ -105,6 +107,7 @@ pub fn facts(stack: &str) -> Facts {
         sequence_parallel: true,
         unfused_attention: false,
         late_reduction: false,
+        gapless: false,
         recompute: None,
         dropout: 0.0,
         // A copy in f32 beside the 16-bit logits; softmax and gradient overwrite it.
@@ -123,6 +126,8 @@ pub fn facts(stack: &str) -> Facts {
             sequence_parallel: false,
             unfused_attention: true,
             late_reduction: true,
+            // Micro-batches of at least 4,096 tokens at widths of 3,072 and more.
+            gapless: true,
             recompute: Some(Recompute::Full),
             dropout: 0.1,
             ..plain

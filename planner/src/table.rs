@@ -66,6 +66,7 @@ pub enum Peak {
 }
 
 /// A row's question, its only point, and what was measured.
+#[derive(Debug, Clone)]
 pub struct Case {
     /// Column `id`.
     pub id: String,
@@ -89,12 +90,31 @@ pub struct Case {
     pub peak: Peak,
 }
 
-/// All readable cases of a table, for fitting.
+/// Cases of a table, and the rows that make none.
+#[derive(Default)]
+pub struct Cases {
+    /// Those that can be predicted.
+    pub cases: Vec<Case>,
+    /// Name of each other row and why it was refused.
+    pub refused: Vec<(String, String)>,
+}
+
+/// The cases of a table, for fitting.
 ///
 /// # Errors
 /// A sentence when the text is no such table.
-pub fn cases(text: &str) -> Result<Vec<Case>, String> {
-    Ok(read(text)?.iter().filter_map(|row| case(row).ok()).collect())
+pub fn cases(text: &str) -> Result<Cases, String> {
+    let mut found = Cases::default();
+    for (at, row) in read(text)?.iter().enumerate() {
+        match case(row) {
+            Ok(case) => found.cases.push(case),
+            Err(reason) => {
+                let name = row.text("id").map_or_else(|| format!("row {}", at + 1), str::to_owned);
+                found.refused.push((name, reason));
+            }
+        }
+    }
+    Ok(found)
 }
 
 pub(crate) fn read(text: &str) -> Result<Vec<Row>, String> {
@@ -112,6 +132,7 @@ pub(crate) fn read(text: &str) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
+/// Source of a row; vTrain's schema has none.
 pub(crate) fn source(row: &Row) -> String {
     match row.text("source") {
         Some(source) => source.to_string(),
@@ -120,7 +141,6 @@ pub(crate) fn source(row: &Row) -> String {
     }
 }
 
-/// Source of a row; vTrain's schema has none.
 /// Hardware names of the tables.
 fn card(name: &str) -> Option<&'static str> {
     Some(match name {
@@ -153,7 +173,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let card = card(name).ok_or_else(|| format!("hardware {name:?} is unknown"))?;
     let card = hardware::preset(card).ok_or_else(|| format!("hardware {name:?} has no record"))?;
     let gpus = row.count("n_gpus")?;
-    let per_node = row.count_or("gpus_per_node", card.gpus_per_node)?.min(gpus);
+    // Whole machines: 12 devices on machines of 8 are two of 6.
+    let most = row.count_or("gpus_per_node", card.gpus_per_node)?.min(gpus);
+    let per_node = (1..=most).rev().find(|n| gpus.is_multiple_of(*n)).unwrap_or(1);
     let (layers, hidden, heads) = (row.count("layers")?, row.count("hidden")?, row.count("heads")?);
     let context = row.count("seq")?;
     let (tp, pp, cp) = (row.count_or("tp", 1)?, row.count_or("pp", 1)?, row.count_or("cp", 1)?);
@@ -173,6 +195,10 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     }
     if layers < pp || heads % tp != 0 {
         return Err(format!("{layers} layers on {pp} stages, {heads} heads on {tp} ranks"));
+    }
+    let kv_heads = row.count_or("kv_heads", heads)?;
+    if heads % kv_heads != 0 {
+        return Err(format!("{heads} heads do not share {kv_heads} of keys and values"));
     }
     let gated = row.is("glu", "1");
     let ffn = row.count_or("ffn", 4 * hidden)?;
@@ -221,7 +247,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         layers,
         hidden,
         heads,
-        kv_heads: row.count_or("kv_heads", heads)?,
+        kv_heads,
         head_dim: hidden / heads,
         ffn,
         vocab,
@@ -278,6 +304,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if let Some(bytes) = facts.communicator_bytes {
         setting.profile.fixed.communicator_bytes = bytes;
     }
+    if facts.gapless {
+        setting.profile.fixed.stack = 1.0;
+    }
     if facts.late_reduction {
         setting.profile.comm.overlap = 0.0;
     }
@@ -319,7 +348,28 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         Some(ms) => Some(ms / 1e3),
         None => row.positive("tokens_per_s_per_gpu")?.map(|rate| step_tokens / rate),
     };
+    if let Some(seconds) = seconds {
+        let flops = setting.shape.flops_per_token() * step_tokens / seconds;
+        let peak = match precision {
+            Precision::Fp8 => setting.hardware.peak_fp8.unwrap_or(setting.hardware.peak_bf16),
+            _ => setting.hardware.peak_bf16,
+        };
+        if flops > peak {
+            return Err(format!(
+                "{:.0} TFLOP/s a device where {name} reaches {:.0}: time, batch or shape is wrong",
+                flops / 1e12,
+                peak / 1e12
+            ));
+        }
+    }
     let peak_bytes = row.positive("peak_mem_gib")?.map(|gib| gib * 1073741824.0);
+    if peak_bytes.is_some_and(|bytes| bytes > 1.05 * setting.hardware.memory_bytes as f64) {
+        let has = setting.hardware.memory_bytes as f64 / 1073741824.0;
+        return Err(format!(
+            "a peak of {} GiB where {name} has {has:.1}",
+            row.text("peak_mem_gib").unwrap_or("")
+        ));
+    }
     Ok(Case {
         id: row.text("id").unwrap_or_default().into(),
         source: source(row),
