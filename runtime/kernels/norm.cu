@@ -53,14 +53,16 @@ __device__ __forceinline__ void group_sync(int group, int threads) {
 //
 // A block is `groups` groups of equal size; group g of block b takes rows b·groups + g, + gridDim·groups, …, so the
 // order of every sum depends on the shape alone. Dynamic shared memory: h floats where there are several groups.
+// `amax` (may be null) is raised to max |dx|.
 KERNEL __launch_bounds__(512)
     norm_backward(const T* dy, const T* x, const T* w, const float* rstd, T* dx, float* partial, i64 n, i64 h,
-                  i64 groups_, i64 add) {
+                  i64 groups_, i64 add, u32* amax) {
   extern __shared__ float joined[];
   __shared__ float all_sums[8][16];
   const int width = (int)h, groups = (int)groups_;
   const int threads = blockDim.x / groups, group = threadIdx.x / threads, lane = threadIdx.x % threads;
   float* sums = all_sums[group];
+  u32 most = 0;
   float weight[KEPT][N];
 #pragma unroll
   for (int k = 0; k < KEPT; ++k)
@@ -113,9 +115,12 @@ KERNEL __launch_bounds__(512)
         const float g = (dv[j] * wv[j] - xv[j] * mean) * r;
         dv[j] = add ? old[j] + g : g;
       }
-      put(dx + start, at, width, Pack<T>::close(dv));
+      const uint4 out = Pack<T>::close(dv);
+      if (amax != nullptr) most = max(most, magnitude(out));
+      put(dx + start, at, width, out);
     }
   }
+  raise(amax, most);
   // The groups' sums join in the order of the groups.
   partial += (i64)blockIdx.x * h;
   for (int turn = 0; turn < groups; ++turn) {

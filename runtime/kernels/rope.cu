@@ -9,10 +9,10 @@ constexpr int FLIGHT = 4;
 // [q heads | k heads | v heads]. Sources are rows `*_stride` elements apart; q and k may be the packed rows
 // themselves (in place), and v null, which leaves the values as they are.
 //
-// A thread has one chunk of each half and strides over heads, so it reads its angles once.
+// `amax` (may be null) is raised to the largest magnitude written. A thread has one chunk of each half and strides over heads, so it reads its angles once.
 KERNEL __launch_bounds__(256)
     rope(const float* cosines, const float* sines, const i64* positions, const T* q, i64 q_stride, const T* k,
-         i64 k_stride, const T* v, i64 v_stride, T* out, i64 heads, i64 kv_heads, i64 half, float sign) {
+         i64 k_stride, const T* v, i64 v_stride, T* out, i64 heads, i64 kv_heads, i64 half, float sign, u32* amax) {
   const i64 row = blockIdx.x;
   const int span = (int)half, d = 2 * span;
   const int chunks = (span + N - 1) / N, lanes = blockDim.x / chunks;
@@ -20,7 +20,9 @@ KERNEL __launch_bounds__(256)
   q += row * q_stride;
   k += row * k_stride;
   out += row * (heads + 2 * kv_heads) * d;
-  if (lane >= lanes) return;
+  // Threads beyond the last lane only bring the block to whole warps.
+  const int rotated = (int)(heads + kv_heads), begin = lane < lanes ? lane : rotated;
+  u32 most = 0;
   float c[N], s[N];
   const i64 angle = positions[row] * half;
 #pragma unroll
@@ -29,8 +31,7 @@ KERNEL __launch_bounds__(256)
     c[j] = inside ? cosines[angle + at + j] : 0.0f;
     s[j] = inside ? sign * sines[angle + at + j] : 0.0f;
   }
-  const int rotated = (int)(heads + kv_heads);
-  for (int first = lane; first < rotated; first += FLIGHT * lanes) {
+  for (int first = begin; first < rotated; first += FLIGHT * lanes) {
     uint4 left[FLIGHT], right[FLIGHT];
 #pragma unroll
     for (int i = 0; i < FLIGHT; ++i) {
@@ -53,16 +54,21 @@ KERNEL __launch_bounds__(256)
         x2[j] = x2[j] * c[j] + x1[j] * s[j];
         x1[j] = turned;
       }
-      put(out + (i64)head * d, at, span, Pack<T>::close(x1));
-      put(out + (i64)head * d + span, at, span, Pack<T>::close(x2));
+      const uint4 a = Pack<T>::close(x1), b = Pack<T>::close(x2);
+      if (amax != nullptr) most = max(most, max(magnitude(a), magnitude(b)));
+      put(out + (i64)head * d, at, span, a);
+      put(out + (i64)head * d + span, at, span, b);
     }
   }
-  if (v == nullptr) return;
-  v += row * v_stride;
-  out += (i64)rotated * d;
-  for (int head = lane; head < kv_heads; head += lanes) {
-    const uint4 a = fetch(v + (i64)head * d, at, span), b = fetch(v + (i64)head * d + span, at, span);
-    put(out + (i64)head * d, at, span, a);
-    put(out + (i64)head * d + span, at, span, b);
+  if (v != nullptr) {
+    v += row * v_stride;
+    out += (i64)rotated * d;
+    for (int head = begin; head < kv_heads; head += lanes) {
+      const uint4 a = fetch(v + (i64)head * d, at, span), b = fetch(v + (i64)head * d + span, at, span);
+      if (amax != nullptr) most = max(most, max(magnitude(a), magnitude(b)));
+      put(out + (i64)head * d, at, span, a);
+      put(out + (i64)head * d + span, at, span, b);
+    }
   }
+  raise(amax, most);
 }

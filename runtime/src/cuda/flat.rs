@@ -13,9 +13,9 @@ const ACCUMULATE: &str = "accumulate";
 const DROPOUT: &str = "dropout";
 const NORM: &str = "squared_norm";
 
-/// Blocks of a loop over `n` elements: enough for two waves of full multiprocessors, or fewer.
+/// Blocks of a loop over `n` elements, `a_block` a round: four rounds each, so that the last wave of blocks is short.
 fn blocks(n: i64, a_block: i64) -> i64 {
-    ceil(n, a_block).min(132 * 16)
+    ceil(n, 4 * a_block)
 }
 
 /// `acc += x` in f32.

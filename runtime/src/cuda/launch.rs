@@ -6,9 +6,10 @@ use super::driver::Gpu;
 use super::gpu;
 use super::source::{Element, Program};
 use crate::error::{Error, Result};
+use crate::ops::unsigned;
 
 /// Bytes of one vector access.
-const ACCESS: i64 = 16;
+const ACCESS: usize = 16;
 
 /// The element type of a tensor.
 ///
@@ -32,7 +33,8 @@ pub fn chunk(element: Element) -> i64 {
 pub fn aligned(tensors: &[&Tensor], width: i64) -> bool {
     tensors.iter().all(|t| {
         let bytes = i64::try_from(t.kind().elt_size_in_bytes()).unwrap_or(1);
-        t.data_ptr() as usize % ACCESS as usize == 0 && width * bytes % ACCESS == 0
+        (t.data_ptr() as usize).is_multiple_of(ACCESS)
+            && unsigned(width * bytes).is_multiple_of(ACCESS as u64)
     })
 }
 

@@ -50,10 +50,11 @@ pub fn forward(
 }
 
 /// Gradient of the input into `dx` `[n, h]` (added to it when `accumulate`), and of the weight added to `dw` `[h]`
-/// f32. Sums over rows go through one f32 row a block: `plan::op::chunk::norm_partials`.
+/// f32. `amax` as in [`forward`], of dx. Sums over rows go through one f32 row a block: `plan::op::chunk::norm_partials`.
 ///
 /// # Errors
 /// Operands that do not fit; rows that `plan::op::chunk::norm_fits` denies.
+#[allow(clippy::too_many_arguments)] // the op's operands; a struct would only rename them
 pub fn backward(
     dy: &Tensor,
     x: &Tensor,
@@ -61,6 +62,7 @@ pub fn backward(
     rstd: &Tensor,
     (dx, dw): (&Tensor, &Tensor),
     accumulate: bool,
+    amax: Option<&Tensor>,
 ) -> Result<()> {
     let ((n, h), e) = (matrix(x, BACKWARD)?, element(x, BACKWARD)?);
     for (t, name) in [(dy, "dy"), (dx, "dx")] {
@@ -89,6 +91,7 @@ pub fn backward(
         .int(h)
         .int(groups)
         .int(i64::from(accumulate))
+        .optional(amax, Kind::Float)
         .run_with((blocks, 1), threads * groups, shared)?;
     Launch::new(x, BACKWARD, program, "column_sum")?
         .tensor(&partial, Kind::Float)

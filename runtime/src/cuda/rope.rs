@@ -35,11 +35,12 @@ pub fn rotate(angles: Angles<'_>, qkv: &Tensor, packed: Packed, inverse: bool) -
     let bytes = usize::try_from(packed.heads * d).unwrap_or(0) * qkv.kind().elt_size_in_bytes();
     let q = qkv.data_ptr() as usize;
     let fits = aligned(&[qkv], width) && aligned(&[qkv], d / 2);
-    launch(ROTATE, angles, qkv, packed, inverse, fits, n, [(q, width), (q + bytes, width), (0, 0)])
+    launch(ROTATE, angles, qkv, packed, inverse, fits, n, [(q, width), (q + bytes, width), (0, 0)], None)
 }
 
 /// Writes gradients of queries `[n, heads·d]`, keys and values `[n, kv_heads·d]` as the gradient of packed rows
-/// `out` `[n, (heads + 2·kv_heads)·d]`: queries and keys rotated back, values copied.
+/// `out` `[n, (heads + 2·kv_heads)·d]`: queries and keys rotated back, values copied. `amax` `[1]` f32 (not negative)
+/// is raised to the largest |out|.
 ///
 /// # Errors
 /// Operands that do not fit.
@@ -48,6 +49,7 @@ pub fn pack_inverse(
     [dq, dk, dv]: [&Tensor; 3],
     out: &Tensor,
     packed: Packed,
+    amax: Option<&Tensor>,
 ) -> Result<()> {
     let (n, width) = matrix(out, PACK)?;
     let d = packed.head_dim;
@@ -62,7 +64,7 @@ pub fn pack_inverse(
     let sources = [dq, dk, dv].map(|t| (t.data_ptr() as usize, t.size().last().copied().unwrap_or(0)));
     // A chunk never crosses a half of a head: halves that are whole accesses make every row so.
     let fits = aligned(&[dq, dk, dv, out], d / 2);
-    launch(PACK, angles, out, packed, true, fits, n, sources)
+    launch(PACK, angles, out, packed, true, fits, n, sources, amax)
 }
 
 #[allow(clippy::too_many_arguments)] // two callers; a struct would only rename them
@@ -75,6 +77,7 @@ fn launch(
     fits: bool,
     n: i64,
     [q, k, v]: [(usize, i64); 3],
+    amax: Option<&Tensor>,
 ) -> Result<()> {
     let (e, half) = (element(out, op)?, packed.head_dim / 2);
     let (context, columns) = matrix(angles.cos, op)?;
@@ -100,5 +103,6 @@ fn launch(
         .int(packed.kv_heads)
         .int(half)
         .float(if inverse { -1.0 } else { 1.0 })
-        .run(n, chunks * lanes)
+        .optional(amax, Kind::Float)
+        .run(n, ceil(chunks * lanes, 32) * 32)
 }

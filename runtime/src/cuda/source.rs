@@ -88,7 +88,9 @@ pub fn training(element: Element) -> Vec<Program> {
     programs.push(Program::plain("flat", Element::F32, true));
     // Weights in the format of the run, with a master unless that is f32.
     let mode = u8::from(element != Element::F32);
-    programs.push(Program { mode, ..Program::plain("optimizer", Element::F32, true) });
+    for other in [Element::F32, Element::Bf16] {
+        programs.push(Program { mode, other, ..Program::plain("optimizer", Element::F32, true) });
+    }
     programs
 }
 

@@ -61,7 +61,7 @@ pub(super) fn backward(
 ) -> Result<()> {
     let (_, h) = matrix(x, BACKWARD)?;
     if cuda::serves(x) && chunk::norm_fits(unsigned(h), unsigned(element_bytes(x))) {
-        return cuda::norm::backward(dy, x, weight, rstd, (dx, dw), accumulate);
+        return cuda::norm::backward(dy, x, weight, rstd, (dx, dw), accumulate, None);
     }
     backward_weight(dy, x, rstd, dw)?;
     backward_input(dy, x, weight, rstd, dx, accumulate)

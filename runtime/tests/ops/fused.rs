@@ -52,11 +52,14 @@ fn packed_gradients_of_attention() {
             let (dq, dk, dv) = (part(heads), part(kv_heads), part(kv_heads));
             let angles = Angles { cos: &cos, sin: &sin, positions: &positions };
             let got = unset(&[n, packed.width()], kind).to_device(device);
-            pack_inverse(angles, [&dq, &dk, &dv], &got, packed).expect("pack");
+            let amax = Tensor::zeros([1], (Kind::Float, device));
+            pack_inverse(angles, [&dq, &dk, &dv], &got, packed, Some(&amax)).expect("pack");
             // In place on the packed rows, which is tested against the twin.
             let want = Tensor::cat(&[&dq, &dk, &dv], 1);
             rotate(angles, &want, packed, true).expect("rotate");
             assert!(got.equal(&want), "{kind:?} {packed:?}");
+            let most = got.to_kind(Kind::Float).abs().max();
+            assert_eq!(amax.double_value(&[0]), most.double_value(&[]));
         }
     }
 }
@@ -103,6 +106,9 @@ fn producers_know_the_largest_magnitude() {
     let (rstd, amax) = (Tensor::zeros([n], (Kind::Float, device)), zero());
     norm::forward(&x, &w, 1e-5, &y, &rstd, Some(&amax)).expect("norm");
     assert_eq!(amax.double_value(&[0]), most(&y));
+    let (dx, dw, amax) = (x.zeros_like(), Tensor::zeros([h], (Kind::Float, device)), zero());
+    norm::backward(&y, &x, &w, &rstd, (&dx, &dw), false, Some(&amax)).expect("norm");
+    assert_eq!(amax.double_value(&[0]), most(&dx));
     let (gate_up, dy, amax) = (tensor(&[n, 2 * h]), tensor(&[n, h]), zero());
     swiglu::forward(&gate_up, &y, Some(&amax)).expect("swiglu");
     assert_eq!(amax.double_value(&[0]), most(&y));
@@ -125,7 +131,7 @@ fn sums_repeat_bit_for_bit() {
     let rstd = randn(&[n], Kind::Float).abs().to_device(device);
     let once = || {
         let (dx, dw) = (x.zeros_like(), Tensor::zeros([h], (Kind::Float, device)));
-        norm::backward(&dy, &x, &w, &rstd, (&dx, &dw), true).expect("norm");
+        norm::backward(&dy, &x, &w, &rstd, (&dx, &dw), true, None).expect("norm");
         (dx, dw)
     };
     let (dx, dw) = once();
