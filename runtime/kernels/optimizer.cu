@@ -88,11 +88,12 @@ struct Constants {
   float beta2, rest1, rest2, eps, decay, lr_multiplier;  // rest = 1 − β
 };
 
+// Which products fuse with sums is written out, so that every mode gives the same bits, and the twin too.
 __device__ __forceinline__ void adam(float& p, float g, float& m, float& v, const Step& s, const Constants& c) {
   g *= s.inverse_scale;
-  m += c.rest1 * (g - m);
-  v = c.beta2 * v + c.rest2 * g * g;
-  p = p * s.keep - s.rate * m / (sqrtf(v) * s.root + c.eps);
+  m = fmaf(c.rest1, g - m, m);
+  v = fmaf(c.rest2 * g, g, c.beta2 * v);
+  p = fmaf(-s.rate, m / fmaf(sqrtf(v), s.root, c.eps), p * s.keep);
 }
 
 // Scalars lr, divisor (gradients are divided by it), skip (1: nothing changes), step (from 1) are on the device.

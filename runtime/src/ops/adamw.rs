@@ -111,9 +111,10 @@ pub(super) fn bf16_moments(
         for (((p, g), (mb, vb)), word) in p.iter_mut().zip(&g).zip(moments).zip(words.chunks_exact(2)) {
             let g = g * inverse_scale;
             let mut m = wide(*mb);
-            m += rest1 * (g - m);
-            let v = beta2 * wide(*vb) + rest2 * g * g;
-            *p = *p * keep - rate * m / (v.sqrt() * root + eps);
+            // Fused where the kernel fuses: the same bits.
+            m = rest1.mul_add(g - m, m);
+            let v = (rest2 * g).mul_add(g, beta2 * wide(*vb));
+            *p = (-rate).mul_add(m / v.sqrt().mul_add(root, eps), *p * keep);
             let [one, two] = [word.first(), word.get(1)].map(|w| w.copied().unwrap_or(0));
             (*mb, *vb) = (at_random(m, one >> 16), at_random(v, two));
         }

@@ -1,6 +1,8 @@
 //! Ops that no program of one device holds, on operands made here. Collectives need ranks and are not here.
 
-use llmc_plan::op::{Accumulate, AttentionMerge, AttentionPartial, Op, Quantise};
+use llmc_plan::op::{
+    Accumulate, AttentionMerge, AttentionPartial, NormBackwardInput, NormBackwardWeight, Op, Quantise,
+};
 use tch::{Device, Kind, Tensor};
 
 use super::lockstep::Lockstep;
@@ -33,6 +35,15 @@ pub fn compare(lockstep: &mut Lockstep) -> Outcome<()> {
     let eight_bit = zeros(width, Kind::Float8e4m3fn)?;
     let scale = Tensor::f_zeros([1], (Kind::Float, Device::Cpu))?;
     one(lockstep, Quantise {}, &[random(width)?], &[eight_bit, scale])?;
+
+    // A norm's gradients apart, as frozen weights leave them.
+    let (dy, x, weight) = (random(width)?, random(width)?, random(width)?.f_get(0)?);
+    let rstd = Tensor::f_ones([TOKENS], (Kind::Float, Device::Cpu))?;
+    let dx = [zeros(width, kind)?];
+    let inputs = [&dy, &x, &weight, &rstd].map(Tensor::shallow_clone);
+    one(lockstep, NormBackwardInput { accumulate: true }, &inputs, &dx)?;
+    let dw = [Tensor::f_zeros([width], (Kind::Float, Device::Cpu))?];
+    one(lockstep, NormBackwardWeight {}, &[dy, x, rstd], &dw)?;
 
     let partial = |key_offset, backward| AttentionPartial {
         heads: HEADS,
