@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, clippy::panic)] // a test helper fails its test
 
+mod bandwidth;
 mod check;
 mod dense;
 mod fused;

@@ -158,7 +158,8 @@ pub fn try_run(
     Ok(())
 }
 
-fn types(tensors: &[&Tensor]) -> Vec<TensorType> {
+/// Shapes and formats as the plan names them.
+pub fn types(tensors: &[&Tensor]) -> Vec<TensorType> {
     tensors
         .iter()
         .map(|t| TensorType { shape: t.size().iter().map(|e| *e as u64).collect(), dtype: dtype(t.kind()) })
