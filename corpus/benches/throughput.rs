@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 const RUNS: usize = 5;
+/// Alternations of two things that are compared.
+const TURNS: usize = 15;
 const CONTEXT: u32 = 4097;
 
 fn main() {
@@ -47,10 +49,20 @@ fn main() {
 
 /// CPU seconds of this process, all threads, finished ones included.
 fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    // Clock ticks are hundredths of a second on Linux.
-    [11, 12].iter().filter_map(|&n| fields.get(n)?.parse::<f64>().ok()).sum::<f64>() / 100.0
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// Wall and CPU seconds of some work.
+fn seconds(mut work: impl FnMut()) -> (f64, f64) {
+    let (wall, cpu) = (Instant::now(), cpu_seconds());
+    work();
+    (wall.elapsed().as_secs_f64(), cpu_seconds() - cpu)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Runs `work` and prints amount per second.
@@ -58,10 +70,9 @@ fn report(what: &str, unit: &str, amount: f64, mut work: impl FnMut()) {
     let mut walls = Vec::new();
     let mut cpus = Vec::new();
     for _ in 0..RUNS {
-        let (wall, cpu) = (Instant::now(), cpu_seconds());
-        work();
-        walls.push(wall.elapsed().as_secs_f64());
-        cpus.push(cpu_seconds() - cpu);
+        let (wall, cpu) = seconds(&mut work);
+        walls.push(wall);
+        cpus.push(cpu);
     }
     walls.sort_by(f64::total_cmp);
     cpus.sort_by(f64::total_cmp);
@@ -129,20 +140,38 @@ fn ids() {
     }
 }
 
+/// The whole pipeline against nothing but the encoder, in turns: neighbours on the machine slow both.
+/// `RAYON_NUM_THREADS=1` for one thread; the reader's thread counts in CPU time.
 fn encode() {
     for pattern in patterns() {
         let Some(spec) = text_spec(&pattern) else { return };
         let documents = texts(&pattern);
         let megabytes = documents.iter().map(String::len).sum::<usize>() as f64 / 1e6;
         let name = Path::new(&pattern).file_name().unwrap().to_string_lossy().into_owned();
-        report(&format!("{name}: encode alone, fresh cache"), "MB/s", megabytes, || {
-            let encoder = encoder(&spec);
-            documents.iter().for_each(|text| drop(black_box(encoder.encode(text).unwrap())));
-        });
-        report(&format!("{name}: read, encode, write"), "MB/s", megabytes, || {
+        let (mut alone, mut whole) = (Vec::new(), Vec::new());
+        for _ in 0..TURNS {
+            // Reading the tokenizer comes once, however much text follows: it is in neither.
+            let mut encoder = None;
+            let start = seconds(|| encoder = Some(self::encoder(&spec)));
+            let encoder = encoder.unwrap();
+            alone.push(seconds(|| {
+                documents.iter().for_each(|text| drop(black_box(encoder.encode(text).unwrap())));
+            }));
+            drop(encoder);
             let dir = tempfile::tempdir().unwrap();
-            llmc_corpus::build(&spec, dir.path(), &()).unwrap();
-        });
+            let all = seconds(|| drop(llmc_corpus::build(&spec, dir.path(), &()).unwrap()));
+            whole.push((all.0 - start.0, all.1 - start.1));
+        }
+        for (kind, of) in [("wall", (|t| t.0) as fn(&(f64, f64)) -> f64), ("CPU", |t| t.1)] {
+            let [a, w] = [&alone, &whole].map(|times| median(times.iter().map(of).collect()));
+            let ratio = median(alone.iter().zip(&whole).map(|(a, w)| of(a) / of(w)).collect());
+            println!(
+                "{name}: by {kind} time, encoder alone {:.1} MB/s; read, encode, write {:.1} MB/s: {:.1} %",
+                megabytes / a,
+                megabytes / w,
+                100.0 * ratio
+            );
+        }
     }
 }
 

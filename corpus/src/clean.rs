@@ -6,7 +6,6 @@ use crate::dedup::{Exact, Near, Signature, spaceless};
 use icu_normalizer::ComposingNormalizerBorrowed;
 use llmc_plan::data::{CleanSpec, Dedup, Script, Unicode};
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Documents of each reason that a report shows.
@@ -14,14 +13,14 @@ const SHOWN: usize = 2;
 /// Characters of a shown document.
 const EXCERPT: usize = 60;
 
-/// The text in the form asked for.
-pub fn normalise<'a>(spec: &CleanSpec, text: Cow<'a, str>) -> Cow<'a, str> {
+/// The text in the form asked for, where it has another one.
+pub fn normalise(spec: &CleanSpec, text: &str) -> Option<String> {
     let normaliser = match spec.unicode {
-        Unicode::Keep => return text,
+        Unicode::Keep => return None,
         Unicode::Nfc => ComposingNormalizerBorrowed::new_nfc(),
         Unicode::Nfkc => ComposingNormalizerBorrowed::new_nfkc(),
     };
-    if normaliser.is_normalized(&text) { text } else { normaliser.normalize(&text).into_owned().into() }
+    (!normaliser.is_normalized(text)).then(|| normaliser.normalize(text).into_owned())
 }
 
 /// Why a document is left out, looking at it alone.

@@ -25,8 +25,8 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-/// Raw bytes worked on at a time: enough for all cores, little against memory.
-const CHUNK_BYTES: usize = 8 << 20;
+/// Raw bytes worked on at a time: enough for some cores, and those that wait fit the cache.
+const CHUNK_BYTES: usize = 2 << 20;
 /// Chunks that wait for the cores.
 const CHUNKS_AHEAD: usize = 2;
 /// Messages of left-out documents that a report repeats; all are counted.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use xxhash_rust::xxh3::Xxh3;
 
 /// First bytes of an `.idx`.
@@ -18,6 +19,10 @@ pub const VERSION: u64 = 1;
 /// Magic, version, dtype code, sequence count, document count.
 pub const HEADER_BYTES: u64 = 34;
 const BUFFER_BYTES: usize = 1 << 20;
+/// Longer writes go to the system without a copy.
+const SMALL_BYTES: usize = 32 << 10;
+/// After this much the device is asked to take it, so that little is left to wait for at the end.
+const ASK_BYTES: u64 = 8 << 20;
 const BIN: &str = ".bin";
 /// Document lengths while a shard is written.
 const LENGTHS: &str = ".lengths";
@@ -70,6 +75,9 @@ pub struct HashingFile {
     file: BufWriter<File>,
     hash: Box<Xxh3>,
     bytes: u64,
+    /// Length up to which the device was asked to take it, and the thread that waits for that.
+    asked: u64,
+    asking: Option<JoinHandle<()>>,
 }
 
 impl HashingFile {
@@ -79,8 +87,8 @@ impl HashingFile {
     /// The system's.
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).map_err(Error::io("create", path))?;
-        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-        Ok(Self { path: path.to_owned(), file, hash: Box::default(), bytes: 0 })
+        let file = BufWriter::with_capacity(SMALL_BYTES, file);
+        Ok(Self { path: path.to_owned(), file, hash: Box::default(), bytes: 0, asked: 0, asking: None })
     }
 
     /// Goes on with a file that was written up to `info`; what came after is cut off. `None` if its
@@ -99,8 +107,8 @@ impl HashingFile {
         let mut file = reader.into_inner().into_inner();
         let cut = file.set_len(read).and_then(|()| file.seek(SeekFrom::Start(read)));
         cut.map_err(Error::io("write", path))?;
-        let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-        Ok(Some(Self { path: path.to_owned(), file, hash, bytes: read }))
+        let file = BufWriter::with_capacity(SMALL_BYTES, file);
+        Ok(Some(Self { path: path.to_owned(), file, hash, bytes: read, asked: read, asking: None }))
     }
 
     /// What is written so far, handed to the system.
@@ -119,7 +127,14 @@ impl HashingFile {
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.hash.update(bytes);
         self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(Error::io("write", &self.path))
+        self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
+        if self.bytes - self.asked >= ASK_BYTES && self.asking.as_ref().is_none_or(JoinHandle::is_finished) {
+            let file = self.file.get_ref().try_clone().map_err(Error::io("write", &self.path))?;
+            // An error shows again at the end.
+            self.asking = Some(std::thread::spawn(move || drop(file.sync_data())));
+            self.asked = self.bytes;
+        }
+        Ok(())
     }
 
     /// Flushes to the device, so that a later rename cannot publish an empty file after a power cut.
@@ -169,7 +184,6 @@ impl Tokens {
     /// # Errors
     /// A document of more than 2³¹ − 1 tokens, or an id its dtype cannot hold.
     pub fn push(&mut self, ids: &[u32]) -> Result<()> {
-        let too_large = |what: String| Error::spec(format!("{what} does not fit a Megatron shard"));
         let length =
             i32::try_from(ids.len()).map_err(|_| too_large(format!("a document of {} tokens", ids.len())))?;
         let largest = ids.iter().fold(0, |most, &id| most.max(id));
@@ -190,6 +204,15 @@ impl Tokens {
         self.lengths.extend(length.to_le_bytes());
         Ok(())
     }
+
+    /// Reserves memory for this many tokens.
+    pub fn reserve(&mut self, tokens: usize) {
+        self.bytes.reserve(tokens.saturating_mul(self.dtype.width() as usize));
+    }
+}
+
+fn too_large(what: String) -> Error {
+    Error::spec(format!("{what} does not fit a Megatron shard"))
 }
 
 /// Writes one shard. Memory does not grow with it: document lengths wait in a file of their own,

@@ -1,6 +1,6 @@
 //! JSON lines: one object a line, its field `text` is the document, other fields are ignored.
 
-use super::{Form, MAX_DOCUMENT_BYTES, Place, Raw, Sink, broken, not_utf8, too_long};
+use super::{Form, MAX_DOCUMENT_BYTES, Place, Raw, Sink, Text, broken, not_utf8, too_long};
 use crate::error::{BadContent, Result};
 use crate::inputs::Input;
 use serde::Deserialize;
@@ -60,59 +60,153 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
 }
 
 /// The field `text` of a line; `None` for a blank one.
-pub(super) fn text<'a>(
-    raw: &Raw<'a>,
+pub(super) fn find_text(
+    raw: &Raw<'_>,
     input: &Input,
-) -> std::result::Result<Option<Cow<'a, str>>, BadContent> {
-    if let Some(text) = leading_text(raw.bytes) {
-        return Ok(Some(text.into()));
+    made: &mut Vec<u8>,
+) -> std::result::Result<Option<Text>, BadContent> {
+    let start = made.len();
+    if let Some(text) = leading_text(raw.bytes, made) {
+        return Ok(Some(text));
     }
+    made.truncate(start);
     match serde_json::from_slice::<Line>(raw.bytes) {
-        Ok(line) => Ok(Some(line.text)),
+        Ok(line) => {
+            made.extend_from_slice(line.text.as_bytes());
+            Ok(Some(Text::Made(start..made.len())))
+        }
         Err(_) if raw.bytes.iter().all(u8::is_ascii_whitespace) => Ok(None),
         Err(error) => Err(malformed(input, raw, &error)),
     }
 }
 
-/// The text of a line that begins with it, as most do: its escapes are undone at the speed of a copy,
-/// and serde_json judges the rest with the text taken out. `None` for every other line and for
-/// anything irregular, which is serde_json's to judge in full.
-fn leading_text(line: &[u8]) -> Option<String> {
-    let blank = |bytes: &'_ [u8]| bytes.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+/// The text of a line that begins with it, as most do: without escapes it lies there as it is, and with
+/// them they are undone at the speed of a copy. `None` for every other line and for anything irregular,
+/// which is serde_json's to judge in full.
+fn leading_text(line: &[u8], made: &mut Vec<u8>) -> Option<Text> {
     let after_key = line.strip_prefix(b"{\"text\"")?;
-    let after_colon = after_key.get(blank(after_key)..)?.strip_prefix(b":")?;
-    let mut rest = after_colon.get(blank(after_colon)..)?.strip_prefix(b"\"")?;
-    let mut text = Vec::with_capacity(rest.len());
-    loop {
-        let stop = memchr::memchr2(b'"', b'\\', rest)?;
-        let (plain, tail) = rest.split_at_checked(stop)?;
-        // JSON has no control characters inside strings.
-        if plain.iter().fold(u8::MAX, |least, &b| least.min(b)) < b' ' {
-            return None;
+    let mut rest = blank(blank(after_key).strip_prefix(b":")?).strip_prefix(b"\"")?;
+    // Escapes are ASCII, so text without them is UTF-8 if the line is.
+    simdutf8::basic::from_utf8(line).ok()?;
+    let first = line.len() - rest.len();
+    let text = match first_special(rest)? {
+        (length, b'"') => {
+            rest = rest.get(length + 1..)?;
+            Text::Stored(first..first + length)
         }
-        text.extend_from_slice(plain);
-        match tail {
-            [b'"', after @ ..] => {
-                rest = after;
-                break;
+        _ => {
+            let start = made.len();
+            let read = unescape(rest, made)?;
+            rest = rest.get(read..)?;
+            Text::Made(start..made.len())
+        }
+    };
+    if !ends_plainly(rest) {
+        // serde_json judges the line with its text taken out.
+        let mut others = b"{\"text\":\"\"".to_vec();
+        others.extend_from_slice(rest);
+        serde_json::from_slice::<Line>(&others).ok()?;
+    }
+    Some(text)
+}
+
+/// The bytes of a word that end a plain run: a quote, a backslash, and the control characters that JSON
+/// has not inside strings. The lowest mark is right, higher ones may be wrong (Warren, "Hacker's Delight",
+/// section 6-1).
+fn special(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    let below = |word: u64, least: u8| word.wrapping_sub(ONES * u64::from(least)) & !word;
+    let equal = |byte: u8| below(word ^ ONES * u64::from(byte), 1);
+    (equal(b'"') | equal(b'\\') | below(word, b' ')) & ONES << 7
+}
+
+/// The first eight bytes, zeros beyond the end, which are special.
+fn word(bytes: &[u8]) -> [u8; 8] {
+    bytes.first_chunk::<8>().copied().unwrap_or_else(|| {
+        let mut last = [0; 8];
+        last.iter_mut().zip(bytes).for_each(|(to, &from)| *to = from);
+        last
+    })
+}
+
+/// Length of the plain run at the beginning, and the byte that ends it.
+fn first_special(bytes: &[u8]) -> Option<(usize, u8)> {
+    let mut at = 0;
+    loop {
+        let marks = special(u64::from_le_bytes(word(bytes.get(at..)?)));
+        if marks != 0 {
+            at += marks.trailing_zeros() as usize / 8;
+            return Some((at, *bytes.get(at)?));
+        }
+        at += 8;
+    }
+}
+
+/// Appends a string without its escapes and returns its length with them and the quote at the end. `None`
+/// for escapes by number, and for what is no JSON.
+fn unescape(string: &[u8], made: &mut Vec<u8>) -> Option<usize> {
+    let start = made.len();
+    // Whole words are written, so there is one more.
+    made.resize(start + string.len() + 8, 0);
+    let out = made.get_mut(start..)?;
+    let (mut from, mut to) = (0, 0);
+    loop {
+        let block = word(string.get(from..)?);
+        *out.get_mut(to..)?.first_chunk_mut::<8>()? = block;
+        let marks = special(u64::from_le_bytes(block));
+        if marks == 0 {
+            (from, to) = (from + 8, to + 8);
+            continue;
+        }
+        let plain = marks.trailing_zeros() as usize / 8;
+        (from, to) = (from + plain, to + plain);
+        match *string.get(from)? {
+            b'"' => {
+                made.truncate(start + to);
+                return Some(from + 1);
             }
-            [_, escape, after @ ..] => {
-                text.push(match escape {
+            b'\\' => {
+                *out.get_mut(to)? = match *string.get(from + 1)? {
                     b'n' => b'\n',
                     b't' => b'\t',
                     b'r' => b'\r',
-                    b'"' | b'\\' | b'/' => *escape,
+                    escape @ (b'"' | b'\\' | b'/') => escape,
                     _ => return None,
-                });
-                rest = after;
+                };
+                (from, to) = (from + 2, to + 1);
             }
             _ => return None,
         }
     }
-    let mut others = b"{\"text\":\"\"".to_vec();
-    others.extend_from_slice(rest);
-    serde_json::from_slice::<Line>(&others).ok()?;
-    String::from_utf8(text).ok()
+}
+
+/// Without leading white space.
+fn blank(bytes: &[u8]) -> &[u8] {
+    let length = bytes.iter().take_while(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r')).count();
+    bytes.get(length..).unwrap_or_default()
+}
+
+/// True for the rest of an object that has nothing but fields of plain strings, none of them `text`.
+fn ends_plainly(rest: &[u8]) -> bool {
+    fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+        let bytes = blank(bytes).strip_prefix(b"\"")?;
+        let (length, end) = first_special(bytes)?;
+        let (plain, tail) = bytes.split_at_checked(length)?;
+        (end == b'"').then_some((plain, tail.get(1..)?))
+    }
+    fn fields(mut rest: &[u8]) -> Option<bool> {
+        loop {
+            match blank(rest) {
+                [b'}', after @ ..] => return Some(blank(after).is_empty()),
+                [b',', after @ ..] => {
+                    let (_, after) = string(after).filter(|(name, _)| *name != b"text")?;
+                    rest = string(blank(after).strip_prefix(b":")?)?.1;
+                }
+                _ => return None,
+            }
+        }
+    }
+    fields(rest) == Some(true)
 }
 
 fn malformed(input: &Input, raw: &Raw, error: &serde_json::Error) -> BadContent {
@@ -154,29 +248,51 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn shortcut(line: &[u8]) -> Option<String> {
+        let mut made = b"before".to_vec();
+        Some(match leading_text(line, &mut made)? {
+            Text::Stored(range) => std::str::from_utf8(&line[range]).unwrap().to_owned(),
+            Text::Made(range) => std::str::from_utf8(&made[range]).unwrap().to_owned(),
+        })
+    }
+
     proptest! {
         /// Where the shortcut answers, serde_json gives the same answer.
         #[test]
-        fn the_shortcut_agrees(text in any::<String>(), tail in r#"[ ,"a{}:0x\\\\\[\]]{0,12}"#, cut in 0usize..200) {
-            let mut line = format!("{{\"text\": {}, \"n\": 1}}", serde_json::to_string(&text).unwrap()).into_bytes();
-            prop_assert!(leading_text(&line).is_none_or(|found| found == text));
-            line.truncate(cut.min(line.len()));
-            line.extend(tail.bytes());
-            if let Some(found) = leading_text(&line) {
-                prop_assert_eq!(serde_json::from_slice::<Line>(&line).unwrap().text, found);
+        fn the_shortcut_agrees(text in any::<String>(), tail in r#"[ ,"a{}:0x\\\[\]]{0,12}"#, cut in 0usize..200) {
+            let text_json = serde_json::to_string(&text).unwrap();
+            for others in [r#""n": 1"#, r#""n": "m" ,"o":"""#] {
+                let mut line = format!("{{\"text\": {text_json}, {others}}}").into_bytes();
+                prop_assert!(shortcut(&line).is_none_or(|found| found == text));
+                line.truncate(cut.min(line.len()));
+                line.extend(tail.bytes());
+                if let Some(found) = shortcut(&line) {
+                    prop_assert_eq!(serde_json::from_slice::<Line>(&line).unwrap().text, found);
+                }
+            }
+        }
+
+        #[test]
+        fn a_plain_end_is_an_end(rest in r#"[ ,"ab{}:text\\\n]{0,30}"#) {
+            if ends_plainly(rest.as_bytes()) {
+                let line = format!("{{\"text\":\"\"{rest}");
+                prop_assert!(serde_json::from_str::<Line>(&line).is_ok(), "{line}");
             }
         }
     }
 
     #[test]
     fn the_shortcut_is_taken_and_refuses_what_is_no_json() {
-        assert_eq!(leading_text(br#"{"text": "a\n\"b\"\\", "source": "x"}"#).unwrap(), "a\n\"b\"\\");
-        assert_eq!(leading_text("{\"text\":\"三\"}".as_bytes()).unwrap(), "三");
+        assert_eq!(shortcut(br#"{"text": "a\n\"b\"\\", "source": "x"}"#).unwrap(), "a\n\"b\"\\");
+        assert_eq!(shortcut("{\"text\":\"三\"}".as_bytes()).unwrap(), "三");
+        assert!(ends_plainly(b", \"source\": \"x\", \"url\":\"\"}\r\n"));
         for line in
             ["{\"text\":\"a\tb\"}", r#"{"text":"a"} x"#, r#"{"text":"a","text":"b"}"#, r#"{"text":"a"#]
         {
-            assert_eq!(leading_text(line.as_bytes()), None, "{line}");
+            assert_eq!(shortcut(line.as_bytes()), None, "{line}");
             assert!(serde_json::from_str::<Line>(line).is_err());
         }
+        assert_eq!(shortcut(b"{\"text\":\"a\xFF\"}"), None);
+        assert_eq!(shortcut(b"{\"text\":\"a\", \"b\": \"\xFF\"}"), None);
     }
 }

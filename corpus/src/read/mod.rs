@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 /// A longer document is refused: it would have to be held in memory, with its tokens, in full.
@@ -86,17 +86,34 @@ impl fmt::Display for Place {
     }
 }
 
+/// Where the text of a document lies: in the stored bytes, or in a buffer because it had to be made. It is
+/// UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// This part of the stored bytes.
+    Stored(Range<usize>),
+    /// This part of the buffer.
+    Made(Range<usize>),
+}
+
 impl<'a> Raw<'a> {
-    /// The text; `None` for a blank line.
+    /// Finds the text, or makes it at the end of `made`; `None` for a blank line.
     ///
     /// # Errors
     /// What stands there instead.
-    pub fn text(&self, input: &Input) -> std::result::Result<Option<Cow<'a, str>>, BadContent> {
+    pub fn find_text(
+        &self,
+        input: &Input,
+        made: &mut Vec<u8>,
+    ) -> std::result::Result<Option<Text>, BadContent> {
         match self.form {
-            Form::Json => jsonl::text(self, input),
+            Form::Json => jsonl::find_text(self, input, made),
             Form::Text => match std::str::from_utf8(self.bytes) {
                 // A byte order mark is not text.
-                Ok(text) => Ok(Some(text.strip_prefix('\u{feff}').unwrap_or(text).into())),
+                Ok(text) => {
+                    let mark = text.strip_prefix('\u{feff}').map_or(0, |rest| text.len() - rest.len());
+                    Ok(Some(Text::Stored(mark..text.len())))
+                }
                 Err(error) => {
                     let at = error.valid_up_to();
                     let byte = error.error_len().and_then(|_| self.bytes.get(at)).copied();
@@ -106,6 +123,24 @@ impl<'a> Raw<'a> {
             Form::Ids => Ok(None),
         }
     }
+
+    /// The text; `None` for a blank line.
+    ///
+    /// # Errors
+    /// What stands there instead.
+    pub fn text(&self, input: &Input) -> std::result::Result<Option<Cow<'a, str>>, BadContent> {
+        let mut made = Vec::new();
+        Ok(match self.find_text(input, &mut made)? {
+            Some(Text::Stored(range)) => Some(utf8(self.bytes, &range).into()),
+            Some(Text::Made(range)) => Some(utf8(&made, &range).to_owned().into()),
+            None => None,
+        })
+    }
+}
+
+/// A range of bytes that was found to be text.
+pub(crate) fn utf8<'a>(bytes: &'a [u8], range: &Range<usize>) -> &'a str {
+    simdutf8::basic::from_utf8(bytes.get(range.clone()).unwrap_or_default()).unwrap_or_default()
 }
 
 /// Reads every document of a file into `sink` and returns the hash of the raw file; the hash is of
