@@ -67,6 +67,7 @@ pub fn build_source(
         on_error: spec.on_error,
         clean: &spec.clean,
         counts: Mutex::default(),
+        spare: Mutex::default(),
     };
     let again = spec.clean.dedup != Dedup::Off;
     let note = match target.journal.note(name) {

@@ -7,7 +7,7 @@ use crate::clean::{Dropped, Prints, Seen, judge, normalise};
 use crate::error::{BadContent, Error, Result};
 use crate::inputs::Input;
 use crate::output::{Dtype, Tokens};
-use crate::read::{Form, Place, Raw, Text, utf8};
+use crate::read::{Form, Made, Place, Raw, Text, utf8};
 use crate::sample::{content_hash, held_out};
 use crate::tokenizer::Encoder;
 use llmc_plan::data::{CleanSpec, Dedup, OnError, Unicode};
@@ -32,6 +32,8 @@ pub struct Context<'a> {
     pub clean: &'a CleanSpec,
     /// Tables of token frequencies, as many as cores ever counted at once.
     pub counts: Mutex<Vec<[Vec<u64>; 2]>>,
+    /// Buffers of groups, to be used again.
+    pub spare: Mutex<Vec<Made>>,
 }
 
 /// Documents on their way from the reader to the cores.
@@ -103,7 +105,7 @@ enum Content {
 struct Group {
     documents: Vec<Decoded>,
     /// Text that does not lie in the chunk as it is.
-    made: Vec<u8>,
+    made: Made,
     bad: Vec<(BadContent, u64)>,
     first: bool,
 }
@@ -112,7 +114,7 @@ impl Group {
     fn text<'a>(&'a self, text: &Text, chunk: &'a [u8]) -> &'a str {
         match text {
             Text::Stored(range) => utf8(chunk, range),
-            Text::Made(range) => utf8(&self.made, range),
+            Text::Made(range) => utf8(self.made.bytes(), range),
         }
     }
 }
@@ -146,10 +148,9 @@ impl Context<'_> {
     }
 
     fn decode(&self, bytes: &[u8], mut start: usize, items: &[Item], first: bool) -> Result<Group> {
-        let length = items.last().map_or(0, |item| item.end - start);
-        let mut group = Group { first, ..Group::default() };
+        let made = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let mut group = Group { first, made, ..Group::default() };
         group.documents.reserve_exact(items.len());
-        group.made.reserve_exact(length);
         for item in items {
             let (from, stored) = (start, bytes.get(start..item.end).unwrap_or_default());
             start = item.end;
@@ -157,7 +158,9 @@ impl Context<'_> {
             let raw = Raw { bytes: stored, form: item.form, place: item.place };
             let content = match &item.bad {
                 Some(bad) => Err((bad.0.clone(), bad.1)),
-                None => self.content(&raw, from, input, &mut group.made).map_err(|bad| (bad, stored.len() as u64)),
+                None => {
+                    self.content(&raw, from, input, &mut group.made).map_err(|bad| (bad, stored.len() as u64))
+                }
             };
             match content {
                 Ok(Some(content)) => {
@@ -178,7 +181,7 @@ impl Context<'_> {
         raw: &Raw<'_>,
         from: usize,
         input: &Input,
-        made: &mut Vec<u8>,
+        made: &mut Made,
     ) -> std::result::Result<Option<Content>, BadContent> {
         if raw.form == Form::Ids {
             let ids = self.ids(raw, input)?;
@@ -188,12 +191,10 @@ impl Context<'_> {
         if self.clean.unicode != Unicode::Keep {
             let found = match &text {
                 Text::Stored(range) => utf8(raw.bytes, range),
-                Text::Made(range) => utf8(made, range),
+                Text::Made(range) => utf8(made.bytes(), range),
             };
             if let Some(normal) = normalise(self.clean, found) {
-                let start = made.len();
-                made.extend_from_slice(normal.as_bytes());
-                text = Text::Made(start..made.len());
+                text = Text::Made(made.push(&normal));
             }
         }
         if let Text::Stored(range) = &mut text {
@@ -252,6 +253,8 @@ impl Context<'_> {
             }
         }
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).push(counts);
+        group.made.clear();
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(group.made);
         Ok(encoded)
     }
 

@@ -142,11 +142,14 @@ impl Work {
         let print =
             |(text, _): &(String, Place)| (Exact::hash(text), if near { Signature::of(text) } else { None });
         let prints: Vec<_> = batch.par_iter().map(print).collect();
-        for ((text, place), (hash, signature)) in batch.into_iter().zip(prints) {
+        let hashes: Vec<u128> = prints.iter().map(|print| print.0).collect();
+        let mut new = Vec::with_capacity(hashes.len());
+        self.exact.admit_all(&hashes, |_, is_new| new.push(is_new));
+        for (((text, place), (hash, signature)), new) in batch.into_iter().zip(prints).zip(new) {
             self.report.documents += 1;
             self.report.bytes += text.len() as u64;
             let here = (self.file, place);
-            if !self.exact.admit(hash) {
+            if !new {
                 self.report.exact += 1;
                 self.report.exact_bytes += text.len() as u64;
                 self.copies.insert(hash);

@@ -1,11 +1,12 @@
 //! JSON lines: one object a line, its field `text` is the document, other fields are ignored.
 
-use super::{Form, MAX_DOCUMENT_BYTES, Place, Raw, Sink, Text, broken, not_utf8, too_long};
+use super::{Form, MAX_DOCUMENT_BYTES, Place, Raw, Sink, Text, broken, made::Made, not_utf8, too_long};
 use crate::error::{BadContent, Result};
 use crate::inputs::Input;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::io::{BufRead, ErrorKind, Read as _};
+use wide::u8x16;
 
 #[derive(Deserialize)]
 struct Line<'a> {
@@ -63,18 +64,13 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
 pub(super) fn find_text(
     raw: &Raw<'_>,
     input: &Input,
-    made: &mut Vec<u8>,
+    made: &mut Made,
 ) -> std::result::Result<Option<Text>, BadContent> {
-    let start = made.len();
     if let Some(text) = leading_text(raw.bytes, made) {
         return Ok(Some(text));
     }
-    made.truncate(start);
     match serde_json::from_slice::<Line>(raw.bytes) {
-        Ok(line) => {
-            made.extend_from_slice(line.text.as_bytes());
-            Ok(Some(Text::Made(start..made.len())))
-        }
+        Ok(line) => Ok(Some(Text::Made(made.push(&line.text)))),
         Err(_) if raw.bytes.iter().all(u8::is_ascii_whitespace) => Ok(None),
         Err(error) => Err(malformed(input, raw, &error)),
     }
@@ -83,7 +79,7 @@ pub(super) fn find_text(
 /// The text of a line that begins with it, as most do: without escapes it lies there as it is, and with
 /// them they are undone at the speed of a copy. `None` for every other line and for anything irregular,
 /// which is serde_json's to judge in full.
-fn leading_text(line: &[u8], made: &mut Vec<u8>) -> Option<Text> {
+fn leading_text(line: &[u8], made: &mut Made) -> Option<Text> {
     let after_key = line.strip_prefix(b"{\"text\"")?;
     let mut rest = blank(blank(after_key).strip_prefix(b":")?).strip_prefix(b"\"")?;
     // Escapes are ASCII, so text without them is UTF-8 if the line is.
@@ -95,8 +91,7 @@ fn leading_text(line: &[u8], made: &mut Vec<u8>) -> Option<Text> {
             Text::Stored(first..first + length)
         }
         _ => {
-            let start = made.len();
-            let read = unescape(rest, made)?;
+            let (start, read) = (made.len(), unescape(rest, made)?);
             rest = rest.get(read..)?;
             Text::Made(start..made.len())
         }
@@ -110,20 +105,20 @@ fn leading_text(line: &[u8], made: &mut Vec<u8>) -> Option<Text> {
     Some(text)
 }
 
-/// The bytes of a word that end a plain run: a quote, a backslash, and the control characters that JSON
-/// has not inside strings. The lowest mark is right, higher ones may be wrong (Warren, "Hacker's Delight",
-/// section 6-1).
-fn special(word: u64) -> u64 {
-    const ONES: u64 = u64::MAX / 255;
-    let below = |word: u64, least: u8| word.wrapping_sub(ONES * u64::from(least)) & !word;
-    let equal = |byte: u8| below(word ^ ONES * u64::from(byte), 1);
-    (equal(b'"') | equal(b'\\') | below(word, b' ')) & ONES << 7
+const BLOCK: usize = 16;
+
+/// Marks the bytes of a block that end a plain run: a quote, a backslash, and the control characters that
+/// JSON has not inside strings.
+fn special(block: [u8; BLOCK]) -> u32 {
+    let (block, all) = (u8x16::new(block), u8x16::splat);
+    let control = block.min(all(b' ' - 1)).simd_eq(block);
+    (block.simd_eq(all(b'"')) | block.simd_eq(all(b'\\')) | control).to_bitmask()
 }
 
-/// The first eight bytes, zeros beyond the end, which are special.
-fn word(bytes: &[u8]) -> [u8; 8] {
-    bytes.first_chunk::<8>().copied().unwrap_or_else(|| {
-        let mut last = [0; 8];
+/// The first block, with zeros beyond the end, which are special.
+fn block(bytes: &[u8]) -> [u8; BLOCK] {
+    bytes.first_chunk().copied().unwrap_or_else(|| {
+        let mut last = [0; BLOCK];
         last.iter_mut().zip(bytes).for_each(|(to, &from)| *to = from);
         last
     })
@@ -133,46 +128,51 @@ fn word(bytes: &[u8]) -> [u8; 8] {
 fn first_special(bytes: &[u8]) -> Option<(usize, u8)> {
     let mut at = 0;
     loop {
-        let marks = special(u64::from_le_bytes(word(bytes.get(at..)?)));
+        let marks = special(block(bytes.get(at..)?));
         if marks != 0 {
-            at += marks.trailing_zeros() as usize / 8;
+            at += marks.trailing_zeros() as usize;
             return Some((at, *bytes.get(at)?));
         }
-        at += 8;
+        at += BLOCK;
     }
 }
 
+/// What an escape of one letter stands for; 0 for every other one.
+const ESCAPES: [u8; 256] = {
+    let mut table = [0; 256];
+    let pairs = [(b'n', b'\n'), (b't', b'\t'), (b'r', b'\r'), (b'"', b'"'), (b'\\', b'\\'), (b'/', b'/')];
+    let mut n = 0;
+    while n < pairs.len() {
+        table[pairs[n].0 as usize] = pairs[n].1;
+        n += 1;
+    }
+    table
+};
+
 /// Appends a string without its escapes and returns its length with them and the quote at the end. `None`
 /// for escapes by number, and for what is no JSON.
-fn unescape(string: &[u8], made: &mut Vec<u8>) -> Option<usize> {
-    let start = made.len();
-    // Whole words are written, so there is one more.
-    made.resize(start + string.len() + 8, 0);
-    let out = made.get_mut(start..)?;
+fn unescape(string: &[u8], made: &mut Made) -> Option<usize> {
+    // Whole blocks are written, so there is one more.
+    let out = made.room(string.len() + BLOCK);
     let (mut from, mut to) = (0, 0);
     loop {
-        let block = word(string.get(from..)?);
-        *out.get_mut(to..)?.first_chunk_mut::<8>()? = block;
-        let marks = special(u64::from_le_bytes(block));
+        let block = block(string.get(from..)?);
+        *out.get_mut(to..)?.first_chunk_mut()? = block;
+        let marks = special(block);
         if marks == 0 {
-            (from, to) = (from + 8, to + 8);
+            (from, to) = (from + BLOCK, to + BLOCK);
             continue;
         }
-        let plain = marks.trailing_zeros() as usize / 8;
+        let plain = marks.trailing_zeros() as usize;
         (from, to) = (from + plain, to + plain);
         match *string.get(from)? {
             b'"' => {
-                made.truncate(start + to);
+                made.keep(to);
                 return Some(from + 1);
             }
             b'\\' => {
-                *out.get_mut(to)? = match *string.get(from + 1)? {
-                    b'n' => b'\n',
-                    b't' => b'\t',
-                    b'r' => b'\r',
-                    escape @ (b'"' | b'\\' | b'/') => escape,
-                    _ => return None,
-                };
+                let letter = ESCAPES.get(usize::from(*string.get(from + 1)?)).copied().filter(|&b| b != 0)?;
+                *out.get_mut(to)? = letter;
                 (from, to) = (from + 2, to + 1);
             }
             _ => return None,
@@ -249,10 +249,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn shortcut(line: &[u8]) -> Option<String> {
-        let mut made = b"before".to_vec();
+        let mut made = Made::default();
+        made.push("before");
         Some(match leading_text(line, &mut made)? {
             Text::Stored(range) => std::str::from_utf8(&line[range]).unwrap().to_owned(),
-            Text::Made(range) => std::str::from_utf8(&made[range]).unwrap().to_owned(),
+            Text::Made(range) => std::str::from_utf8(&made.bytes()[range]).unwrap().to_owned(),
         })
     }
 

@@ -4,10 +4,13 @@
 //! A format is one file here and one line in [`Format::of`]; a compression is one line in [`open`].
 
 mod jsonl;
+mod made;
 mod parquet;
 mod tar;
 mod text;
 mod tokens;
+
+pub use made::Made;
 
 use crate::error::{BadContent, Error, Result};
 use crate::inputs::{HashingReader, Input, hash_file};
@@ -101,11 +104,7 @@ impl<'a> Raw<'a> {
     ///
     /// # Errors
     /// What stands there instead.
-    pub fn find_text(
-        &self,
-        input: &Input,
-        made: &mut Vec<u8>,
-    ) -> std::result::Result<Option<Text>, BadContent> {
+    pub fn find_text(&self, input: &Input, made: &mut Made) -> std::result::Result<Option<Text>, BadContent> {
         match self.form {
             Form::Json => jsonl::find_text(self, input, made),
             Form::Text => match std::str::from_utf8(self.bytes) {
@@ -129,10 +128,10 @@ impl<'a> Raw<'a> {
     /// # Errors
     /// What stands there instead.
     pub fn text(&self, input: &Input) -> std::result::Result<Option<Cow<'a, str>>, BadContent> {
-        let mut made = Vec::new();
+        let mut made = Made::default();
         Ok(match self.find_text(input, &mut made)? {
             Some(Text::Stored(range)) => Some(utf8(self.bytes, &range).into()),
-            Some(Text::Made(range)) => Some(utf8(&made, &range).to_owned().into()),
+            Some(Text::Made(range)) => Some(utf8(made.bytes(), &range).to_owned().into()),
             None => None,
         })
     }
