@@ -10,7 +10,7 @@ use llmc_plan::plan::Precision;
 
 use crate::cost::memory::{stage_memory, totals};
 use crate::fit::{Sample, choose, cross_validated, fit, mape, residuals};
-use crate::fitted::{Evidence, Fitted, KNOBS, Knob, Scale};
+use crate::fitted::{Evidence, Fitted, KNOBS, Knob, POOLED, Scale};
 use crate::logs::OWN;
 use crate::settle;
 use crate::table::{Case, Peak};
@@ -20,6 +20,9 @@ const LEAST: usize = 5;
 
 /// From here on all knobs are fitted together.
 const MANY: usize = 50;
+
+/// Numbers of a profile over all stacks on one card.
+const SHARED: usize = 3;
 
 /// A row's place in the hierarchy.
 type Key = (&'static str, String, Precision);
@@ -102,15 +105,17 @@ pub fn calibrate(rows: &[Row]) -> Vec<Fitted> {
 pub fn refit(rows: &[Row], known: Option<&[Fitted]>, only: Option<&[&str]>) -> Vec<Fitted> {
     let mut all = Vec::new();
     // vTrain's toys are of one machine and all launch-bound: they would drown the rest.
-    let common: Vec<&Sample> =
-        rows.iter().filter(|r| !r.key.0.starts_with("vtrain")).map(|r| &r.sample).collect();
-    let pooled = level("pooled", None, &common, &Scale::new(), known);
+    let common: Vec<&Row> =
+        rows.iter().filter(|r| !r.key.0.starts_with("vtrain") && r.key.0 != OWN).collect();
+    let samples: Vec<&Sample> = common.iter().map(|r| &r.sample).collect();
+    let pooled = level(POOLED, None, &samples, &Scale::new(), known);
+    let top = pooled.as_ref().map(|f| f.scale.clone()).unwrap_or_default();
+    all.extend(pooled);
+    all.extend(groups(POOLED, &common, &top, known));
     let mut stacks: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
     for row in rows {
         stacks.entry(row.key.0).or_default().push(row);
     }
-    let top = pooled.as_ref().map(|f| f.scale.clone()).unwrap_or_default();
-    all.extend(pooled);
     for (stack, rows) in stacks {
         if only.is_some_and(|only| !only.contains(&stack)) {
             continue;
@@ -119,10 +124,6 @@ pub fn refit(rows: &[Row], known: Option<&[Fitted]>, only: Option<&[&str]>) -> V
         // what our own runtime does.
         let alone = stack.starts_with("vtrain") || stack == OWN;
         let prior = if alone { Scale::new() } else { top.clone() };
-        let mut groups: BTreeMap<(&str, &'static str), Vec<&Sample>> = BTreeMap::new();
-        for row in &rows {
-            groups.entry((&row.key.1, word(row.key.2))).or_default().push(&row.sample);
-        }
         let samples: Vec<&Sample> = rows.iter().map(|r| &r.sample).collect();
         if rows.len() < LEAST {
             continue;
@@ -130,19 +131,27 @@ pub fn refit(rows: &[Row], known: Option<&[Fitted]>, only: Option<&[&str]>) -> V
         let wide = level(stack, None, &samples, &prior, known);
         let start = wide.as_ref().map_or(prior, |f| f.scale.clone());
         all.extend(wide);
-        if groups.len() < 2 {
-            continue;
-        }
-        for ((family, precision), samples) in groups {
-            let at = rows.iter().map(|r| &r.key).find(|k| k.1 == family && word(k.2) == precision);
-            let group = at.map(|k| (family, k.2));
-            if samples.len() < LEAST {
-                continue;
-            }
-            all.extend(level(stack, group, &samples, &start, known));
-        }
+        all.extend(groups(stack, &rows, &start, known));
     }
     all
+}
+
+/// One level a (hardware family, precision) among `rows`, where they are of more than one.
+fn groups(stack: &str, rows: &[&Row], start: &Scale, known: Option<&[Fitted]>) -> Vec<Fitted> {
+    let mut groups: BTreeMap<(&str, &'static str), (Precision, Vec<&Sample>)> = BTreeMap::new();
+    for row in rows {
+        let (_, family, precision) = &row.key;
+        groups.entry((family, word(*precision))).or_insert((*precision, Vec::new())).1.push(&row.sample);
+    }
+    if groups.len() < 2 {
+        return Vec::new();
+    }
+    let large = groups.into_iter().filter(|(_, (_, samples))| samples.len() >= LEAST);
+    large
+        .filter_map(|((family, _), (precision, samples))| {
+            level(stack, Some((family, precision)), &samples, start, known)
+        })
+        .collect()
 }
 
 /// A precision as it stands in a file's name.
@@ -167,7 +176,9 @@ fn level(
         Some((family, precision)) => format!("{family}-{stack}-{}", word(precision)),
         None => stack.to_string(),
     };
-    let most = samples.len() / 5;
+    // What all stacks on one card share is little: more numbers would describe the stacks at hand.
+    let shared = stack == POOLED && group.is_some();
+    let most = if shared { SHARED.min(samples.len() / 5) } else { samples.len() / 5 };
     let base = Scale::new();
     let (knobs, prior): (Vec<Knob>, &Scale) = match known {
         Some(known) => {
@@ -180,7 +191,7 @@ fn level(
             let folds = 5.min(samples.len().max(1));
             let tried = [prior, &base].map(|start| {
                 // Many rows bear every knob, each held by its prior; few must choose.
-                let knobs = if samples.len() < MANY {
+                let knobs = if samples.len() < MANY || shared {
                     choose(samples, KNOBS, start, most)
                 } else {
                     KNOBS.iter().copied().take(samples.len() / 5).collect()

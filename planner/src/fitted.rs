@@ -207,7 +207,11 @@ fn all() -> &'static [Fitted] {
     ALL.get_or_init(|| FITTED.iter().filter_map(|text| read(text).ok()).collect())
 }
 
-/// The closest fitted profile: same stack, family and precision; else the stack's; else the pooled one.
+/// Stack name of what is fitted over all of them.
+pub const POOLED: &str = "pooled";
+
+/// The closest fitted profile: same stack, family and precision; else the stack's; else all stacks' on that hardware;
+/// else the pooled one.
 pub fn select(stack: &str, family: &str, precision: Precision) -> Option<&'static Fitted> {
     closest(all(), stack, family, precision)
 }
@@ -219,12 +223,13 @@ pub fn own(family: &str, precision: Precision) -> Option<&'static Fitted> {
 
 /// [`select`] among given profiles.
 pub fn closest<'a>(all: &'a [Fitted], stack: &str, family: &str, precision: Precision) -> Option<&'a Fitted> {
-    let exact = |f: &&Fitted| {
-        f.stack == stack && f.family.as_deref() == Some(family) && f.precision == Some(precision)
+    let of = |stack: &str, group: bool| {
+        all.iter().find(|f| {
+            let here = f.family.as_deref() == Some(family) && f.precision == Some(precision);
+            f.stack == stack && if group { here } else { f.family.is_none() }
+        })
     };
-    let wide = |stack: &'static str| move |f: &&Fitted| f.stack == stack && f.family.is_none();
-    let of_stack = |f: &&Fitted| f.stack == stack && f.family.is_none();
-    all.iter().find(exact).or_else(|| all.iter().find(of_stack)).or_else(|| all.iter().find(wide("pooled")))
+    of(stack, true).or_else(|| of(stack, false)).or_else(|| of(POOLED, true)).or_else(|| of(POOLED, false))
 }
 
 #[cfg(test)]

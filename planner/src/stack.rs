@@ -82,6 +82,8 @@ pub struct Facts {
     pub dropout: f64,
     /// Bytes a logit takes while an eager loss is computed, and a compiled one.
     pub logit_bytes: [u64; 2],
+    /// PyTorch eager unless the row says that it is compiled.
+    pub eager: bool,
     /// Norms run in PyTorch eager keep f32 copies.
     pub upcast_norms: bool,
     /// "Selective" keeps every second product.
@@ -112,6 +114,7 @@ pub fn facts(stack: &str) -> Facts {
         dropout: 0.0,
         // A copy in f32 beside the 16-bit logits; softmax and gradient overwrite it.
         logit_bytes: [6, 6],
+        eager: false,
         upcast_norms: false,
         selective_products: false,
         transformer_engine: false,
@@ -150,7 +153,7 @@ pub fn facts(stack: &str) -> Facts {
             ..plain
         },
         // InternEvo's "mtp" mode is plain tensor parallelism.
-        "internevo" => Facts { sequence_parallel: false, ..plain },
+        "internevo" => Facts { sequence_parallel: false, eager: true, ..plain },
         // `cross_entropy(pred.float(), …)` (torchtitan/components/loss.py): logits in 16 bits, f32 copy, log-softmax and
         // gradient; compiled, the 16-bit logits and their gradient. Per-operator checkpointing.
         "torchtitan" => Facts {
@@ -164,7 +167,7 @@ pub fn facts(stack: &str) -> Facts {
         "torch" => Facts { upcast_norms: true, ..plain },
         // Hugging Face's models upcast and shift the logits before the loss: 99 GiB become 80 with Liger's loss at
         // 8,192 tokens and 128,256 entries (stas00/ml-engineering).
-        "deepspeed" => Facts { logit_bytes: [20, 20], upcast_norms: true, ..plain },
+        "deepspeed" => Facts { logit_bytes: [20, 20], eager: true, upcast_norms: true, ..plain },
         _ => plain,
     }
 }

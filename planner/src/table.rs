@@ -275,7 +275,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             learned_positions: !gated
                 && !["ALiBi", "alibi", "RoPE", "rope"].iter().any(|p| notes.contains(p)),
             unfused_attention: unfused,
-            eager: row.is("compile", "0"),
+            eager: row.is("compile", "0") || (facts.eager && !compiled && !liger),
             whole_logits: true,
             logit_bytes: if fused_loss { 0 } else { facts.logit_bytes[usize::from(compiled && new)] },
             upcast_norms: facts.upcast_norms && !compiled && !liger,

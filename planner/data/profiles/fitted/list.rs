@@ -1,6 +1,12 @@
 /// Written by `llmc calibrate`.
 const FITTED: &[&str] = &[
     include_str!("pooled.toml"),
+    include_str!("a100-pooled-bf16.toml"),
+    include_str!("a100-pooled-fp16.toml"),
+    include_str!("b200-pooled-bf16.toml"),
+    include_str!("h100-pooled-bf16.toml"),
+    include_str!("h100-pooled-fp8.toml"),
+    include_str!("v100-pooled-fp16.toml"),
     include_str!("bigscience.toml"),
     include_str!("a100-bigscience-bf16.toml"),
     include_str!("a100-bigscience-fp16.toml"),
