@@ -136,22 +136,34 @@ pub fn refit(rows: &[Row], known: Option<&[Fitted]>, only: Option<&[&str]>) -> V
     all
 }
 
-/// One level a (hardware family, precision) among `rows`, where they are of more than one.
+/// One level a (hardware family, precision) among `rows`, where they are of more than one; beneath one of the family
+/// where a precision has too few rows to stand alone.
 fn groups(stack: &str, rows: &[&Row], start: &Scale, known: Option<&[Fitted]>) -> Vec<Fitted> {
-    let mut groups: BTreeMap<(&str, &'static str), (Precision, Vec<&Sample>)> = BTreeMap::new();
+    let mut families: BTreeMap<&str, BTreeMap<&'static str, (Precision, Vec<&Sample>)>> = BTreeMap::new();
     for row in rows {
         let (_, family, precision) = &row.key;
-        groups.entry((family, word(*precision))).or_insert((*precision, Vec::new())).1.push(&row.sample);
+        let group = families.entry(family).or_default().entry(word(*precision));
+        group.or_insert((*precision, Vec::new())).1.push(&row.sample);
     }
-    if groups.len() < 2 {
+    if families.values().map(BTreeMap::len).sum::<usize>() < 2 {
         return Vec::new();
     }
-    let large = groups.into_iter().filter(|(_, (_, samples))| samples.len() >= LEAST);
-    large
-        .filter_map(|((family, _), (precision, samples))| {
-            level(stack, Some((family, precision)), &samples, start, known)
-        })
-        .collect()
+    let mut all = Vec::new();
+    for (family, precisions) in families {
+        let few = precisions.values().any(|(_, samples)| samples.len() < LEAST);
+        let together: Vec<&Sample> = precisions.values().flat_map(|(_, s)| s.iter().copied()).collect();
+        let wide = if few && precisions.len() > 1 && together.len() >= LEAST {
+            level(stack, Some((family, None)), &together, start, known)
+        } else {
+            None
+        };
+        let start = wide.as_ref().map_or_else(|| start.clone(), |f| f.scale.clone());
+        all.extend(wide);
+        for (precision, samples) in precisions.into_values().filter(|(_, s)| s.len() >= LEAST) {
+            all.extend(level(stack, Some((family, Some(precision))), &samples, &start, known));
+        }
+    }
+    all
 }
 
 /// A precision as it stands in a file's name.
@@ -167,13 +179,14 @@ fn word(precision: Precision) -> &'static str {
 /// One level; `None` when no number is worth fitting.
 fn level(
     stack: &str,
-    group: Option<(&str, Precision)>,
+    group: Option<(&str, Option<Precision>)>,
     samples: &[&Sample],
     prior: &Scale,
     known: Option<&[Fitted]>,
 ) -> Option<Fitted> {
     let name = match group {
-        Some((family, precision)) => format!("{family}-{stack}-{}", word(precision)),
+        Some((family, Some(precision))) => format!("{family}-{stack}-{}", word(precision)),
+        Some((family, None)) => format!("{family}-{stack}"),
         None => stack.to_string(),
     };
     // What all stacks on one card share is little: more numbers would describe the stacks at hand.
@@ -225,7 +238,7 @@ fn level(
         name,
         stack: stack.to_string(),
         family: group.map(|g| g.0.to_string()),
-        precision: group.map(|g| g.1),
+        precision: group.and_then(|g| g.1),
         scale,
         fit: evidence,
         residuals,

@@ -210,8 +210,8 @@ fn all() -> &'static [Fitted] {
 /// Stack name of what is fitted over all of them.
 pub const POOLED: &str = "pooled";
 
-/// The closest fitted profile: same stack, family and precision; else the stack's; else all stacks' on that hardware;
-/// else the pooled one.
+/// The closest fitted profile: same stack and family, in that precision or over all; else the stack's; else all stacks'
+/// on that hardware; else the pooled one.
 pub fn select(stack: &str, family: &str, precision: Precision) -> Option<&'static Fitted> {
     closest(all(), stack, family, precision)
 }
@@ -223,13 +223,15 @@ pub fn own(family: &str, precision: Precision) -> Option<&'static Fitted> {
 
 /// [`select`] among given profiles.
 pub fn closest<'a>(all: &'a [Fitted], stack: &str, family: &str, precision: Precision) -> Option<&'a Fitted> {
-    let of = |stack: &str, group: bool| {
-        all.iter().find(|f| {
-            let here = f.family.as_deref() == Some(family) && f.precision == Some(precision);
-            f.stack == stack && if group { here } else { f.family.is_none() }
-        })
+    let on_card = |stack: &str| {
+        let of = |p: Option<Precision>| {
+            let here = |f: &&Fitted| f.family.as_deref() == Some(family) && f.precision == p;
+            all.iter().filter(|f| f.stack == stack).find(here)
+        };
+        of(Some(precision)).or_else(|| of(None))
     };
-    of(stack, true).or_else(|| of(stack, false)).or_else(|| of(POOLED, true)).or_else(|| of(POOLED, false))
+    let wide = |stack: &str| all.iter().find(|f| f.stack == stack && f.family.is_none());
+    on_card(stack).or_else(|| wide(stack)).or_else(|| on_card(POOLED)).or_else(|| wide(POOLED))
 }
 
 #[cfg(test)]
