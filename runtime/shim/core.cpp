@@ -4,10 +4,17 @@
 // companions.
 #include "core.h"
 
+#include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/ops/_flash_attention_backward.h>
+#include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
+#include <ATen/ops/_scaled_dot_product_cudnn_attention_backward.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/baddbmm.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/GradMode.h>
@@ -104,6 +111,26 @@ std::optional<at::Tensor> optional(const void* p) {
   return p == nullptr ? std::nullopt : std::optional<at::Tensor>(tensor(p));
 }
 
+// [sequences * s, heads, d] as cuDNN's [sequences, heads, s, d]: a view, no copy.
+at::Tensor by_sequence(const at::Tensor& t, int64_t sequences) {
+  return t.unflatten(0, {sequences, t.size(0) / sequences}).transpose(1, 2);
+}
+
+// The other way round; rows of libtorch's result are laid out like those of the queries, so this is a view too.
+at::Tensor by_row(const at::Tensor& t) { return t.transpose(1, 2).flatten(0, 1); }
+
+// Asks libtorch's flash attention for a fixed order of sums while it lives.
+struct FixedOrder {
+  explicit FixedOrder(bool on) : before(at::globalContext().deterministicAlgorithms()),
+                                 warn(at::globalContext().deterministicAlgorithmsWarnOnly()) {
+    at::globalContext().setDeterministicAlgorithms(on, warn);
+  }
+  ~FixedOrder() { at::globalContext().setDeterministicAlgorithms(before, warn); }
+  FixedOrder(const FixedOrder&) = delete;
+  FixedOrder& operator=(const FixedOrder&) = delete;
+  bool before, warn;
+};
+
 uint64_t counter(int64_t value) { return value < 0 ? 0 : static_cast<uint64_t>(value); }
 
 c10::DeviceAllocator* cuda_allocator() { return c10::getDeviceAllocator(c10::DeviceType::CUDA); }
@@ -148,6 +175,7 @@ char* llmc_device_stats(int8_t device_index, LlmcDeviceStats* out) {
     out->reserved_bytes = counter(stats.reserved_bytes[all].current);
     out->peak_reserved_bytes = counter(stats.reserved_bytes[all].peak);
     out->allocations = counter(stats.allocation[all].allocated);
+    out->device_allocations = counter(stats.num_device_alloc);
   });
 }
 
@@ -176,6 +204,66 @@ char* llmc_fused_adamw(void* const* params, void* const* grads, void* const* exp
     auto s = list(steps, count);
     at::_fused_adamw_(p, g, m, v, {}, s, tensor(lr), beta1, beta2, weight_decay, eps, /*amsgrad=*/false,
                       /*maximize=*/false, optional(grad_scale), optional(found_inf));
+  });
+}
+
+char* llmc_attention_forward(const LlmcAttention* how, const void* q_, const void* k_, const void* v_,
+                             const void* cu_seqlens, void* out, void* lse) {
+  return guarded([=] {
+    const at::Tensor &q = tensor(q_), &k = tensor(k_), &v = tensor(v_);
+    if (how->flash) {
+      const at::Tensor& cu = tensor(cu_seqlens);
+      const auto result = at::_flash_attention_forward(q, k, v, cu, cu, how->longest, how->longest, /*dropout_p=*/0.0,
+                                                       /*is_causal=*/true, /*return_debug_mask=*/false);
+      tensor(out).copy_(std::get<0>(result));
+      tensor(lse).copy_(std::get<1>(result));
+      return;
+    }
+    const int64_t b = how->sequences;
+    const auto result = at::_scaled_dot_product_cudnn_attention(by_sequence(q, b), by_sequence(k, b), by_sequence(v, b),
+                                                                std::nullopt, /*compute_log_sumexp=*/true,
+                                                                /*dropout_p=*/0.0, /*is_causal=*/true);
+    tensor(out).copy_(by_row(std::get<0>(result)));
+    // [b, heads, s(, 1)] → [heads, b·s]
+    const at::Tensor& found = std::get<1>(result);
+    at::Tensor& kept = tensor(lse);
+    kept.view({kept.size(0), b, -1}).copy_(found.reshape({b, kept.size(0), -1}).transpose(0, 1));
+  });
+}
+
+char* llmc_attention_backward(const LlmcAttention* how, const void* dout_, const void* q_, const void* k_,
+                              const void* v_, const void* out_, const void* lse_, const void* cu_seqlens,
+                              void** gradients) {
+  return guarded([=] {
+    const at::Tensor &dout = tensor(dout_), &q = tensor(q_), &k = tensor(k_), &v = tensor(v_), &out = tensor(out_);
+    const at::Tensor& lse = tensor(lse_);
+    // Seed and offset of a dropout that there is none of.
+    const at::Tensor seed = at::empty({2}, q.options().dtype(at::kLong));
+    at::Tensor dq, dk, dv;
+    if (how->flash) {
+      const FixedOrder order(how->deterministic);
+      const at::Tensor& cu = tensor(cu_seqlens);
+      std::tie(dq, dk, dv) = at::_flash_attention_backward(dout, q, k, v, out, lse, cu, cu, how->longest, how->longest,
+                                                           /*dropout_p=*/0.0, /*is_causal=*/true, seed, seed);
+    } else {
+      const int64_t b = how->sequences;
+      const int64_t s = q.size(0) / b;
+      const at::Tensor stats = lse.view({lse.size(0), b, s}).transpose(0, 1).contiguous().unsqueeze(-1);
+      const at::Tensor none;
+      const auto [a0, a1, a2] = at::_scaled_dot_product_cudnn_attention_backward(
+          by_sequence(dout, b), by_sequence(q, b), by_sequence(k, b), by_sequence(v, b), by_sequence(out, b), stats,
+          seed[0], seed[1], none, none, none, s, s, /*dropout_p=*/0.0, /*is_causal=*/true);
+      dq = by_row(a0), dk = by_row(a1), dv = by_row(a2);
+    }
+    const at::Tensor* results[] = {&dq, &dk, &dv};
+    for (int i = 0; i < 3; ++i) gradients[i] = new at::Tensor(results[i]->contiguous());
+  });
+}
+
+char* llmc_cudnn_version(int64_t* version) {
+  return guarded([=] {
+    const auto& hooks = at::detail::getCUDAHooks();
+    *version = hooks.hasCuDNN() ? static_cast<int64_t>(hooks.versionCuDNN()) : 0;
   });
 }
 }

@@ -22,6 +22,7 @@ struct LlmcDeviceStats {
   uint64_t reserved_bytes;       // taken from the device
   uint64_t peak_reserved_bytes;
   uint64_t allocations;          // ever made
+  uint64_t device_allocations;   // blocks ever taken from the device
 };
 
 void llmc_free_error(char* error);
@@ -44,4 +45,23 @@ char* llmc_gemm(void* out, const void* a, const void* b, double beta, double alp
 char* llmc_fused_adamw(void* const* params, void* const* grads, void* const* exp_avgs, void* const* exp_avg_sqs,
                        void* const* steps, size_t count, const void* lr, double beta1, double beta2,
                        double weight_decay, double eps, const void* grad_scale, const void* found_inf);
+
+// Fused attention of a CUDA device, causal, scale 1/sqrt(head_dim). q, k, v, out and their gradients are
+// [n, heads, head_dim] in bf16 or f16, their last axis contiguous (views into packed rows are fine); lse is
+// [heads, n] f32. cuDNN: `sequences` sequences of equal length. FlashAttention 2: documents of at most `longest`
+// rows, bounds in `cu_seqlens` [d + 1] i32; `deterministic` fixes the order of its sums.
+struct LlmcAttention {
+  int64_t sequences;
+  int64_t longest;
+  bool flash;
+  bool deterministic;
+};
+char* llmc_attention_forward(const LlmcAttention* how, const void* q, const void* k, const void* v,
+                             const void* cu_seqlens, void* out, void* lse);
+// The gradients are allocated here and handed over as new handles (dq, dk, dv; `[n, heads, head_dim]`, rows
+// contiguous), to be freed by the caller as tch frees its own.
+char* llmc_attention_backward(const LlmcAttention* how, const void* dout, const void* q, const void* k, const void* v,
+                              const void* out, const void* lse, const void* cu_seqlens, void** gradients);
+// Version of the cuDNN that libtorch loaded: 91900 is 9.19.0; 0 when there is none.
+char* llmc_cudnn_version(int64_t* version);
 }

@@ -1,5 +1,6 @@
 //! `Program` and batches to trained weights: op executors over libtorch, interpreter, checkpoints.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod cuda;
 pub mod device;
@@ -16,6 +17,7 @@ pub mod meter;
 pub mod metrics;
 pub mod ops;
 pub mod prepare;
+pub mod profile;
 pub mod progress;
 pub mod report;
 pub mod run_folder;
@@ -26,3 +28,4 @@ pub mod snapshot;
 pub mod stop;
 pub mod trace;
 pub mod train;
+pub mod tune;

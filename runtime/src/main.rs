@@ -2,10 +2,12 @@
 //! `torchrun`, `srun` or Kubernetes start it with RANK, WORLD_SIZE and LOCAL_RANK.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
+use llmc_runtime::bench::bench;
 use llmc_runtime::examine::examine;
 use llmc_runtime::failure::{Failure, Outcome};
 use llmc_runtime::prepare;
@@ -69,6 +71,18 @@ enum Command {
         #[arg(long, default_value = "cuda")]
         device: String,
     },
+    /// Time steps of a plan on random tokens, without corpus or run folder; one JSON object
+    Bench {
+        /// A plan.json
+        #[arg(long, value_name = "FILE")]
+        plan: PathBuf,
+        /// Timed steps
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        steps: u64,
+        /// Folder where GEMM algorithms are kept between runs [default: the plan's]
+        #[arg(long, value_name = "FOLDER")]
+        algorithms: Option<PathBuf>,
+    },
     /// Print the program of a plan as JSON
     Program {
         /// A plan.json
@@ -81,7 +95,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    match run(Arguments::parse().command, Instant::now()) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("llmc-worker: {failure}");
@@ -90,7 +104,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Outcome<u8> {
+fn run(command: Command, began: Instant) -> Outcome<u8> {
     match command {
         Command::Train { run, data, resume, trace, program, steps, threads } => {
             let local_rank = ranks()?;
@@ -119,6 +133,11 @@ fn run(command: Command) -> Outcome<u8> {
                 }
             };
             print(&examine(&checkpoint, &data, threads)?)?;
+            Ok(0)
+        }
+        Command::Bench { plan, steps, algorithms } => {
+            let folder = algorithms.or_else(|| plan.parent().map(Path::to_path_buf)).unwrap_or_default();
+            print(&bench(&read_plan(&plan)?.0, steps.max(1), &folder, began)?)?;
             Ok(0)
         }
         Command::Selftest { device } => {

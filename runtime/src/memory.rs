@@ -29,6 +29,20 @@ pub fn kind(dtype: DType) -> Kind {
     }
 }
 
+/// The other way round; 64-bit floats for what no program holds.
+pub fn dtype(kind: Kind) -> DType {
+    match kind {
+        Kind::Float => DType::F32,
+        Kind::BFloat16 => DType::Bf16,
+        Kind::Half => DType::F16,
+        Kind::Float8e4m3fn => DType::F8E4m3,
+        Kind::Float8e5m2 => DType::F8E5m2,
+        Kind::Int64 => DType::I64,
+        Kind::Int => DType::I32,
+        _ => DType::F64,
+    }
+}
+
 impl Memory {
     /// Allocates everything the program will ever use. Persistent instances start as zeros.
     ///

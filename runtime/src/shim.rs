@@ -32,6 +32,7 @@ mod ffi {
         pub reserved_bytes: u64,
         pub peak_reserved_bytes: u64,
         pub allocations: u64,
+        pub device_allocations: u64,
     }
 
     unsafe extern "C" {
@@ -64,6 +65,27 @@ mod ffi {
             grad_scale: *const c_void,
             found_inf: *const c_void,
         ) -> *mut c_char;
+        pub fn llmc_attention_forward(
+            how: *const super::Fused,
+            q: *const c_void,
+            k: *const c_void,
+            v: *const c_void,
+            cu_seqlens: *const c_void,
+            out: *mut c_void,
+            lse: *mut c_void,
+        ) -> *mut c_char;
+        pub fn llmc_attention_backward(
+            how: *const super::Fused,
+            dout: *const c_void,
+            q: *const c_void,
+            k: *const c_void,
+            v: *const c_void,
+            out: *const c_void,
+            lse: *const c_void,
+            cu_seqlens: *const c_void,
+            gradients: *mut *mut c_void,
+        ) -> *mut c_char;
+        pub fn llmc_cudnn_version(version: *mut i64) -> *mut c_char;
     }
 }
 
@@ -95,6 +117,8 @@ pub struct DeviceStats {
     pub peak_reserved_bytes: u64,
     /// Allocations ever made.
     pub allocations: u64,
+    /// Blocks ever taken from the device.
+    pub device_allocations: u64,
 }
 
 /// The error text of a shim call as a `Result`; frees the text.
@@ -161,6 +185,7 @@ pub fn device_stats(index: i8) -> Result<DeviceStats> {
         reserved_bytes: s.reserved_bytes,
         peak_reserved_bytes: s.peak_reserved_bytes,
         allocations: s.allocations,
+        device_allocations: s.device_allocations,
     })
 }
 
@@ -249,4 +274,76 @@ pub fn fused_adamw(tensors: &[AdamwTensors<'_>], scalars: &AdamwScalars<'_>) -> 
             scalars.found_inf.map_or(std::ptr::null(), ptr),
         )
     })
+}
+
+/// Which library computes an attention, and over what.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fused {
+    /// Equal sequences in the batch (cuDNN).
+    pub sequences: i64,
+    /// Most rows of a document (FlashAttention).
+    pub longest: i64,
+    /// FlashAttention 2 over the documents of `cu_seqlens`; else cuDNN over equal sequences.
+    pub flash: bool,
+    /// A fixed order of sums in the backward pass (FlashAttention only).
+    pub deterministic: bool,
+}
+
+/// Queries, keys and values `[n, heads, head_dim]` of a CUDA device, bf16 or f16, rows contiguous; and the bounds
+/// `[d+1]` i32 of the documents.
+pub struct AttentionTensors<'a> {
+    /// Queries.
+    pub q: &'a Tensor,
+    /// Keys.
+    pub k: &'a Tensor,
+    /// Values.
+    pub v: &'a Tensor,
+    /// Bounds of documents.
+    pub cu_seqlens: &'a Tensor,
+}
+
+/// Causal attention into `out` `[n, heads, head_dim]` and the log-sum-exp `lse` `[heads, n]` f32.
+/// Errors with the library's own sentence: it never falls to another one.
+pub fn attention_forward(how: Fused, t: &AttentionTensors<'_>, out: &Tensor, lse: &Tensor) -> Result<()> {
+    let (q, k, v, cu) = (ptr(t.q), ptr(t.k), ptr(t.v), ptr(t.cu_seqlens));
+    // SAFETY: all handles are borrowed for the call; `how` is read during it.
+    check(unsafe { ffi::llmc_attention_forward(&raw const how, q, k, v, cu, mut_ptr(out), mut_ptr(lse)) })
+}
+
+/// Gradients of queries, keys and values, in new tensors of their shapes.
+/// Errors as [`attention_forward`].
+pub fn attention_backward(
+    how: Fused,
+    t: &AttentionTensors<'_>,
+    dout: &Tensor,
+    out: &Tensor,
+    lse: &Tensor,
+) -> Result<[Tensor; 3]> {
+    let (q, k, v, cu) = (ptr(t.q), ptr(t.k), ptr(t.v), ptr(t.cu_seqlens));
+    let mut handles = [std::ptr::null_mut::<c_void>(); 3];
+    // SAFETY: all handles are borrowed for the call, which fills three new ones or none.
+    check(unsafe {
+        ffi::llmc_attention_backward(
+            &raw const how,
+            ptr(dout),
+            q,
+            k,
+            v,
+            ptr(out),
+            ptr(lse),
+            cu,
+            handles.as_mut_ptr(),
+        )
+    })?;
+    // SAFETY: each handle is an `at::Tensor*` made by `new`, which is what tch's `Tensor` owns and deletes.
+    Ok(handles.map(|handle| unsafe { Tensor::from_ptr(handle.cast()) }))
+}
+
+/// Version of the cuDNN that libtorch loaded, as 91900 for 9.19.0; 0 without one.
+pub fn cudnn_version() -> Result<i64> {
+    let mut version = 0;
+    // SAFETY: `version` is valid for writes during the call.
+    check(unsafe { ffi::llmc_cudnn_version(&raw mut version) })?;
+    Ok(version)
 }

@@ -29,6 +29,7 @@ use crate::schedule::learning_rate;
 use crate::snapshot::{Snapshot, restore};
 use crate::stop::Stop;
 use crate::trace::Trace;
+use crate::tune::tune;
 
 /// Updates left out in a row before the run gives up. (Own choice: bad data or a spike passes within a few
 /// steps, a diverged model does not come back.)
@@ -109,6 +110,7 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     let device = device::prepare(plan, options.local_rank, options.threads)?;
     let footprint = walk::memory(&program);
     device::check_memory(device, footprint.total)?;
+    tune(&program, plan.determinism, device, &folder.path)?;
     let mut machine = Machine::new(&program, device, plan.seed)?;
     let begin = Pass { list: "init", steps_done: 0 };
     machine.run(&program.init, begin, &mut Session::new(Source::None), None)?;

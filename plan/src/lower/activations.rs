@@ -1,6 +1,7 @@
 //! Buffers that are not parameters: constants, batches, activations, transients.
 
 use super::build::Builder;
+use super::params::Eight;
 use super::shape::Shape;
 use crate::plan::{DType, Plan};
 use crate::program::{Class, Index, Ref, Space};
@@ -50,12 +51,25 @@ pub struct Activations {
     pub dact: Ref,
     pub dn: Ref,
     pub d_o: Ref,
+    /// In 8 bits, by parameter: what its product reads and the gradient of what it gives.
+    pub eight: Option<EightBits>,
     /// Head.
     pub xf: Ref,
     pub rstdf: Ref,
     pub logits: Ref,
     pub dxf: Ref,
 }
+
+/// Operands of the 8-bit products of a block, in the order of its matrices: qkv, o, gate_up, down.
+pub struct EightBits {
+    /// Inputs; their transposes and scales are saved.
+    pub inputs: [Eight; 4],
+    /// Gradients of outputs.
+    pub gradients: [Eight; 4],
+}
+
+/// Names of the matrices of a block that are multiplied in 8 bits.
+pub const EIGHT: [&str; 4] = ["qkv", "o", "gate_up", "down"];
 
 /// What attention saves and passes back.
 pub enum Attention {
@@ -125,6 +139,8 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
     let act = saved("act", &[n, f], c);
     let attention = attention(b, plan, shape);
 
+    let eight = shape.eight_bit.then(|| eight_bits(b, shape, h, heads, f));
+
     // A deferred weight gradient reads what its input gradient left behind, layer by layer.
     let kept = if shape.deferred { Index::LayerSlot } else { Index::Slot };
     let mut transient = |name: &str, shape: &[u64], index| b.buffer(name, shape, c, Class::Activation, index);
@@ -169,11 +185,30 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
         dact,
         dn,
         d_o,
+        eight,
         xf,
         rstdf,
         logits,
         dxf,
     }
+}
+
+/// Declares what 8-bit products read. Forward e4m3, gradients e5m2 (Micikevicius et al. 2022, arXiv 2209.05433).
+fn eight_bits(b: &mut Builder, shape: &Shape, hidden: u64, heads: u64, ffn: u64) -> EightBits {
+    let n = shape.tokens;
+    let packed = heads + 2 * shape.kv_heads * (heads / shape.heads);
+    let class = Class::Activation;
+    let mut declare = |prefix: &str, name: &str, width: u64, dtype, kept| Eight {
+        whole: b.buffer(&format!("{prefix}.{name}"), &[n, width], dtype, class, Index::Slot),
+        turned: b.buffer(&format!("{prefix}t.{name}"), &[width, n], dtype, class, kept),
+        scale: b.buffer(&format!("{prefix}s.{name}"), &[1], DType::F32, class, kept),
+    };
+    let [qkv, o, gate_up, down] = EIGHT;
+    let inputs = [(qkv, hidden), (o, heads), (gate_up, hidden), (down, ffn)]
+        .map(|(name, width)| declare("x8", name, width, DType::F8E4m3, Index::LayerSlot));
+    let gradients = [(qkv, packed), (o, hidden), (gate_up, 2 * ffn), (down, hidden)]
+        .map(|(name, width)| declare("d8", name, width, DType::F8E5m2, Index::Slot));
+    EightBits { inputs, gradients }
 }
 
 /// Declares x: one more than there are blocks in each run; only two when block inputs leave for host memory.

@@ -10,10 +10,12 @@
 use super::Lowering;
 use super::activations::{Attention, Ring};
 use super::build::Draft;
+use super::product;
 use crate::op::{
     Accumulate, AttentionBackward, AttentionForward, AttentionMerge, AttentionPartial, Copy, Fill, Gemm,
     Recv, RopeRotate, Send,
 };
+use crate::plan::Determinism;
 use crate::program::{Axis, Ref};
 
 /// Streams of the ring: what leaves and what arrives, keys and values apart from their gradients. One for both
@@ -30,7 +32,12 @@ pub fn saved(l: &Lowering) -> Vec<Ref> {
 }
 
 /// Projection: queries, keys and values of `n`, not yet rotated.
-pub fn project(l: &Lowering, s: &mut Draft, n: Ref) {
+///
+/// `keep`: the weight gradient will read `n`.
+pub fn project(l: &Lowering, s: &mut Draft, n: Ref, keep: bool) {
+    if let Attention::Packed { qkv, .. } = &l.acts.attention {
+        return product::forward(l, s, &l.params.block.qkv, n, *qkv, keep);
+    }
     for (out, weight) in outputs(l).into_iter().zip(weights(l, l.params.block.qkv.read)) {
         s.op(Gemm::FORWARD, [n, weight], [out]);
     }
@@ -72,6 +79,9 @@ pub fn gradients(l: &Lowering) -> Vec<Ref> {
 
 /// Adds the projection's weight gradient.
 pub fn weight_gradient(l: &Lowering, s: &mut Draft, gradient: Ref, n: Ref) {
+    if let Attention::Packed { dqkv, .. } = &l.acts.attention {
+        return product::weight_gradient(l, s, &l.params.block.qkv, gradient, *dqkv, n);
+    }
     for (dy, gradient) in gradients(l).into_iter().zip(weights(l, gradient)) {
         s.op(Gemm::WEIGHT_GRADIENT, [dy, n], [gradient]);
     }
@@ -79,6 +89,9 @@ pub fn weight_gradient(l: &Lowering, s: &mut Draft, gradient: Ref, n: Ref) {
 
 /// Gradient of the projection's input.
 pub fn input_gradient(l: &Lowering, s: &mut Draft, dn: Ref) {
+    if let Attention::Packed { dqkv, .. } = &l.acts.attention {
+        return product::input_gradient(l, s, &l.params.block.qkv, *dqkv, dn);
+    }
     let weights = weights(l, l.params.block.qkv.read);
     for (i, (dy, weight)) in gradients(l).into_iter().zip(weights).enumerate() {
         s.op(Gemm { accumulate: i > 0, ..Gemm::INPUT_GRADIENT }, [dy, weight], [dn]);
@@ -122,6 +135,7 @@ fn whole(l: &Lowering) -> AttentionForward {
         sequences: l.shape.sequences,
         context: l.shape.context,
         document_mask: l.shape.documents.is_some(),
+        deterministic: l.plan.determinism == Determinism::Bitwise,
     }
 }
 

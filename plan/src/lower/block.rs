@@ -7,9 +7,9 @@ use super::Lowering;
 use super::attention;
 use super::build::Draft;
 use super::params::Param;
-use super::units;
+use super::{product, units};
 use crate::op::{
-    Add, Copy, Dropout, Fill, Gather, Gemm, NormBackward, NormBackwardInput, NormBackwardWeight, NormForward,
+    Add, Copy, Dropout, Fill, Gather, NormBackward, NormBackwardInput, NormBackwardWeight, NormForward,
     ReduceScatter, SwigluBackward, SwigluForward,
 };
 use crate::plan::Recompute;
@@ -65,6 +65,7 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     // What is given up at its last reader in this pass: inputs of weight gradients unless one will read them,
     // and everything but the block input when the policy redoes the block.
     let redone = policy == Recompute::Full;
+    let eight_bit = l.acts.eight.is_some();
     let unread = |p: &Param| p.gradient.is_none() || policy != Recompute::None;
     let redone_norm = |reader: &Param| policy == Recompute::Selective && reader.gradient.is_some();
     let drop = |s: &mut Draft, when: bool, refs: &[Ref]| {
@@ -75,13 +76,14 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
 
     s.op(norm.clone(), [a.x, w.norm1.read], [a.n1, a.rstd1]);
     let input = widen(l, s, a.n1);
-    attention::project(l, s, input);
+    attention::project(l, s, input, !unread(&w.qkv));
     release_wide(l, s, input);
-    drop(s, unread(&w.qkv), &[a.n1]);
+    drop(s, unread(&w.qkv) || eight_bit, &[a.n1]);
     drop(s, redone || redone_norm(&w.qkv), &[a.rstd1]);
     attention::forward(l, s);
     drop(s, redone, &attention::saved(l));
-    project(l, s, a.o, w.o.read);
+    // The output is kept under every policy but `full`: attention's backward pass reads it too.
+    project(l, s, a.o, &w.o, w.o.gradient.is_some() && !redone);
     drop(s, redone, &[a.o]);
     dropout(l, s, !eval, "attention", a.branch);
     s.op(Add {}, [a.x, a.branch], [a.x2]);
@@ -89,17 +91,17 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     drop(s, eval || matches!(pass, Pass::Train { kept: false, .. }), &[a.x]);
     s.op(norm, [a.x2, w.norm2.read], [a.n2, a.rstd2]);
     let input = widen(l, s, a.n2);
-    s.op(Gemm::FORWARD, [input, w.gate_up.read], [a.gate_up]);
+    product::forward(l, s, &w.gate_up, input, a.gate_up, !unread(&w.gate_up));
     release_wide(l, s, input);
-    drop(s, unread(&w.gate_up), &[a.n2]);
+    drop(s, unread(&w.gate_up) || eight_bit, &[a.n2]);
     drop(s, redone || redone_norm(&w.gate_up), &[a.rstd2]);
     if pass == Pass::Redo {
         return;
     }
     s.op(SwigluForward {}, [a.gate_up], [a.act]);
     drop(s, redone, &[a.gate_up]);
-    project(l, s, a.act, w.down.read);
-    drop(s, unread(&w.down), &[a.act]);
+    project(l, s, a.act, &w.down, !unread(&w.down));
+    drop(s, unread(&w.down) || eight_bit, &[a.act]);
     dropout(l, s, !eval, "ffn", a.branch);
     s.op(Add {}, [a.x2, a.branch], [a.x.at_layer(1)]);
     s.free([a.branch]);
@@ -125,38 +127,47 @@ pub fn backward(l: &Lowering, policy: Recompute, first: bool) -> (Draft, Option<
     }
     if policy != Recompute::None && w.down.gradient.is_some() {
         b.s.op(SwigluForward {}, [a.gate_up], [a.act]);
+        product::requantise(l, &mut b.s, &w.down, a.act);
     }
     b.s.recompute(false);
 
     let dy = b.branch(&w.down, "ffn", a.dy_ffn);
     let dy_wide = widen(l, &mut b.s, dy);
+    product::quantise_gradient(l, &mut b.s, &w.down, dy_wide);
     b.weight(&w.down, (dy, dy_wide), a.act, &[a.act], &[dy]);
-    b.s.op(Gemm::INPUT_GRADIENT, [dy_wide, w.down.read], [a.dact]);
+    product::input_gradient(l, &mut b.s, &w.down, dy_wide, a.dact);
     release_wide(l, &mut b.s, dy_wide);
     b.release(&w.down, dy);
     b.s.op(SwigluBackward {}, [a.dact], [a.gate_up]);
     b.s.free([a.dact]);
     b.redo_norm(policy, &w.gate_up, [a.x2, w.norm2.read], [a.n2, a.rstd2]);
+    product::quantise_gradient(l, &mut b.s, &w.gate_up, a.gate_up);
     b.weight(&w.gate_up, (a.gate_up, a.gate_up), a.n2, &[a.n2], &[a.gate_up]);
-    b.narrow(|s, dn| s.op(Gemm::INPUT_GRADIENT, [a.gate_up, w.gate_up.read], [dn]));
+    b.narrow(|s, dn| product::input_gradient(l, s, &w.gate_up, a.gate_up, dn));
     b.done_with(&w.gate_up, &[a.gate_up]);
     b.norm(&w.norm2, [a.dn, a.x2, a.rstd2], Some(a.dres));
     b.s.free([a.dn, a.x2, a.rstd2]);
 
     let dy = b.branch(&w.o, "attention", a.dy_attention);
     let dy_wide = widen(l, &mut b.s, dy);
+    product::quantise_gradient(l, &mut b.s, &w.o, dy_wide);
     b.weight(&w.o, (dy, dy_wide), a.o, &[], &[dy, a.o]);
-    b.s.op(Gemm::INPUT_GRADIENT, [dy_wide, w.o.read], [a.d_o]);
+    product::input_gradient(l, &mut b.s, &w.o, dy_wide, a.d_o);
     release_wide(l, &mut b.s, dy_wide);
     b.release(&w.o, dy);
     attention::backward(l, &mut b.s);
     b.done_with(&w.o, &[a.o]);
     b.redo_norm(policy, &w.qkv, [a.x, w.norm1.read], [a.n1, a.rstd1]);
+    for dqkv in attention::gradients(l) {
+        product::quantise_gradient(l, &mut b.s, &w.qkv, dqkv);
+    }
     b.qkv_weight();
     if !first || w.norm1.gradient.is_some() {
         b.narrow(|s, dn| attention::input_gradient(l, s, dn));
         b.norm(&w.norm1, [a.dn, a.x, a.rstd1], (!first).then_some(a.dres));
         b.s.free([a.dn]);
+    } else if let Some([_, gradient, _]) = product::eight(l, &w.qkv) {
+        b.s.free([gradient.whole, gradient.scale]);
     }
     b.done_with(&w.qkv, &attention::gradients(l));
     b.s.free([a.x, a.rstd1]);
@@ -217,11 +228,13 @@ impl Backward<'_> {
         let dy = if again { widen(l, s, dy) } else { used };
         let split = x == l.acts.n2;
         let x = if split { widen(l, s, x) } else { x };
-        s.op(Gemm::WEIGHT_GRADIENT, [dy, x], [gradient]);
+        product::weight_gradient(l, s, param, gradient, dy, x);
         if again || split {
             s.free(l.acts.wide);
         }
-        s.free(always.iter().copied());
+        if l.acts.eight.is_none() {
+            s.free(always.iter().copied());
+        }
         if later {
             s.free(held.iter().copied());
         }
@@ -236,7 +249,9 @@ impl Backward<'_> {
         let n = widen(l, s, a.n1);
         attention::weight_gradient(l, s, gradient, n);
         release_wide(l, s, n);
-        s.free([a.n1]);
+        if l.acts.eight.is_none() {
+            s.free([a.n1]);
+        }
         if later {
             s.free(attention::gradients(l));
         }
@@ -247,6 +262,7 @@ impl Backward<'_> {
         if policy == Recompute::Selective && reader.gradient.is_some() {
             self.s.recompute(true);
             self.s.op(NormForward { eps: self.l.plan.model.norm_eps }, inputs, outputs);
+            product::requantise(self.l, &mut self.s, reader, outputs[0]);
             self.s.recompute(false);
         }
     }
@@ -272,10 +288,10 @@ impl Backward<'_> {
 }
 
 /// The projection that ends a residual branch, into `branch`: partial sums over tensor ranks are reduced to
-/// this rank's rows.
-fn project(l: &Lowering, s: &mut Draft, x: Ref, weight: Ref) {
+/// this rank's rows. `keep`: the weight gradient will read `x`.
+fn project(l: &Lowering, s: &mut Draft, x: Ref, param: &Param, keep: bool) {
     let branch = l.acts.branch;
-    s.op(Gemm::FORWARD, [x, weight], [l.acts.wide.unwrap_or(branch)]);
+    product::forward(l, s, param, x, l.acts.wide.unwrap_or(branch), keep);
     if let Some(wide) = l.acts.wide {
         s.op(ReduceScatter { axis: Axis::Tensor, accumulate: false }, [wide], [branch]);
         s.free([wide]);

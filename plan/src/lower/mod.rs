@@ -14,6 +14,7 @@ mod head;
 mod optimizer;
 mod params;
 mod pipeline;
+mod product;
 mod schedule;
 mod shape;
 mod transfer;

@@ -23,6 +23,8 @@ pub struct Param {
     pub read: Ref,
     /// This rank's block of the kept weights: what the optimizer writes.
     pub own: Ref,
+    /// The weights in 8 bits; where its products are made in them.
+    pub eight: Option<Eight>,
     /// What the backward pass adds to: exactly the parameter's rows; none when frozen.
     pub gradient: Option<Ref>,
     /// What the optimizer reads: this rank's block of the sum over all ranks.
@@ -35,6 +37,21 @@ pub struct Param {
     pub decay: bool,
     /// Whether tensor-parallel ranks hold different parts.
     pub tensor_sharded: bool,
+}
+
+/// A matrix in 8 bits: as it is, transposed, and its scale.
+#[derive(Clone, Copy)]
+pub struct Eight {
+    pub whole: Ref,
+    pub turned: Ref,
+    pub scale: Ref,
+}
+
+impl Eight {
+    /// All of it.
+    pub fn all(&self) -> [Ref; 3] {
+        [self.whole, self.turned, self.scale]
+    }
 }
 
 /// A tensor of the optimizer.
@@ -277,6 +294,7 @@ fn buffers(b: &mut Builder, plan: &Plan, shape: &Shape, d: &Description, frozen:
         weight,
         gathered,
         read: exactly(gathered.unwrap_or(weight)),
+        eight: None,
         own: if shape.zero == 3 { weight } else { own_rows(weight) },
         gradient: None,
         reduced: None,
@@ -285,6 +303,16 @@ fn buffers(b: &mut Builder, plan: &Plan, shape: &Shape, d: &Description, frozen:
         decay: d.shape.len() > 1,
         tensor_sharded: d.split.is_some(),
     };
+    if let (true, true, [rows, columns]) = (shape.eight_bit, d.per_layer(), local.as_slice()) {
+        let mut part = |prefix: &str, shape: &[u64], dtype| {
+            b.buffer(&format!("{prefix}.{name}"), shape, dtype, Class::Parameter, index)
+        };
+        param.eight = Some(Eight {
+            whole: part("w8", &[*rows, *columns], DType::F8E4m3),
+            turned: part("w8t", &[*columns, *rows], DType::F8E4m3),
+            scale: part("w8s", &[1], DType::F32),
+        });
+    }
     if frozen {
         return param;
     }

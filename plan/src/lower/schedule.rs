@@ -7,7 +7,7 @@ use super::build::{Builder, Draft};
 use super::params::{Param, RING};
 use super::pipeline::{Action, Pass};
 use super::shape::Chunk;
-use super::{LowerError, Lowering, block, head, optimizer, transfer, units, update};
+use super::{LowerError, Lowering, block, head, optimizer, product, transfer, units, update};
 use crate::plan::Recompute;
 use crate::program::{Axis, Call, SegmentId};
 
@@ -29,7 +29,9 @@ pub fn write(b: &mut Builder, l: &Lowering) -> Result<(), LowerError> {
     let zero_top = b.add_some(optimizer::zero("grads.zero.top", &top, l.shape))?;
     let zero_block = b.add_some(optimizer::zero("grads.zero.block", &blocks, l.shape))?;
     let segments = Segments::write(b, l)?;
+    let quantise = b.add_some(product::quantise_weights(&blocks))?;
     let mut step: Vec<Call> = once(begin).into_iter().chain(once(zero_top)).chain(each(zero_block)).collect();
+    step.extend(each(quantise));
     step.extend(gathered_ahead(passes(l, &segments)));
     let everywhere = [Axis::Tensor, Axis::Context, Axis::Shard, Axis::Replicate, Axis::Pipeline];
     let loss_sum = b.add_some(optimizer::sum("loss.reduce", a.loss_sum, &everywhere, l.shape))?;
@@ -39,6 +41,7 @@ pub fn write(b: &mut Builder, l: &Lowering) -> Result<(), LowerError> {
 
     let eval_begin = b.add_some(optimizer::begin("eval.begin", &[a.loss_sum]))?;
     let mut eval: Vec<Call> = once(eval_begin).into_iter().collect();
+    eval.extend(each(quantise));
     eval.extend(gathered_ahead(evaluation(l, &segments)));
     eval.extend(once(loss_sum));
     b.program.eval = eval;

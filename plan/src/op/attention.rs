@@ -25,6 +25,9 @@ pub struct AttentionForward {
     pub context: u64,
     /// Attention stays inside a document.
     pub document_mask: bool,
+    /// The backward pass adds in a fixed order.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deterministic: bool,
 }
 
 impl AttentionForward {

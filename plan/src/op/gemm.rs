@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, shape};
 
-/// Inputs: a, b (matrices). Output: c = op(a)·op(b), or c += op(a)·op(b).
+/// Inputs: a, b (matrices); 8-bit ones also the scales of a and b, `[1]` f32. Output: c = op(a)·op(b) (times both
+/// scales), or c += that.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gemm {
     /// a is used transposed.
@@ -23,6 +24,9 @@ impl Gemm {
     pub const INPUT_GRADIENT: Gemm = Gemm { transpose_a: false, transpose_b: false, accumulate: false };
     /// dW += dyᵀ·x.
     pub const WEIGHT_GRADIENT: Gemm = Gemm { transpose_a: true, transpose_b: false, accumulate: true };
+    /// The same for 8-bit operands that were quantised the other way round: Hopper multiplies them only with the
+    /// inner extent last on both sides (cuBLAS documentation, 3.1.4 FP8 data types).
+    pub const WEIGHT_GRADIENT_8: Gemm = Gemm { transpose_a: false, transpose_b: true, accumulate: true };
 
     /// (m, n, k) of the product, or `None` when the inner extents differ.
     pub fn extents(&self, a: &TensorType, b: &TensorType) -> Option<(u64, u64, u64)> {
@@ -31,6 +35,9 @@ impl Gemm {
         (k == kb).then_some((m, n, k))
     }
 }
+
+/// Scratch that cuBLASLt may use, as NVIDIA recommends for Hopper (cuBLAS documentation, 2.1.8 cublasSetWorkspace).
+const CUBLAS_WORKSPACE: u64 = 32 << 20;
 
 impl Spec for Gemm {
     fn kind(&self) -> Kind {
@@ -42,7 +49,12 @@ impl Spec for Gemm {
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (2, 1))?;
+        let eight = inputs.iter().take(2).any(|t| t.dtype.bytes() == 1);
+        arity(inputs, outputs, (if eight { 4 } else { 2 }, 1))?;
+        if eight {
+            shape("scale of a", &inputs[2], &[1])?;
+            shape("scale of b", &inputs[3], &[1])?;
+        }
         match self.extents(&inputs[0], &inputs[1]) {
             Some((m, n, _)) => shape("c", &outputs[0], &[m, n]),
             None => Err(format!("inner extents differ: {:?}, {:?}", inputs[0].shape, inputs[1].shape)),
@@ -56,8 +68,14 @@ impl Spec for Gemm {
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         let (m, n, k) = self.extents(&inputs[0], &inputs[1]).unwrap_or((0, 0, 0));
-        if backend == Backend::Cuda || is_math(inputs[0].dtype) {
+        if is_math(inputs[0].dtype) {
             return 0;
+        }
+        if backend == Backend::Cuda {
+            return CUBLAS_WORKSPACE;
+        }
+        if inputs[0].dtype.bytes() == 1 {
+            return 4 * (m * k + n * k + m * n); // all of it in f32: a twin for tests
         }
         // Narrow formats are multiplied in f32, a block at a time: oneDNN's own narrow products take scratch that
         // depends on the CPU (up to 33 MB for a 64 × 4,096 weight on one of them).

@@ -1,11 +1,12 @@
-//! Conversion to 8-bit floats with one scale a tensor.
+//! Conversion to 8-bit floats with one scale a tensor (current scaling: the scale is that of the tensor itself).
 
 use serde::{Deserialize, Serialize};
 
 use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, shape};
 use crate::plan::DType;
 
-/// Input: x. Outputs: x in 8 bits, scale `[1]` f32 (the largest magnitude ÷ the format's largest value).
+/// Input: x `[n, c]`. Outputs: x in 8 bits, its transpose `[c, n]` in 8 bits, scale `[1]` f32 (the largest magnitude ÷
+/// the format's largest value).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Quantise {}
 
@@ -15,9 +16,17 @@ impl Spec for Quantise {
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (1, 2))?;
-        shape("quantised", &outputs[0], &inputs[0].shape)?;
-        shape("scale", &outputs[1], &[1])
+        arity(inputs, outputs, (1, 3))?;
+        let (n, c) = (inputs[0].extent(0), inputs[0].extent(1));
+        shape("quantised", &outputs[0], &[n, c])?;
+        shape("transpose", &outputs[1], &[c, n])?;
+        shape("scale", &outputs[2], &[1])
+    }
+
+    /// Once for the largest magnitude, once to convert.
+    fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        let read = inputs[0].bytes().saturating_mul(2);
+        outputs.iter().fold(read, |sum, t| sum.saturating_add(t.bytes()))
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {

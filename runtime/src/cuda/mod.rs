@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 
+pub mod blas;
 mod cache;
 mod driver;
 pub mod embedding;
@@ -26,10 +27,12 @@ pub mod optimizer;
 pub mod quantise;
 pub mod rope;
 pub mod source;
+mod stopwatch;
 pub mod swiglu;
 
 use driver::Gpu;
 pub use driver::Stream;
+pub use stopwatch::{Mark, Stopwatch};
 
 /// The kernels of every device asked for so far, or why there are none: a failure is not tried again.
 static LOADED: Mutex<BTreeMap<usize, std::result::Result<&'static Gpu, String>>> =

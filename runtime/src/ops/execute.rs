@@ -8,7 +8,7 @@ use llmc_plan::op::Op;
 use llmc_plan::param::ParamSpec;
 use tch::Tensor;
 
-use super::attention::{self, Heads, Qkv, Saved};
+use super::attention::{self, Heads, Qkv, Saved, fused};
 use super::philox::Stream;
 use super::rope::Packed;
 use super::{
@@ -100,8 +100,11 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             norm::backward_weight(dy, x, rstd, dw)
         }
         Op::Gemm(g) => {
-            let ([a, b], [c]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            gemm::gemm(g, a, b, c)
+            let [c] = take(op, "outputs", outputs)?;
+            match inputs {
+                [a, b, scales @ ..] => gemm::gemm(g, a, b, c, scales),
+                _ => require(false, op.key(), || format!("takes 2 or 4 inputs, given {}", inputs.len())),
+            }
         }
         Op::RopeRotate(a) => {
             let ([cos, sin, positions], [qkv]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
@@ -182,8 +185,8 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             elementwise::copy(source, destination)
         }
         Op::Quantise(_) => {
-            let ([x], [q, scale]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            quantise::quantise(x, q, scale)
+            let ([x], [q, turned, scale]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            quantise::quantise(x, q, turned, scale)
         }
         Op::Snapshot(_) => context.host.snapshot(inputs),
     }
@@ -205,6 +208,9 @@ fn attend(op: &Op, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
             let ([qkv, cu_seqlens], [out, lse]) =
                 (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;
+            if let Some(how) = fused::how(a, qkv) {
+                return fused::forward(how, qkv, cu_seqlens, heads, out, lse);
+            }
             let spans = packed_spans(a, cu_seqlens)?;
             attention::forward(&Qkv::packed(qkv, heads)?, out, lse, heads, &spans, signed(a.context))
         }
@@ -213,10 +219,14 @@ fn attend(op: &Op, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
             let [dout, qkv, out, lse, cu_seqlens] = take(op, "inputs", inputs)?;
             let [dqkv] = take(op, "outputs", outputs)?;
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;
+            let saved = Saved { dout, out, lse };
+            if let Some(how) = fused::how(a, qkv) {
+                return fused::pack(&fused::backward(how, qkv, &saved, cu_seqlens, heads)?, dqkv, heads);
+            }
             let spans = packed_spans(a, cu_seqlens)?;
             elementwise::fill(dqkv, 0.0)?;
             let (qkv, grad) = (Qkv::packed(qkv, heads)?, Qkv::packed(dqkv, heads)?);
-            attention::backward(&qkv, &Saved { dout, out, lse }, &grad, heads, &spans, signed(a.context))
+            attention::backward(&qkv, &saved, &grad, heads, &spans, signed(a.context))
         }
         Op::AttentionPartial(a) => {
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;

@@ -5,14 +5,16 @@ use tch::{Kind, Tensor};
 
 use super::{backend, blocks, expect_shape, is_math, load, math_kind, matrix, require, scratch};
 use super::{signed, unsigned};
+use crate::cuda::blas::{self, Format, Shape};
 use crate::error::Result;
 use crate::shim;
 
 const OP: &str = "gemm";
 
 /// `c = op(a)·op(b)`, or `c += op(a)·op(b)` with the sum kept in c's dtype. Dtypes are equal, or c is wider and
-/// `a` alone is transposed: the weight gradient of bf16 operands in an f32 accumulator.
-pub(super) fn gemm(op: &Gemm, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<()> {
+/// `a` alone is transposed: the weight gradient of bf16 operands in an f32 accumulator. Operands of 8 bits come with
+/// their `scales`, into bf16 or f32.
+pub(super) fn gemm(op: &Gemm, a: &Tensor, b: &Tensor, c: &Tensor, scales: &[Tensor]) -> Result<()> {
     let turned = |t: &Tensor, turn: bool| -> Result<Tensor> {
         matrix(t, OP)?;
         if turn { Ok(t.f_transpose(0, 1)?) } else { Ok(t.shallow_clone()) }
@@ -21,7 +23,20 @@ pub(super) fn gemm(op: &Gemm, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<()> 
     let ((m, k), (kb, n)) = (matrix(&at, OP)?, matrix(&bt, OP)?);
     require(k == kb, OP, || format!("inner extents differ: {:?}, {:?}", a.size(), b.size()))?;
     expect_shape(c, &[m, n], OP, "c")?;
+    let scales = match scales {
+        [] => None,
+        [of_a, of_b] => Some([of_a, of_b]),
+        other => return require(false, OP, || format!("takes the scales of both operands, given {}", other.len())),
+    };
+    if backend(a) == Backend::Cuda
+        && let Some(shape) = library_shape(op, (a, b, c), (m, n, k))
+    {
+        return blas::matmul(&shape, a, b, c, scales);
+    }
     let beta = if op.accumulate { 1.0 } else { 0.0 };
+    if let Some(scales) = scales {
+        return eight_bit(&at, &bt, c, beta, scales);
+    }
     let same = a.kind() == b.kind() && b.kind() == c.kind();
     let widens = a.kind() == b.kind() && !is_math(a.kind()) && c.kind() == math_kind(a.kind());
     require(same || widens && op.transpose_a && !op.transpose_b, OP, || {
@@ -39,6 +54,36 @@ pub(super) fn gemm(op: &Gemm, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<()> 
     } else {
         weight_gradient(a, b, c, beta)
     }
+}
+
+/// What cuBLASLt is asked for; none where libtorch multiplies: f32 and f64, and rows that are not contiguous.
+fn library_shape(op: &Gemm, (a, b, c): (&Tensor, &Tensor, &Tensor), (m, n, k): (i64, i64, i64)) -> Option<Shape> {
+    let dense = [a, b, c].iter().all(|t| t.is_contiguous());
+    let [fa, fb, fc] = [Format::of(a.kind())?, Format::of(b.kind())?, Format::of(c.kind())?];
+    (dense && fa != Format::F32).then(|| Shape {
+        m: unsigned(m),
+        n: unsigned(n),
+        k: unsigned(k),
+        transpose_a: op.transpose_a,
+        transpose_b: op.transpose_b,
+        accumulate: op.accumulate,
+        a: fa,
+        b: fb,
+        c: fc,
+    })
+}
+
+/// A product of 8-bit operands on the CPU, in f32.
+fn eight_bit(at: &Tensor, bt: &Tensor, c: &Tensor, beta: f64, [of_a, of_b]: [&Tensor; 2]) -> Result<()> {
+    let (wide_a, wide_b) = (at.f_to_kind(Kind::Float)?, bt.f_to_kind(Kind::Float)?);
+    let scale = of_a.f_double_value(&[0])? * of_b.f_double_value(&[0])?;
+    if c.kind() == Kind::Float {
+        return shim::gemm(c, &wide_a, &wide_b, beta, scale);
+    }
+    let wide_c = c.f_to_kind(Kind::Float)?;
+    shim::gemm(&wide_c, &wide_a, &wide_b, beta, scale)?;
+    c.shallow_clone().f_copy_(&wide_c)?;
+    Ok(())
 }
 
 /// A product of narrow operands on the CPU, made in f32 and rounded once: tiles of `c` with whole inner extents.

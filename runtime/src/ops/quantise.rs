@@ -10,8 +10,9 @@ use crate::error::Result;
 const OP: &str = "quantise";
 
 /// `scale` `[1]` f32 = largest |x| ÷ the format's largest value (1 for a tensor of zeros), `q` = x ÷ scale. The
-/// largest values are 448 (e4m3) and 57,344 (e5m2): Micikevicius et al. 2022, arXiv 2209.05433, table 1.
-pub(super) fn quantise(x: &Tensor, q: &Tensor, scale: &Tensor) -> Result<()> {
+/// largest values are 448 (e4m3) and 57,344 (e5m2): Micikevicius et al. 2022, arXiv 2209.05433, table 1. `turned`
+/// gets the transpose of `q`.
+pub(super) fn quantise(x: &Tensor, q: &Tensor, turned: &Tensor, scale: &Tensor) -> Result<()> {
     let largest = match q.kind() {
         Kind::Float8e4m3fn => 448.0,
         Kind::Float8e5m2 => 57_344.0,
@@ -20,9 +21,9 @@ pub(super) fn quantise(x: &Tensor, q: &Tensor, scale: &Tensor) -> Result<()> {
     if cuda::serves(x) && x.kind() != Kind::Float {
         let amax = Tensor::f_zeros([1], (Kind::Float, x.device()))?;
         cuda::quantise::amax(x, &amax)?;
-        let shape = if let [rows, columns] = x.size()[..] { [rows, columns] } else { [1, elements(x)] };
-        return cuda::quantise::quantise(&x.f_view(shape)?, &amax, scale, Some(&q.f_view(shape)?), None);
+        return cuda::quantise::quantise(x, &amax, scale, Some(q), Some(turned));
     }
+    let whole = q;
     let (x, q) = (x.f_view([-1])?, q.f_view([-1])?);
     let n = elements(&x);
     let step = flat_block(&x, Kind::Float);
@@ -41,5 +42,8 @@ pub(super) fn quantise(x: &Tensor, q: &Tensor, scale: &Tensor) -> Result<()> {
         let _ = part.f_div_(&scale)?.f_clamp_(-largest, largest)?;
         q.f_narrow(0, start, len)?.f_copy_(&part)?;
     }
+    // Copied as bytes: libtorch moves those on every device.
+    let bytes = |t: &Tensor| t.f_view_dtype(Kind::Uint8);
+    bytes(turned)?.f_copy_(&bytes(whole)?.f_transpose(0, 1)?)?;
     Ok(())
 }

@@ -33,8 +33,9 @@ pub fn compare(lockstep: &mut Lockstep) -> Outcome<()> {
 
     one(lockstep, Accumulate {}, &[random(width)?], &[zeros(width, Kind::Float)?])?;
     let eight_bit = zeros(width, Kind::Float8e4m3fn)?;
+    let turned = Tensor::f_zeros([width, TOKENS], (Kind::Float8e4m3fn, Device::Cpu))?;
     let scale = Tensor::f_zeros([1], (Kind::Float, Device::Cpu))?;
-    one(lockstep, Quantise {}, &[random(width)?], &[eight_bit, scale])?;
+    one(lockstep, Quantise {}, &[random(width)?], &[eight_bit, turned, scale])?;
 
     // A norm's gradients apart, as frozen weights leave them.
     let (dy, x, weight) = (random(width)?, random(width)?, random(width)?.f_get(0)?);

@@ -132,14 +132,16 @@ fn elementwise_ops() {
 fn quantise_keeps_the_range() {
     let _bench = bench();
     for (kind, half_step) in [(Kind::Float8e4m3fn, 1.0 / 16.0), (Kind::Float8e5m2, 1.0 / 8.0)] {
-        let x = randn(&[300_000], Kind::BFloat16) * 37.0;
-        let q = Tensor::zeros([300_000], (kind, Device::Cpu));
+        let x = randn(&[600, 500], Kind::BFloat16) * 37.0;
+        let q = Tensor::zeros([600, 500], (kind, Device::Cpu));
+        let turned = Tensor::zeros([500, 600], (kind, Device::Cpu));
         let scale = unset(&[1], Kind::Float);
-        run(op::Quantise {}, &[&x], &[&q, &scale]);
+        run(op::Quantise {}, &[&x], &[&q, &turned, &scale]);
+        assert!(turned.transpose(0, 1).to_kind(Kind::Float).equal(&q.to_kind(Kind::Float)));
         let back = q.to_kind(Kind::Double) * &scale;
         let worst = ((&back - &x).abs() / (x.abs() + scale.to_kind(Kind::Double))).max().double_value(&[]);
         assert!(worst <= half_step * 1.01, "{kind:?}: {worst}");
-        run(op::Quantise {}, &[&x.zeros_like()], &[&q, &scale]);
+        run(op::Quantise {}, &[&x.zeros_like()], &[&q, &turned, &scale]);
         assert_eq!(scale.double_value(&[0]), 1.0);
     }
 }
@@ -151,7 +153,7 @@ fn wrong_operands_are_refused() {
     let (x, w, small) =
         (randn(&[4, 6], Kind::Float), randn(&[5, 6], Kind::Float), unset(&[4, 3], Kind::Float));
     assert_eq!(refused(op::Gemm::FORWARD, &[&x, &w], &[&small]), "gemm: c must be [4, 5], is [4, 3]");
-    assert_eq!(refused(op::Gemm::FORWARD, &[&x], &[&small]), "gemm: takes 2 inputs, given 1");
+    assert_eq!(refused(op::Gemm::FORWARD, &[&x], &[&small]), "gemm: takes 2 or 4 inputs, given 1");
     let vector = randn(&[4], Kind::Float);
     assert_eq!(refused(op::Gemm::FORWARD, &[&vector, &w], &[&small]), "gemm: expected a matrix, found [4]");
     let text = refused(op::Gemm::FORWARD, &[&x, &w.to_kind(Kind::BFloat16)], &[&unset(&[4, 5], Kind::Float)]);
@@ -162,5 +164,5 @@ fn wrong_operands_are_refused() {
     );
     refused(op::NormForward { eps: 1e-5 }, &[&vector, &x], &[&small, &small]);
     refused(op::Add {}, &[&x, &x], &[&small]);
-    refused(op::Quantise {}, &[&x], &[&x, &small]);
+    refused(op::Quantise {}, &[&x], &[&x, &x.transpose(0, 1), &small]);
 }

@@ -206,6 +206,7 @@ impl Case {
             sequences: self.sequences.len() as u64,
             context: self.context as u64,
             document_mask,
+            deterministic: false,
         }
     }
 }

@@ -88,6 +88,7 @@ fn measure(kind: Kind) {
             sequences: (n / CONTEXT) as u64,
             context: CONTEXT as u64,
             document_mask: true,
+            deterministic: false,
         };
         let flops = 2.0 * (n * length * heads * d) as f64;
         let (out, lse, dqkv) =

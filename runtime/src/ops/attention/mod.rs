@@ -4,6 +4,7 @@
 //! One core serves packed self-attention over documents and the key blocks of ring context parallelism
 //! (arXiv 2310.01889): both are lists of [`Span`]s.
 
+pub(super) mod fused;
 mod layout;
 mod work;
 

@@ -1,0 +1,78 @@
+//! Attention on a CUDA device in bf16 or f16: cuDNN, or FlashAttention 2 where cuDNN will not do.
+//!
+//! Not here: other formats, which take the blocked loop of the module above.
+
+use llmc_plan::op::AttentionForward;
+use tch::{Device, Kind, Tensor};
+
+use super::Heads;
+use super::layout::Qkv;
+use crate::error::Result;
+use crate::ops::signed;
+use crate::shim::{self, AttentionTensors, Fused};
+
+/// cuDNN works on tiles of so many rows. (pytorch issue 196678: NaN in dQ at lengths that are a multiple of 64 but
+/// not of this, cuDNN 9.19 on an H100, with an explicit mask; kept away from altogether.)
+const CUDNN_ROWS: u64 = 128;
+
+/// How the library runs `op`; `None` where there is none for this device and format.
+///
+/// cuDNN is the faster one (2026-11, H100, 3B at 4 k: forward 502 against 254 TFLOP/s, backward 416 against 228), but
+/// adds dQ in no fixed order and knows no documents here.
+pub(in crate::ops) fn how(op: &AttentionForward, qkv: &Tensor) -> Option<Fused> {
+    let device = matches!(qkv.device(), Device::Cuda(_));
+    let narrow = matches!(qkv.kind(), Kind::BFloat16 | Kind::Half);
+    let flash = op.deterministic || op.document_mask || !op.context.is_multiple_of(CUDNN_ROWS);
+    (device && narrow).then(|| Fused {
+        sequences: signed(op.sequences),
+        longest: signed(op.context),
+        flash,
+        deterministic: op.deterministic,
+    })
+}
+
+/// Queries, keys and values of packed rows as `[n, heads, head_dim]` views.
+fn by_head(qkv: &Tensor, heads: Heads) -> Result<[Tensor; 3]> {
+    let parts = Qkv::packed(qkv, heads)?;
+    Ok([parts.q.f_flatten(1, 2)?, parts.k, parts.v])
+}
+
+fn rows(t: &Tensor, heads: Heads) -> Result<Tensor> {
+    Ok(t.f_unflatten(1, [heads.kv * heads.group, heads.dim])?)
+}
+
+/// As [`super::forward`].
+pub(in crate::ops) fn forward(
+    how: Fused,
+    qkv: &Tensor,
+    cu_seqlens: &Tensor,
+    heads: Heads,
+    out: &Tensor,
+    lse: &Tensor,
+) -> Result<()> {
+    let [q, k, v] = by_head(qkv, heads)?;
+    let tensors = AttentionTensors { q: &q, k: &k, v: &v, cu_seqlens };
+    shim::attention_forward(how, &tensors, &rows(out, heads)?, lse)
+}
+
+/// Gradients of queries, keys and values, `[n, heads, head_dim]` each.
+pub(in crate::ops) fn backward(
+    how: Fused,
+    qkv: &Tensor,
+    saved: &super::Saved<'_>,
+    cu_seqlens: &Tensor,
+    heads: Heads,
+) -> Result<[Tensor; 3]> {
+    let [q, k, v] = by_head(qkv, heads)?;
+    let tensors = AttentionTensors { q: &q, k: &k, v: &v, cu_seqlens };
+    shim::attention_backward(how, &tensors, &rows(saved.dout, heads)?, &rows(saved.out, heads)?, saved.lse)
+}
+
+/// Puts gradients by head into packed rows.
+pub(in crate::ops) fn pack(gradients: &[Tensor; 3], dqkv: &Tensor, heads: Heads) -> Result<()> {
+    let mut packed = by_head(dqkv, heads)?;
+    for (into, from) in packed.iter_mut().zip(gradients) {
+        into.f_copy_(from)?;
+    }
+    Ok(())
+}
