@@ -10,6 +10,9 @@ use crate::plan::DType;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Quantise {}
 
+/// libtorch transposes bytes on the CPU through a block of 120 × 120 (aten/src/ATen/native/Copy.cpp, copy_transpose).
+const TRANSPOSED_BLOCK: u64 = 120 * 120;
+
 impl Spec for Quantise {
     fn kind(&self) -> Kind {
         Kind::Memory
@@ -33,6 +36,6 @@ impl Spec for Quantise {
         if fused(backend, inputs[0].dtype) && inputs[0].dtype != DType::F32 {
             return 4; // the largest magnitude
         }
-        4 * chunk::flat(backend, inputs[0].elements(), 4)
+        4 * chunk::flat(backend, inputs[0].elements(), 4) + TRANSPOSED_BLOCK
     }
 }

@@ -28,8 +28,9 @@ use synthetic::Synthetic;
 const STEPS: u64 = 20;
 
 /// Largest difference of losses over those steps, relative: f32 differs by the order of sums only; in bf16 every
-/// rounded activation may differ by 2⁻⁸.
-const LOSS_TOLERANCE: [(Precision, f64); 2] = [(Precision::F32, 1e-4), (Precision::Bf16, 1e-2)];
+/// rounded activation may differ by 2⁻⁸, in fp8 by 2⁻⁴.
+const LOSS_TOLERANCE: [(Precision, f64); 3] =
+    [(Precision::F32, 1e-4), (Precision::Bf16, 1e-2), (Precision::Fp8, 2e-2)];
 
 /// What `selftest` prints.
 #[derive(Debug, Clone, Serialize)]
@@ -83,14 +84,13 @@ pub fn selftest(name: &str) -> Outcome<Report> {
     };
     let mut ops = BTreeMap::new();
     let mut training = BTreeMap::new();
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Fp8] {
         let plan = plan(precision)?;
         let mut lockstep = Lockstep::new(device, precision);
         train(&plan, Device::Cpu, 1, Some(&mut lockstep))?;
         extra::compare(&mut lockstep)?;
         ops.extend(lockstep.results);
-        let label = if precision == Precision::F32 { "f32" } else { "bf16" };
-        training.insert(label.to_owned(), compare_training(&plan, device)?);
+        training.insert(lockstep::label(precision).to_owned(), compare_training(&plan, device)?);
     }
     let ok = ops.values().all(|c| c.ok) && training.values().all(|t| t.ok);
     Ok(Report { device: format!("{device:?}").to_lowercase(), ok, ops, training })
