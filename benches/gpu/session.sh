@@ -1,0 +1,52 @@
+#!/bin/bash
+# One session on a GPU machine, under 9 minutes: every kernel against its twin, the self-test, then timed steps of the
+# plans given. Each part has its own timeout; the session ends with one JSON whatever failed.
+#
+# usage: session.sh FOLDER PLAN...     FOLDER holds llmc-worker and ops (the test binary of runtime/tests/ops), built on
+#                                      an ordinary machine: `make gpu-session` gathers them. Results go to $OUT.
+set -u
+bin=$(realpath "$1"); shift
+out=$(realpath "${OUT:-.}")
+LIBTORCH=${LIBTORCH:-$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))')}
+export LIBTORCH LD_LIBRARY_PATH=$LIBTORCH/lib:$LIBTORCH/../nvidia/cu13/lib:${LD_LIBRARY_PATH:-} OMP_WAIT_POLICY=passive
+
+part() { # NAME SECONDS COMMAND...
+  local name=$1 seconds=$2 began=$SECONDS; shift 2
+  timeout "$seconds" "$@" >"$out/$name.out" 2>"$out/$name.err"
+  local code=$?
+  printf '{"part": "%s", "code": %d, "seconds": %d}\n' "$name" "$code" $((SECONDS - began)) >>"$out/parts.jsonl"
+  [ "$code" = 0 ] || { echo "FAILED $name ($code)"; tail -n 5 "$out/$name.err"; grep -hE '^error|panicked|FAILED' "$out/$name.out" | head -n 20; }
+}
+
+: >"$out/parts.jsonl"
+nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv,noheader >"$out/card.txt"
+[ -x "$bin/ops" ] && part ops "${OPS_SECONDS:-120}" env LLMC_TEST_DEVICE=cuda "$bin/ops"
+[ -n "${SKIP_SELFTEST:-}" ] || part selftest 90 "$bin/llmc-worker" selftest --device cuda
+for plan in "$@"; do
+  name=$(basename "$plan" .json)
+  part "bench-$name" "${BENCH_SECONDS:-75}" "$bin/llmc-worker" bench --plan "$plan" --steps "${STEPS:-5}" --algorithms "$out"
+  rm -f "$out/gemm.json.$name"; [ -f "$out/gemm.json" ] && mv "$out/gemm.json" "$out/gemm-$name.json"
+done
+
+python3 - "$out" <<'E2'
+import glob, json, os, sys
+out = sys.argv[1]
+session = {"card": open(f"{out}/card.txt").read().strip(), "parts": [json.loads(l) for l in open(f"{out}/parts.jsonl")]}
+for path in sorted(glob.glob(f"{out}/selftest.out") + glob.glob(f"{out}/bench-*.out")):
+    name = os.path.basename(path)[:-4]
+    try:
+        session[name] = json.load(open(path))
+    except ValueError:
+        session[name] = None
+json.dump(session, open(f"{out}/session.json", "w"))
+for name, r in session.items():
+    if name.startswith("bench-") and r:
+        busy = " ".join(f"{k} {1e3 * v:.0f}" for k, v in sorted(r["by_kind"].items(), key=lambda kv: -kv[1]))
+        p, s = r["peak_bytes"], r["step_seconds"]
+        print(f"{name[6:]:16} {r['tokens_per_second']['measured']:9.0f} tok/s  MFU {100 * r['mfu']['measured']:.1f}  step {s['measured']:.3f} s "
+              f"(plan {100 * (s['error'] or 0):+.1f} %)  peak {p['measured'] / 2**30:.2f} GiB ({100 * (p['error'] or 0):+.2f} %)  "
+              f"reserved {r['reserved_bytes'] / 2**30:.2f}  late {r['late_allocations']}  first step {r['first_step_seconds']:.1f} s  "
+              f"loss {r['losses'][0]:.3f} {r['losses'][1]:.3f}\n{'':16} ms: {busy}  of {1e3 * r['watched_seconds']:.0f}")
+    if name == "selftest" and r:
+        print("selftest", r["ok"], {k: v for k, v in r["ops"].items() if not v["ok"]}, {k: (v["ok"], v["worst"], v["repeats"]) for k, v in r["training"].items()})
+E2
