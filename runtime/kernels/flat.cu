@@ -35,6 +35,29 @@ KERNEL __launch_bounds__(256)
   }
 }
 
+// Two standard normal numbers of two words (Box and Muller 1958). The twin is ops/philox.rs.
+__device__ __forceinline__ void box_muller(u32 a, u32 b, double std, float* out) {
+  const double unit = 1.0 / 4294967296.0;
+  const double radius = sqrt(-2.0 * log(((double)a + 1.0) * unit));
+  double s, c;
+  sincospi(2.0 * ((double)b * unit), &s, &c);
+  out[0] = (float)(radius * c * std);
+  out[1] = (float)(radius * s * std);
+}
+
+// x[i] = element first + i of the stream as a normal number of deviation std. `first` and n are multiples of 4.
+KERNEL __launch_bounds__(256)
+    normal(T* x, i64 n, u64 first, u32 key0, u32 key1, u32 step0, u32 step1, double std) {
+  for (i64 at = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * 4; at < n; at += (i64)gridDim.x * blockDim.x * 4) {
+    const uint4 words = philox((first + (u64)at) / 4, make_uint2(step0, step1), make_uint2(key0, key1));
+    float v[4];
+    box_muller(words.x, words.y, std, v);
+    box_muller(words.z, words.w, std, v + 2);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) x[at + j] = narrow<T>(v[j]);
+  }
+}
+
 // partial[block] = Σ x² of the block's share, in f64.
 KERNEL __launch_bounds__(512) square_sum(const T* x, double* partial, i64 n) {
   __shared__ double sums[16];

@@ -66,6 +66,9 @@ pub struct EightBits {
     pub inputs: [Eight; 4],
     /// Gradients of outputs.
     pub gradients: [Eight; 4],
+    /// Largest magnitudes that the ops which make inputs leave (all but attention), and the one of gate_up's gradient.
+    pub input_magnitudes: [Option<Ref>; 4],
+    pub gradient_magnitudes: [Option<Ref>; 4],
 }
 
 /// Names of the matrices of a block that are multiplied in 8 bits.
@@ -208,7 +211,10 @@ fn eight_bits(b: &mut Builder, shape: &Shape, hidden: u64, heads: u64, ffn: u64)
         .map(|(name, width)| declare("x8", name, width, DType::F8E4m3, Index::LayerSlot));
     let gradients = [(qkv, packed), (o, hidden), (gate_up, 2 * ffn), (down, hidden)]
         .map(|(name, width)| declare("d8", name, width, DType::F8E5m2, Index::Slot));
-    EightBits { inputs, gradients }
+    let mut scalar = |name: &str| Some(b.buffer(&format!("most.{name}"), &[1], DType::F32, class, Index::Slot));
+    let input_magnitudes = [scalar("x.qkv"), None, scalar("x.gate_up"), scalar("x.down")];
+    let gradient_magnitudes = [None, None, scalar("d.gate_up"), None];
+    EightBits { inputs, gradients, input_magnitudes, gradient_magnitudes }
 }
 
 /// Declares x: one more than there are blocks in each run; only two when block inputs leave for host memory.

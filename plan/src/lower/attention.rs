@@ -46,7 +46,7 @@ pub fn project(l: &Lowering, s: &mut Draft, n: Ref, keep: bool) {
 /// Rotation and attention, into `o`.
 pub fn forward(l: &Lowering, s: &mut Draft) {
     let a = l.acts;
-    rotate(l, s, outputs(l), false);
+    rotate(l, s, outputs(l));
     match &a.attention {
         Attention::Packed { qkv, lse, .. } => s.op(whole(l), [*qkv, a.cu_seqlens], [a.o, *lse]),
         Attention::Ring(ring) => ring_forward(l, s, ring),
@@ -60,13 +60,17 @@ pub fn backward(l: &Lowering, s: &mut Draft) {
     match &a.attention {
         Attention::Packed { qkv, lse, dqkv } => {
             let op = AttentionBackward { forward: whole(l) };
-            s.op(op, [a.d_o, *qkv, a.o, *lse, a.cu_seqlens], [*dqkv]);
+            let tables = [a.rope[0], a.rope[1], a.positions];
+            s.op(op, [a.d_o, *qkv, a.o, *lse, a.cu_seqlens].into_iter().chain(tables), [*dqkv]);
             s.free([a.d_o]);
+            s.free(saved(l));
         }
-        Attention::Ring(ring) => ring_backward(l, s, ring),
+        Attention::Ring(ring) => {
+            ring_backward(l, s, ring);
+            s.free(saved(l));
+            rotate(l, s, vec![ring.dq_out, ring.dkv_out]);
+        }
     }
-    s.free(saved(l));
-    rotate(l, s, gradients(l), true);
 }
 
 /// Gradients [`backward`] leaves.
@@ -114,12 +118,13 @@ fn weights(l: &Lowering, packed: Ref) -> Vec<Ref> {
     }
 }
 
-/// Rotates queries and keys, or their gradients back.
-fn rotate(l: &Lowering, s: &mut Draft, tensors: Vec<Ref>, inverse: bool) {
+/// Rotates queries and keys of the forward pass, or around a ring their gradients back.
+fn rotate(l: &Lowering, s: &mut Draft, tensors: Vec<Ref>) {
     let a = l.acts;
     let (heads, kv_heads, head_dim) = (l.shape.heads, l.shape.kv_heads, l.plan.model.head_dim);
     let split = [(heads, 0), (0, kv_heads)];
     let packed = [(heads, kv_heads)];
+    let inverse = tensors == gradients(l);
     let heads = if tensors.len() == 1 { packed.iter() } else { split.iter() };
     for (tensor, (heads, kv_heads)) in tensors.iter().zip(heads) {
         let op = RopeRotate { heads: *heads, kv_heads: *kv_heads, head_dim, inverse };

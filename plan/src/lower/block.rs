@@ -74,7 +74,8 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
         }
     };
 
-    s.op(norm.clone(), [a.x, w.norm1.read], [a.n1, a.rstd1]);
+    let normed = [a.n1, a.rstd1].into_iter().chain(product::magnitude(l, &w.qkv));
+    s.op(norm.clone(), [a.x, w.norm1.read], normed);
     let input = widen(l, s, a.n1);
     attention::project(l, s, input, !unread(&w.qkv));
     release_wide(l, s, input);
@@ -89,7 +90,8 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     s.op(Add {}, [a.x, a.branch], [a.x2]);
     s.free([a.branch]);
     drop(s, eval || matches!(pass, Pass::Train { kept: false, .. }), &[a.x]);
-    s.op(norm, [a.x2, w.norm2.read], [a.n2, a.rstd2]);
+    let normed = [a.n2, a.rstd2].into_iter().chain(product::magnitude(l, &w.gate_up));
+    s.op(norm, [a.x2, w.norm2.read], normed);
     let input = widen(l, s, a.n2);
     product::forward(l, s, &w.gate_up, input, a.gate_up, !unread(&w.gate_up));
     release_wide(l, s, input);
@@ -98,7 +100,7 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     if pass == Pass::Redo {
         return;
     }
-    s.op(SwigluForward {}, [a.gate_up], [a.act]);
+    s.op(SwigluForward {}, [a.gate_up], [a.act].into_iter().chain(product::magnitude(l, &w.down)));
     drop(s, redone, &[a.gate_up]);
     project(l, s, a.act, &w.down, !unread(&w.down));
     drop(s, unread(&w.down) || eight_bit, &[a.act]);
@@ -126,7 +128,8 @@ pub fn backward(l: &Lowering, policy: Recompute, first: bool) -> (Draft, Option<
         pass(l, &mut b.s, Pass::Redo);
     }
     if policy != Recompute::None && w.down.gradient.is_some() {
-        b.s.op(SwigluForward {}, [a.gate_up], [a.act]);
+        let product = [a.act].into_iter().chain(product::magnitude(l, &w.down));
+        b.s.op(SwigluForward {}, [a.gate_up], product);
         product::requantise(l, &mut b.s, &w.down, a.act);
     }
     b.s.recompute(false);
@@ -138,7 +141,8 @@ pub fn backward(l: &Lowering, policy: Recompute, first: bool) -> (Draft, Option<
     product::input_gradient(l, &mut b.s, &w.down, dy_wide, a.dact);
     release_wide(l, &mut b.s, dy_wide);
     b.release(&w.down, dy);
-    b.s.op(SwigluBackward {}, [a.dact], [a.gate_up]);
+    let replaced = [a.gate_up].into_iter().chain(product::gradient_magnitude(l, &w.gate_up));
+    b.s.op(SwigluBackward {}, [a.dact], replaced);
     b.s.free([a.dact]);
     b.redo_norm(policy, &w.gate_up, [a.x2, w.norm2.read], [a.n2, a.rstd2]);
     product::quantise_gradient(l, &mut b.s, &w.gate_up, a.gate_up);
@@ -261,7 +265,9 @@ impl Backward<'_> {
     fn redo_norm(&mut self, policy: Recompute, reader: &Param, inputs: [Ref; 2], outputs: [Ref; 2]) {
         if policy == Recompute::Selective && reader.gradient.is_some() {
             self.s.recompute(true);
-            self.s.op(NormForward { eps: self.l.plan.model.norm_eps }, inputs, outputs);
+            let known = product::magnitude(self.l, reader);
+            let outputs_and = outputs.into_iter().chain(known);
+            self.s.op(NormForward { eps: self.l.plan.model.norm_eps }, inputs, outputs_and);
             product::requantise(self.l, &mut self.s, reader, outputs[0]);
             self.s.recompute(false);
         }

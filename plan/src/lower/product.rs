@@ -4,7 +4,7 @@
 //! for the weight gradient. What is saved for the backward pass is the 8-bit transpose, half of what bf16 takes.
 
 use super::Lowering;
-use super::activations::EIGHT;
+use super::activations::{EIGHT, EightBits};
 use super::build::Draft;
 use super::params::{Eight, Param};
 use crate::op::{Gemm, Quantise};
@@ -17,12 +17,33 @@ pub fn eight(l: &Lowering, param: &Param) -> Option<[Eight; 3]> {
     Some([*bits.inputs.get(at)?, *bits.gradients.get(at)?, param.eight?])
 }
 
+/// Where the op that makes a parameter's input leaves its largest magnitude; none outside 8 bits.
+pub fn magnitude(l: &Lowering, param: &Param) -> Option<Ref> {
+    at(l, param, |bits| &bits.input_magnitudes)
+}
+
+/// The same for the gradient of its output.
+pub fn gradient_magnitude(l: &Lowering, param: &Param) -> Option<Ref> {
+    at(l, param, |bits| &bits.gradient_magnitudes)
+}
+
+fn at(l: &Lowering, param: &Param, of: fn(&EightBits) -> &[Option<Ref>; 4]) -> Option<Ref> {
+    let at = EIGHT.iter().position(|name| *name == param.name)?;
+    of(l.acts.eight.as_ref()?).get(at).copied().flatten()
+}
+
+/// Quantises, by the magnitude that is known or else by one it finds itself.
+fn quantise(s: &mut Draft, x: Ref, magnitude: Option<Ref>, eight: &Eight) {
+    s.op(Quantise {}, [x].into_iter().chain(magnitude), eight.all());
+    s.free(magnitude);
+}
+
 /// y = x·Wᵀ. `keep`: the weight gradient will read what this leaves.
 pub fn forward(l: &Lowering, s: &mut Draft, param: &Param, x: Ref, y: Ref, keep: bool) {
     let Some([input, _, weight]) = eight(l, param) else {
         return s.op(Gemm::FORWARD, [x, param.read], [y]);
     };
-    s.op(Quantise {}, [x], input.all());
+    quantise(s, x, magnitude(l, param), &input);
     s.op(Gemm::FORWARD, [input.whole, weight.whole, input.scale, weight.scale], [y]);
     s.free([input.whole]);
     if !keep {
@@ -33,7 +54,7 @@ pub fn forward(l: &Lowering, s: &mut Draft, param: &Param, x: Ref, y: Ref, keep:
 /// Quantises an input again for the weight gradient alone, and frees it; nothing outside 8 bits.
 pub fn requantise(l: &Lowering, s: &mut Draft, param: &Param, x: Ref) {
     if let Some([input, ..]) = eight(l, param) {
-        s.op(Quantise {}, [x], input.all());
+        quantise(s, x, magnitude(l, param), &input);
         s.free([input.whole, x]);
     }
 }
@@ -41,7 +62,7 @@ pub fn requantise(l: &Lowering, s: &mut Draft, param: &Param, x: Ref) {
 /// Quantises the gradient of an output, before the products that read it; nothing outside 8 bits.
 pub fn quantise_gradient(l: &Lowering, s: &mut Draft, param: &Param, dy: Ref) {
     if let Some([_, gradient, _]) = eight(l, param) {
-        s.op(Quantise {}, [dy], gradient.all());
+        quantise(s, dy, gradient_magnitude(l, param), &gradient);
         if param.gradient.is_none() {
             s.free([gradient.turned]);
         }

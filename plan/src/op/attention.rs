@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Backend, Kind, Spec, TensorType, arity, chunk, is_math, math_bytes, packed_width, product, shape,
+    Backend, Kind, RopeRotate, Spec, TensorType, arity, chunk, is_math, math_bytes, packed_width, product, shape,
 };
 use crate::plan::DType;
 
@@ -30,13 +30,41 @@ pub struct AttentionForward {
     pub deterministic: bool,
 }
 
+/// What a library allocates around an attention (2026-11, H100, libtorch 2.11 with cuDNN 9.19, by its allocator).
+struct Library {
+    /// Bytes of one output.
+    output: u64,
+    /// Bytes of an f32 a row and head.
+    statistics: u64,
+    /// Sums of dQ that it keeps apart: FlashAttention in a fixed order keeps one a group of blocks.
+    sums: u64,
+}
+
 impl AttentionForward {
+    /// The library that runs it, if one does: cuDNN, or FlashAttention 2 where the order of sums is fixed, documents
+    /// are masked, or the context is not whole tiles of cuDNN (128 rows).
+    fn library(&self, backend: Backend, qkv: &TensorType) -> Option<Library> {
+        if backend != Backend::Cuda || !matches!(qkv.dtype, DType::Bf16 | DType::F16) {
+            return None;
+        }
+        let rows = product(&[qkv.extent(0), self.heads]);
+        Some(Library {
+            output: product(&[rows, self.head_dim, qkv.dtype.bytes()]),
+            statistics: product(&[rows, 4]),
+            sums: if self.deterministic { FLASH_SPLITS } else { 1 },
+        })
+    }
+
     /// FLOPs of the forward pass: 2 products of 2·s²·d a head, half of them masked away.
     fn forward_flops(&self) -> f64 {
         let pairs = 0.5 * self.sequences as f64 * self.context as f64 * self.context as f64;
         4.0 * pairs * (self.heads as f64 * self.head_dim as f64)
     }
 }
+
+/// Upper bound of dQ sums of FlashAttention in a fixed order: ⌈multiprocessors ÷ (sequences · heads)⌉ of 132
+/// (flash-attention, csrc/flash_attn/flash_api.cpp, `mha_bwd`), for at least 16 heads.
+const FLASH_SPLITS: u64 = 9;
 
 impl Spec for AttentionForward {
     fn kind(&self) -> Kind {
@@ -57,16 +85,28 @@ impl Spec for AttentionForward {
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
         let heads = (self.heads, self.kv_heads, self.head_dim);
-        workspace(backend, heads, self.context, inputs[0].dtype, false)
+        match self.library(backend, &inputs[0]) {
+            Some(library) => library.output + library.statistics,
+            None => workspace(backend, heads, self.context, inputs[0].dtype, false),
+        }
     }
 }
 
-/// Inputs: dout `[n, heads·head_dim]`, qkv, out, log-sum-exp, cumulative lengths (as in the forward).
-/// Output: dqkv, shape of qkv. Five products where the forward has two (arXiv 2307.08691): 2.5 × its FLOPs.
+/// Inputs: dout `[n, heads·head_dim]`, qkv, out, log-sum-exp, cumulative lengths (as in the forward), cosine and sine
+/// tables `[context, head_dim/2]`, positions `[n]`. Output: dqkv, shape of qkv, rotated back: the gradient of what was
+/// packed before rotation, in one pass over what the library gives apart. Five products where the forward has two (arXiv 2307.08691): 2.5 × its FLOPs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttentionBackward {
     /// The forward it belongs to.
     pub forward: AttentionForward,
+}
+
+impl AttentionBackward {
+    /// The rotation that ends it.
+    pub fn rotation(&self) -> RopeRotate {
+        let AttentionForward { heads, kv_heads, head_dim, .. } = self.forward;
+        RopeRotate { heads, kv_heads, head_dim, inverse: true }
+    }
 }
 
 impl Spec for AttentionBackward {
@@ -75,8 +115,9 @@ impl Spec for AttentionBackward {
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (5, 1))?;
+        arity(inputs, outputs, (8, 1))?;
         shape("out", &inputs[2], &inputs[0].shape)?;
+        shape("positions", &inputs[7], &[inputs[1].extent(0)])?;
         shape("dqkv", &outputs[0], &inputs[1].shape)
     }
 
@@ -84,9 +125,16 @@ impl Spec for AttentionBackward {
         2.5 * self.forward.forward_flops()
     }
 
-    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
-        let heads = (self.forward.heads, self.forward.kv_heads, self.forward.head_dim);
-        workspace(backend, heads, self.forward.context, inputs[1].dtype, true)
+    /// The library's: gradients apart, its own sum of dQ in f32, and two statistics a row.
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        let forward = &self.forward;
+        let heads = (forward.heads, forward.kv_heads, forward.head_dim);
+        if let Some(library) = forward.library(backend, &inputs[1]) {
+            let sums = library.output / inputs[1].dtype.bytes() * 4 * library.sums;
+            return outputs[0].bytes() + sums + 2 * library.statistics;
+        }
+        let loops = workspace(backend, heads, forward.context, inputs[1].dtype, true);
+        loops.max(self.rotation().workspace(backend, &inputs[5..], outputs))
     }
 }
 

@@ -247,6 +247,16 @@ fn arity(inputs: &[TensorType], outputs: &[TensorType], want: (usize, usize)) ->
     Err(format!("takes {} inputs and {} outputs, given {} and {}", want.0, want.1, given.0, given.1))
 }
 
+/// Checks the optional output that takes a result's largest magnitude.
+fn magnitude(output: Option<&TensorType>) -> Result<(), String> {
+    output.map_or(Ok(()), |t| shape("largest magnitude", t, &[1]))
+}
+
+/// What a twin takes to find it: a block in f32.
+fn magnitude_workspace(backend: Backend, result: &TensorType, output: Option<&TensorType>) -> u64 {
+    output.map_or(0, |_| 4 * chunk::flat(backend, result.elements(), 4))
+}
+
 /// Refuses a wrong shape with both figures.
 fn shape(name: &str, tensor: &TensorType, want: &[u64]) -> Result<(), String> {
     if tensor.shape == want {

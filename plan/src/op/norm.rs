@@ -2,9 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, math_bytes, shape, traffic};
+use super::{
+    Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, magnitude,
+    magnitude_workspace, math_bytes, shape, traffic,
+};
 
-/// Inputs: x `[n, h]`, weight `[h]`. Outputs: y `[n, h]`, rstd `[n]` f32.
+/// Inputs: x `[n, h]`, weight `[h]`. Outputs: y `[n, h]`, rstd `[n]` f32; and where y will be quantised, its largest
+/// magnitude `[1]` f32.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NormForward {
     /// ε inside the root.
@@ -17,19 +21,24 @@ impl Spec for NormForward {
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (2, 2))?;
+        arity(inputs, outputs, (2, outputs.len().clamp(2, 3)))?;
         shape("weight", &inputs[1], &[inputs[0].extent(1)])?;
+        magnitude(outputs.get(2))?;
         shape("y", &outputs[0], &inputs[0].shape)?;
         shape("rstd", &outputs[1], &[inputs[0].extent(0)])
     }
 
-    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        if fused(backend, inputs[0].dtype) {
+            return 0;
+        }
         // Narrow formats: x and y of a block, and the weight, in f32.
-        if is_math(inputs[0].dtype) || fused(backend, inputs[0].dtype) {
+        let loops = if is_math(inputs[0].dtype) {
             0
         } else {
             block(backend, &inputs[0], 2, 0) + 4 * inputs[1].elements()
-        }
+        };
+        loops.max(magnitude_workspace(backend, &outputs[0], outputs.get(2)))
     }
 }
 

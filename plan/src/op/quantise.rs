@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, shape};
 use crate::plan::DType;
 
-/// Input: x `[n, c]`. Outputs: x in 8 bits, its transpose `[c, n]` in 8 bits, scale `[1]` f32 (the largest magnitude ÷
+/// Inputs: x `[n, c]`; and where the op that made x knows it, its largest magnitude `[1]` f32. Outputs: x in 8 bits, its transpose `[c, n]` in 8 bits, scale `[1]` f32 (the largest magnitude ÷
 /// the format's largest value).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Quantise {}
@@ -19,16 +19,19 @@ impl Spec for Quantise {
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (1, 3))?;
+        arity(inputs, outputs, (inputs.len().clamp(1, 2), 3))?;
+        if let Some(amax) = inputs.get(1) {
+            shape("largest magnitude", amax, &[1])?;
+        }
         let (n, c) = (inputs[0].extent(0), inputs[0].extent(1));
         shape("quantised", &outputs[0], &[n, c])?;
         shape("transpose", &outputs[1], &[c, n])?;
         shape("scale", &outputs[2], &[1])
     }
 
-    /// Once for the largest magnitude, once to convert.
+    /// Once to convert, and once for the largest magnitude where it is not known.
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        let read = inputs[0].bytes().saturating_mul(2);
+        let read = inputs[0].bytes().saturating_mul(if inputs.len() > 1 { 1 } else { 2 });
         outputs.iter().fold(read, |sum, t| sum.saturating_add(t.bytes()))
     }
 

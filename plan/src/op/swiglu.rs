@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, math_bytes, shape, traffic};
+use super::{
+    Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, magnitude, magnitude_workspace, math_bytes,
+    shape, traffic,
+};
 
-/// Input: gate_up `[n, 2f]`. Output: product `[n, f]`.
+/// Input: gate_up `[n, 2f]`. Output: product `[n, f]`; and where it will be quantised, its largest magnitude `[1]` f32.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SwigluForward {}
 
@@ -14,21 +17,23 @@ impl Spec for SwigluForward {
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (1, 1))?;
+        arity(inputs, outputs, (1, outputs.len().clamp(1, 2)))?;
+        magnitude(outputs.get(1))?;
         shape("product", &outputs[0], &[inputs[0].extent(0), inputs[0].extent(1) / 2])
     }
 
     fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         // Narrow formats: gate and up of a block in f32.
-        if is_math(outputs[0].dtype) || fused(backend, outputs[0].dtype) {
-            0
-        } else {
-            2 * block(backend, &outputs[0])
+        if fused(backend, outputs[0].dtype) {
+            return 0;
         }
+        let loops = if is_math(outputs[0].dtype) { 0 } else { 2 * block(backend, &outputs[0]) };
+        loops.max(magnitude_workspace(backend, &outputs[0], outputs.get(1)))
     }
 }
 
-/// Input: dproduct `[n, f]`. Output: gate_up `[n, 2f]`, read and replaced by its gradient in place.
+/// Input: dproduct `[n, f]`. Output: gate_up `[n, 2f]`, read and replaced by its gradient in place; and where that will
+/// be quantised, its largest magnitude `[1]` f32.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SwigluBackward {}
 
@@ -37,12 +42,13 @@ impl Spec for SwigluBackward {
         Kind::Memory
     }
 
-    fn updates(&self, _output: usize) -> bool {
-        true
+    fn updates(&self, output: usize) -> bool {
+        output == 0
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (1, 1))?;
+        arity(inputs, outputs, (1, outputs.len().clamp(1, 2)))?;
+        magnitude(outputs.get(1))?;
         shape("dproduct", &inputs[0], &[outputs[0].extent(0), outputs[0].extent(1) / 2])
     }
 
@@ -50,12 +56,14 @@ impl Spec for SwigluBackward {
         traffic(inputs, outputs)
     }
 
-    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         if fused(backend, inputs[0].dtype) {
             return 0;
         }
         // silu(gate) and dy·up; narrow formats also gate and dy in f32.
-        if is_math(inputs[0].dtype) { 2 * block(backend, &inputs[0]) } else { 4 * block(backend, &inputs[0]) }
+        let blocks = if is_math(inputs[0].dtype) { 2 } else { 4 };
+        let loops = blocks * block(backend, &inputs[0]);
+        loops.max(magnitude_workspace(backend, &outputs[0], outputs.get(1)))
     }
 }
 

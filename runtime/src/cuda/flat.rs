@@ -11,6 +11,7 @@ use llmc_plan::op::chunk as plan;
 
 const ACCUMULATE: &str = "accumulate";
 const DROPOUT: &str = "dropout";
+const INITIALISE: &str = "initialise";
 const NORM: &str = "squared_norm";
 
 /// Blocks of a loop over `n` elements, `a_block` a round: four rounds each, so that the last wave of blocks is short.
@@ -50,6 +51,30 @@ pub fn dropout(x: &Tensor, stream: &Stream, first: u64, threshold: u32, kept: f3
         .word(threshold)
         .float(f64::from(kept))
         .run(blocks(n, 256 * chunk(e)), 256)
+}
+
+/// Whether [`normal`] can fill these elements: it makes four at a time.
+pub fn makes_normal(x: &Tensor, first: u64) -> bool {
+    super::serves(x) && x.is_contiguous() && elements(x) % 4 == 0 && first.is_multiple_of(4)
+}
+
+/// Fills `x` with elements `first..` of the stream as normal numbers of deviation `std`.
+///
+/// # Errors
+/// Operands that do not fit.
+pub fn normal(x: &Tensor, stream: &Stream, first: u64, std: f64) -> Result<()> {
+    let (n, e) = (elements(x), element(x, INITIALISE)?);
+    let ([key0, key1], [step0, step1]) = stream.words_of_key();
+    Launch::new(x, INITIALISE, Program::plain("flat", e, aligned(&[x], n)), "normal")?
+        .tensor(x, x.kind())
+        .int(n)
+        .int(first.cast_signed())
+        .word(key0)
+        .word(key1)
+        .word(step0)
+        .word(step1)
+        .double(std)
+        .run(blocks(n, 256 * 4), 256)
 }
 
 /// Adds Σ x² to `squared` `[1]` f32, squares and sums in f64, in an order that depends on the size alone.

@@ -15,6 +15,7 @@ use super::{
     dropout, elementwise, embedding, gemm, init, loss, norm, optimizer, quantise, reduce, rope, swiglu,
 };
 use super::{elements, require, signed, unsigned};
+use crate::cuda::rope::{Angles, pack_inverse};
 use crate::error::{Error, Result};
 
 /// What the interpreter knows at one instruction. Everything an op computes depends on this, its attributes and
@@ -55,6 +56,14 @@ fn take<'a, const N: usize>(op: &Op, side: &str, tensors: &'a [Tensor]) -> Resul
     })
 }
 
+/// The first `count` operands, and the largest magnitude that may follow them.
+fn with_magnitude(count: usize, tensors: &[Tensor]) -> (&[Tensor], Option<&Tensor>) {
+    match tensors.split_last() {
+        Some((last, rest)) if rest.len() == count => (rest, Some(last)),
+        _ => (tensors, None),
+    }
+}
+
 /// Runs one op on its operands, in the order its file in `llmc_plan::op` names them. Outputs are written in
 /// place. The caller holds a no-grad guard.
 ///
@@ -83,8 +92,9 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             embedding::backward(dx, ids, gradient)
         }
         Op::NormForward(a) => {
-            let ([x, weight], [y, rstd]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            norm::forward(x, weight, a.eps, y, rstd)
+            let ([x, weight], (outputs, most)) = (take(op, "inputs", inputs)?, with_magnitude(2, outputs));
+            let [y, rstd] = take(op, "outputs", outputs)?;
+            norm::forward(x, weight, a.eps, y, rstd, most)
         }
         Op::NormBackward(a) => {
             let ([dy, x, weight, rstd], [dx, dw]) =
@@ -108,21 +118,21 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
         }
         Op::RopeRotate(a) => {
             let ([cos, sin, positions], [qkv]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            let packed =
-                Packed { heads: signed(a.heads), kv_heads: signed(a.kv_heads), head_dim: signed(a.head_dim) };
-            rope::rotate(cos, sin, positions, qkv, packed, a.inverse)
+            rope::rotate(cos, sin, positions, qkv, Packed::of(a), a.inverse)
         }
         Op::AttentionForward(_)
         | Op::AttentionBackward(_)
         | Op::AttentionPartial(_)
         | Op::AttentionMerge(_) => attend(op, inputs, outputs),
         Op::SwigluForward(_) => {
-            let ([gate_up], [product]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            swiglu::forward(gate_up, product)
+            let ([gate_up], (outputs, most)) = (take(op, "inputs", inputs)?, with_magnitude(1, outputs));
+            let [product] = take(op, "outputs", outputs)?;
+            swiglu::forward(gate_up, product, most)
         }
         Op::SwigluBackward(_) => {
-            let ([dproduct], [gate_up]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            swiglu::backward(dproduct, gate_up, gate_up)
+            let ([dproduct], (outputs, most)) = (take(op, "inputs", inputs)?, with_magnitude(1, outputs));
+            let [gate_up] = take(op, "outputs", outputs)?;
+            swiglu::backward(dproduct, gate_up, gate_up, most)
         }
         Op::Dropout(a) => {
             let [x] = take(op, "outputs", outputs)?;
@@ -185,8 +195,10 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             elementwise::copy(source, destination)
         }
         Op::Quantise(_) => {
-            let ([x], [q, turned, scale]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            quantise::quantise(x, q, turned, scale)
+            let ((inputs, most), [q, turned, scale]) =
+                (with_magnitude(1, inputs), take(op, "outputs", outputs)?);
+            let [x] = take(op, "inputs", inputs)?;
+            quantise::quantise(x, most, q, turned, scale)
         }
         Op::Snapshot(_) => context.host.snapshot(inputs),
     }
@@ -216,17 +228,20 @@ fn attend(op: &Op, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         }
         Op::AttentionBackward(b) => {
             let a = &b.forward;
-            let [dout, qkv, out, lse, cu_seqlens] = take(op, "inputs", inputs)?;
+            let [dout, qkv, out, lse, cu_seqlens, cos, sin, positions] = take(op, "inputs", inputs)?;
             let [dqkv] = take(op, "outputs", outputs)?;
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;
             let saved = Saved { dout, out, lse };
             if let Some(how) = fused::how(a, qkv) {
-                return fused::pack(&fused::backward(how, qkv, &saved, cu_seqlens, heads)?, dqkv, heads);
+                let [dq, dk, dv] = fused::backward(how, qkv, &saved, cu_seqlens, heads)?;
+                let angles = Angles { cos, sin, positions };
+                return pack_inverse(angles, [&dq, &dk, &dv], dqkv, Packed::of(&b.rotation()));
             }
             let spans = packed_spans(a, cu_seqlens)?;
             elementwise::fill(dqkv, 0.0)?;
             let (qkv, grad) = (Qkv::packed(qkv, heads)?, Qkv::packed(dqkv, heads)?);
-            attention::backward(&qkv, &saved, &grad, heads, &spans, signed(a.context))
+            attention::backward(&qkv, &saved, &grad, heads, &spans, signed(a.context))?;
+            rope::rotate(cos, sin, positions, dqkv, Packed::of(&b.rotation()), true)
         }
         Op::AttentionPartial(a) => {
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;

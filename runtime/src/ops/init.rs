@@ -6,6 +6,7 @@ use tch::Tensor;
 use super::elementwise::flat_block;
 use super::philox::Stream;
 use super::{elements, require, signed, unsigned};
+use crate::cuda;
 use crate::error::Result;
 
 const OP: &str = "initialise";
@@ -43,6 +44,9 @@ pub(super) fn initialise(spec: &ParamSpec, seed: u64, first_row: u64, weight: &T
 /// Fills `x` with elements `first..` of the stream as normal numbers.
 fn normal(x: &Tensor, stream: &Stream, first: u64, std: f64) -> Result<()> {
     let flat = x.f_view([-1])?;
+    if cuda::flat::makes_normal(&flat, first) {
+        return cuda::flat::normal(&flat, stream, first, std);
+    }
     let n = elements(&flat);
     let mut values = Vec::new();
     for (start, len) in super::blocks(n, flat_block(&flat, tch::Kind::Float)) {

@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::{backend, blocks, expect_shape, in_math, is_math, load, math_bytes, math_kind, matrix, scratch};
 use super::{element_bytes, signed, unsigned};
+use super::quantise::{cleared, magnitude};
 use crate::cuda;
 use crate::error::Result;
 
@@ -19,13 +20,21 @@ fn block_rows(x: &Tensor, n: i64, h: i64) -> i64 {
 }
 
 /// Normalises `x` `[n, h]` with `weight` `[h]` into `out` `[n, h]`; keeps `rstd` `[n]` (math dtype) for backward.
-pub(super) fn forward(x: &Tensor, weight: &Tensor, eps: f64, out: &Tensor, rstd: &Tensor) -> Result<()> {
+/// `most` `[1]` f32 gets the largest |out|.
+pub(super) fn forward(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    out: &Tensor,
+    rstd: &Tensor,
+    most: Option<&Tensor>,
+) -> Result<()> {
     let (n, h) = matrix(x, FORWARD)?;
     expect_shape(weight, &[h], FORWARD, "weight")?;
     expect_shape(out, &[n, h], FORWARD, "out")?;
     expect_shape(rstd, &[n], FORWARD, "rstd")?;
     if cuda::serves(x) {
-        return cuda::norm::forward(x, weight, eps, out, rstd, None);
+        return cuda::norm::forward(x, weight, eps, out, rstd, cleared(most)?);
     }
     let step = block_rows(x, n, h);
     let direct = is_math(x.kind());
@@ -47,7 +56,8 @@ pub(super) fn forward(x: &Tensor, weight: &Tensor, eps: f64, out: &Tensor, rstd:
             oc.shallow_clone().f_copy_(&om)?;
         }
     }
-    Ok(())
+    drop(work);
+    most.map_or(Ok(()), |most| magnitude(out, most))
 }
 
 /// Both gradients: [`backward_weight`] and [`backward_input`] in one pass where there is a kernel.

@@ -2,7 +2,7 @@
 //! LLaMA, and the context extensions that change its frequencies.
 
 use llmc_plan::model::{Rope, RopeMethod};
-use llmc_plan::op::chunk;
+use llmc_plan::op::{RopeRotate, chunk};
 use tch::Tensor;
 
 use super::{backend, blocks, elements, expect_shape, is_math, math_bytes, math_kind, require, scratch};
@@ -104,6 +104,11 @@ pub struct Packed {
 }
 
 impl Packed {
+    /// Of an op.
+    pub fn of(op: &RopeRotate) -> Packed {
+        Packed { heads: signed(op.heads), kv_heads: signed(op.kv_heads), head_dim: signed(op.head_dim) }
+    }
+
     /// Columns of a packed row.
     pub fn width(&self) -> i64 {
         (self.heads + 2 * self.kv_heads) * self.head_dim

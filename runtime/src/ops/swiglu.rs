@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::{backend, blocks, expect_shape, is_math, load, math_bytes, math_kind, matrix, require, scratch};
 use super::{signed, unsigned};
+use super::quantise::{cleared, magnitude};
 use crate::cuda;
 use crate::error::Result;
 
@@ -24,11 +25,12 @@ fn width(gate_up: &Tensor, op: &'static str) -> Result<(i64, i64)> {
 }
 
 /// `out` `[n, f]` = silu of the first half of `gate_up` `[n, 2f]` times its second half.
-pub(super) fn forward(gate_up: &Tensor, out: &Tensor) -> Result<()> {
+/// `most` `[1]` f32 gets the largest |out|.
+pub(super) fn forward(gate_up: &Tensor, out: &Tensor, most: Option<&Tensor>) -> Result<()> {
     let (n, f) = width(gate_up, FORWARD)?;
     expect_shape(out, &[n, f], FORWARD, "out")?;
     if cuda::serves(gate_up) {
-        return cuda::swiglu::forward(gate_up, out, None);
+        return cuda::swiglu::forward(gate_up, out, cleared(most)?);
     }
     let kind = gate_up.kind();
     let step = block_rows(gate_up, n, f);
@@ -50,17 +52,23 @@ pub(super) fn forward(gate_up: &Tensor, out: &Tensor) -> Result<()> {
             }
         }
     }
-    Ok(())
+    drop(work);
+    most.map_or(Ok(()), |most| magnitude(out, most))
 }
 
 /// `d_gate = dy·up·silu'(gate)` and `d_up = dy·silu(gate)` into `d_gate_up` `[n, 2f]`, which may be `gate_up`
-/// itself. `dy` is `[n, f]`.
-pub(super) fn backward(dy: &Tensor, gate_up: &Tensor, d_gate_up: &Tensor) -> Result<()> {
+/// itself. `dy` is `[n, f]`. `most` `[1]` f32 gets the largest magnitude of both.
+pub(super) fn backward(
+    dy: &Tensor,
+    gate_up: &Tensor,
+    d_gate_up: &Tensor,
+    most: Option<&Tensor>,
+) -> Result<()> {
     let (n, f) = width(gate_up, BACKWARD)?;
     expect_shape(dy, &[n, f], BACKWARD, "dy")?;
     expect_shape(d_gate_up, &[n, 2 * f], BACKWARD, "d_gate_up")?;
     if cuda::serves(gate_up) && d_gate_up.data_ptr() == gate_up.data_ptr() {
-        return cuda::swiglu::backward(dy, gate_up, None);
+        return cuda::swiglu::backward(dy, gate_up, cleared(most)?);
     }
     let kind = gate_up.kind();
     let step = block_rows(gate_up, n, f);
@@ -89,7 +97,8 @@ pub(super) fn backward(dy: &Tensor, gate_up: &Tensor, d_gate_up: &Tensor) -> Res
             d_gate.f_copy_(&a)?;
         }
     }
-    Ok(())
+    drop(work);
+    most.map_or(Ok(()), |most| magnitude(d_gate_up, most))
 }
 
 fn backward_buffers(kind: Kind) -> i64 {

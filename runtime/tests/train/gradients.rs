@@ -117,12 +117,12 @@ fn a_wrong_gradient_is_seen() {
     let (_, plan, _) = variants().remove(0);
     let mut program = in_f64(program(&plan));
     let segment = program.segment_named("block.backward.none").expect("segment").0 as usize;
-    // The inverse rotation of the attention's input gradient, made forward.
-    let rotation = program.segments[segment].instrs.iter_mut().find_map(|i| match &mut i.op {
-        llmc_plan::op::Op::RopeRotate(rotate) => Some(rotate),
+    // The norm's gradient loses the residual branch that joins there.
+    let norm = program.segments[segment].instrs.iter_mut().find_map(|i| match &mut i.op {
+        llmc_plan::op::Op::NormBackward(norm) => Some(norm),
         _ => None,
     });
-    rotation.expect("a rotation").inverse = false;
+    norm.expect("a norm").accumulate = false;
     let (gradient, ..) = errors(&plan, &program, false);
     assert!(gradient > 1e-3, "{gradient:e}");
 }

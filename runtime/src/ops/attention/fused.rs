@@ -55,7 +55,7 @@ pub(in crate::ops) fn forward(
     shim::attention_forward(how, &tensors, &rows(out, heads)?, lse)
 }
 
-/// Gradients of queries, keys and values, `[n, heads, head_dim]` each.
+/// Gradients of queries, keys and values, `[n, heads·head_dim]` each.
 pub(in crate::ops) fn backward(
     how: Fused,
     qkv: &Tensor,
@@ -65,14 +65,8 @@ pub(in crate::ops) fn backward(
 ) -> Result<[Tensor; 3]> {
     let [q, k, v] = by_head(qkv, heads)?;
     let tensors = AttentionTensors { q: &q, k: &k, v: &v, cu_seqlens };
-    shim::attention_backward(how, &tensors, &rows(saved.dout, heads)?, &rows(saved.out, heads)?, saved.lse)
-}
-
-/// Puts gradients by head into packed rows.
-pub(in crate::ops) fn pack(gradients: &[Tensor; 3], dqkv: &Tensor, heads: Heads) -> Result<()> {
-    let mut packed = by_head(dqkv, heads)?;
-    for (into, from) in packed.iter_mut().zip(gradients) {
-        into.f_copy_(from)?;
-    }
-    Ok(())
+    let (dout, out) = (rows(saved.dout, heads)?, rows(saved.out, heads)?);
+    let [dq, dk, dv] = shim::attention_backward(how, &tensors, &dout, &out, saved.lse)?;
+    let flat = |t: &Tensor| t.f_flatten(1, 2);
+    Ok([flat(&dq)?, flat(&dk)?, flat(&dv)?])
 }
