@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use llmc_plan::plan::{Determinism, Plan};
-use tch::Device;
+use llmc_plan::plan::{Determinism, Plan, Precision};
+use tch::{Device, Kind};
 
+use crate::cuda;
 use crate::failure::{Failure, Outcome};
 use crate::shim;
 
@@ -36,7 +37,10 @@ pub fn prepare(plan: &Plan, local_rank: usize, threads: Option<usize>) -> Outcom
         tch::Cuda::set_user_enabled_cudnn(true);
         tch::Cuda::cudnn_set_benchmark(false);
     }
-    Ok(Device::Cuda(local_rank))
+    let device = Device::Cuda(local_rank);
+    let kind = if plan.precision == Precision::F32 { Kind::Float } else { Kind::BFloat16 };
+    cuda::prepare(device, kind).map_err(|e| Failure::environment(e.to_string()))?;
+    Ok(device)
 }
 
 /// Loads libtorch's CUDA back end from where libtorch itself was loaded, if there is a driver.

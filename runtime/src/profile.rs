@@ -110,7 +110,8 @@ impl Observer for Profile {
         if let Some(timed) = self.rows.get_mut(row) {
             timed.allocator_bytes = timed.allocator_bytes.max(measured.peak);
         }
-        let end = if matches!(self.start, Some(At::Device(_))) { At::Device(Mark::now()?) } else { At::Host(end) };
+        let end =
+            if matches!(self.start, Some(At::Device(_))) { At::Device(Mark::now()?) } else { At::Host(end) };
         self.ends.push((row, end));
         Ok(())
     }

@@ -27,7 +27,8 @@ pub fn tune(program: &Program, determinism: Determinism, device: Device, folder:
         return Ok(());
     }
     let path = folder.join(FILE);
-    let stored = std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<Table>(&text).ok());
+    let stored =
+        std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<Table>(&text).ok());
     if let Some(table) = &stored
         && !blas::adopt(table)?
     {

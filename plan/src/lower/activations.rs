@@ -69,6 +69,8 @@ pub struct EightBits {
     /// Largest magnitudes that the ops which make inputs leave (all but attention), and the one of gate_up's gradient.
     pub input_magnitudes: [Option<Ref>; 4],
     pub gradient_magnitudes: [Option<Ref>; 4],
+    /// The one of the residual stream's gradient, where every op that makes it leaves one.
+    pub residual: Option<Ref>,
 }
 
 /// Names of the matrices of a block that are multiplied in 8 bits.
@@ -142,7 +144,7 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
     let act = saved("act", &[n, f], c);
     let attention = attention(b, plan, shape);
 
-    let eight = shape.eight_bit.then(|| eight_bits(b, shape, h, heads, f));
+    let eight = shape.eight_bit.then(|| eight_bits(b, plan, shape, heads));
 
     // A deferred weight gradient reads what its input gradient left behind, layer by layer.
     let kept = if shape.deferred { Index::LayerSlot } else { Index::Slot };
@@ -197,7 +199,9 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
 }
 
 /// Declares what 8-bit products read. Forward e4m3, gradients e5m2 (Micikevicius et al. 2022, arXiv 2209.05433).
-fn eight_bits(b: &mut Builder, shape: &Shape, hidden: u64, heads: u64, ffn: u64) -> EightBits {
+fn eight_bits(b: &mut Builder, plan: &Plan, shape: &Shape, heads: u64) -> EightBits {
+    let (hidden, ffn) = (plan.model.hidden, shape.ffn);
+    let known = plan.model.dropout == 0.0 && plan.freeze.is_empty() && plan.layout.pp == 1;
     let n = shape.tokens;
     let packed = heads + 2 * shape.kv_heads * (heads / shape.heads);
     let class = Class::Activation;
@@ -211,10 +215,13 @@ fn eight_bits(b: &mut Builder, shape: &Shape, hidden: u64, heads: u64, ffn: u64)
         .map(|(name, width)| declare("x8", name, width, DType::F8E4m3, Index::LayerSlot));
     let gradients = [(qkv, packed), (o, hidden), (gate_up, 2 * ffn), (down, hidden)]
         .map(|(name, width)| declare("d8", name, width, DType::F8E5m2, Index::Slot));
-    let mut scalar = |name: &str| Some(b.buffer(&format!("most.{name}"), &[1], DType::F32, class, Index::Slot));
+    let mut scalar =
+        |name: &str| Some(b.buffer(&format!("most.{name}"), &[1], DType::F32, class, Index::Slot));
     let input_magnitudes = [scalar("x.qkv"), None, scalar("x.gate_up"), scalar("x.down")];
-    let gradient_magnitudes = [None, None, scalar("d.gate_up"), None];
-    EightBits { inputs, gradients, input_magnitudes, gradient_magnitudes }
+    // Dropout, frozen norms and other pipeline ranks change it or make it otherwise.
+    let residual = if known { scalar("dres") } else { None };
+    let gradient_magnitudes = [scalar("d.qkv"), residual, scalar("d.gate_up"), residual];
+    EightBits { inputs, gradients, input_magnitudes, gradient_magnitudes, residual }
 }
 
 /// Declares x: one more than there are blocks in each run; only two when block inputs leave for host memory.

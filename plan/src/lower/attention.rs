@@ -61,7 +61,9 @@ pub fn backward(l: &Lowering, s: &mut Draft) {
         Attention::Packed { qkv, lse, dqkv } => {
             let op = AttentionBackward { forward: whole(l) };
             let tables = [a.rope[0], a.rope[1], a.positions];
-            s.op(op, [a.d_o, *qkv, a.o, *lse, a.cu_seqlens].into_iter().chain(tables), [*dqkv]);
+            let inputs = [a.d_o, *qkv, a.o, *lse, a.cu_seqlens].into_iter().chain(tables);
+            let magnitude = product::gradient_magnitude(l, &l.params.block.qkv);
+            s.op(op, inputs, [*dqkv].into_iter().chain(magnitude));
             s.free([a.d_o]);
             s.free(saved(l));
         }

@@ -275,7 +275,7 @@ impl Backward<'_> {
 
     /// Backward of a norm from [dy, x, rstd]: its weight's gradient unless frozen, and dx added to `dx`.
     fn norm(&mut self, param: &Param, [dy, x, rstd]: [Ref; 3], dx: Option<Ref>) {
-        norm_backward(&mut self.s, param, [dy, x, rstd], dx.map(|dx| (dx, true)));
+        norm_backward(self.l, &mut self.s, param, [dy, x, rstd], dx.map(|dx| (dx, true)));
     }
 
     /// Lets `write` fill the gradient of a norm's output: partial sums over tensor ranks are reduced to this
@@ -306,10 +306,17 @@ fn project(l: &Lowering, s: &mut Draft, x: Ref, param: &Param, keep: bool) {
 
 /// Backward of a norm from [dy, x, rstd]: its weight's gradient unless frozen, and dx if asked for, written or added
 /// to. One op where both are wanted: it reads dy and x once.
-pub fn norm_backward(s: &mut Draft, param: &Param, [dy, x, rstd]: [Ref; 3], dx: Option<(Ref, bool)>) {
+pub fn norm_backward(
+    l: &Lowering,
+    s: &mut Draft,
+    param: &Param,
+    [dy, x, rstd]: [Ref; 3],
+    dx: Option<(Ref, bool)>,
+) {
     match (param.gradient, dx) {
         (Some(gradient), Some((dx, accumulate))) => {
-            s.op(NormBackward { accumulate }, [dy, x, param.read, rstd], [dx, gradient]);
+            let outputs = [dx, gradient].into_iter().chain(product::residual_magnitude(l));
+            s.op(NormBackward { accumulate }, [dy, x, param.read, rstd], outputs);
         }
         (Some(gradient), None) => s.op(NormBackwardWeight {}, [dy, x, rstd], [gradient]),
         (None, Some((dx, accumulate))) => {

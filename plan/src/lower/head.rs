@@ -4,7 +4,7 @@
 use super::Lowering;
 use super::block::{dropout, norm_backward};
 use super::build::Draft;
-use super::units;
+use super::{product, units};
 use crate::op::{
     CrossEntropyEval, CrossEntropyTrain, EmbeddingBackward, EmbeddingForward, Fill, Gemm, LoadBatch,
     NormForward,
@@ -65,6 +65,7 @@ pub fn embed_backward(l: &Lowering) -> Option<Draft> {
     dropout(l, &mut s, true, "embed", a.dres);
     s.op(EmbeddingBackward {}, [a.dres, mine(l, a.ids, 0, l.shape.rows)], [gradient]);
     s.free([a.dres, a.ids, a.positions, a.cu_seqlens]);
+    s.free(product::residual_magnitude(l));
     Some(s)
 }
 
@@ -97,7 +98,7 @@ pub fn loss(l: &Lowering) -> Option<Draft> {
         }
     }
     s.free([a.logits, a.xf, a.targets, a.weights]);
-    norm_backward(&mut s, norm, [a.dxf, a.x, a.rstdf], Some((a.dres, false)));
+    norm_backward(l, &mut s, norm, [a.dxf, a.x, a.rstdf], Some((a.dres, false)));
     s.free([a.dxf, a.x, a.rstdf]);
     s.free(units::gathered(&w.head_unit()));
     Some(s)

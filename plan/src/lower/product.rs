@@ -27,6 +27,11 @@ pub fn gradient_magnitude(l: &Lowering, param: &Param) -> Option<Ref> {
     at(l, param, |bits| &bits.gradient_magnitudes)
 }
 
+/// Where the ops that make the residual stream's gradient leave its largest magnitude.
+pub fn residual_magnitude(l: &Lowering) -> Option<Ref> {
+    l.acts.eight.as_ref()?.residual
+}
+
 fn at(l: &Lowering, param: &Param, of: fn(&EightBits) -> &[Option<Ref>; 4]) -> Option<Ref> {
     let at = EIGHT.iter().position(|name| *name == param.name)?;
     of(l.acts.eight.as_ref()?).get(at).copied().flatten()

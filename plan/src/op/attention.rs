@@ -5,7 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Backend, Kind, RopeRotate, Spec, TensorType, arity, chunk, is_math, math_bytes, packed_width, product, shape,
+    Backend, Kind, RopeRotate, Spec, TensorType, arity, chunk, is_math, magnitude, magnitude_workspace,
+    math_bytes, packed_width, product, shape,
 };
 use crate::plan::DType;
 
@@ -44,7 +45,8 @@ impl AttentionForward {
     /// The library that runs it, if one does: cuDNN, or FlashAttention 2 where the order of sums is fixed, documents
     /// are masked, or the context is not whole tiles of cuDNN (128 rows).
     fn library(&self, backend: Backend, qkv: &TensorType) -> Option<Library> {
-        if backend != Backend::Cuda || !matches!(qkv.dtype, DType::Bf16 | DType::F16) {
+        let fits = self.head_dim.is_multiple_of(8) && self.head_dim <= 256;
+        if backend != Backend::Cuda || !fits || !matches!(qkv.dtype, DType::Bf16 | DType::F16) {
             return None;
         }
         let rows = product(&[qkv.extent(0), self.heads]);
@@ -94,7 +96,8 @@ impl Spec for AttentionForward {
 
 /// Inputs: dout `[n, heads·head_dim]`, qkv, out, log-sum-exp, cumulative lengths (as in the forward), cosine and sine
 /// tables `[context, head_dim/2]`, positions `[n]`. Output: dqkv, shape of qkv, rotated back: the gradient of what was
-/// packed before rotation, in one pass over what the library gives apart. Five products where the forward has two (arXiv 2307.08691): 2.5 × its FLOPs.
+/// packed before rotation, in one pass over what the library gives apart; and where that will be quantised, its largest
+/// magnitude `[1]` f32. Five products where the forward has two (arXiv 2307.08691): 2.5 × its FLOPs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttentionBackward {
     /// The forward it belongs to.
@@ -115,7 +118,8 @@ impl Spec for AttentionBackward {
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (8, 1))?;
+        arity(inputs, outputs, (8, outputs.len().clamp(1, 2)))?;
+        magnitude(outputs.get(1))?;
         shape("out", &inputs[2], &inputs[0].shape)?;
         shape("positions", &inputs[7], &[inputs[1].extent(0)])?;
         shape("dqkv", &outputs[0], &inputs[1].shape)
@@ -134,7 +138,8 @@ impl Spec for AttentionBackward {
             return outputs[0].bytes() + sums + 2 * library.statistics;
         }
         let loops = workspace(backend, heads, forward.context, inputs[1].dtype, true);
-        loops.max(self.rotation().workspace(backend, &inputs[5..], outputs))
+        let rotated = loops.max(self.rotation().workspace(backend, &inputs[5..], outputs));
+        rotated.max(magnitude_workspace(backend, &outputs[0], outputs.get(1)))
     }
 }
 

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, magnitude,
-    magnitude_workspace, math_bytes, shape, traffic,
+    Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, magnitude, magnitude_workspace,
+    math_bytes, shape, traffic,
 };
 
 /// Inputs: x `[n, h]`, weight `[h]`. Outputs: y `[n, h]`, rstd `[n]` f32; and where y will be quantised, its largest
@@ -43,7 +43,8 @@ impl Spec for NormForward {
 }
 
 /// Both gradients in one pass. Inputs: dy `[n, h]`, x `[n, h]`, weight `[h]`, rstd `[n]`. Outputs: dx `[n, h]` as
-/// [`NormBackwardInput`] makes it, weight gradient `[h]` as [`NormBackwardWeight`] does.
+/// [`NormBackwardInput`] makes it, weight gradient `[h]` as [`NormBackwardWeight`] does; and where dx
+/// will be quantised, its largest magnitude `[1]` f32.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NormBackward {
     /// Add to dx instead of writing it: the residual branch joins here.
@@ -56,11 +57,12 @@ impl Spec for NormBackward {
     }
 
     fn updates(&self, output: usize) -> bool {
-        self.accumulate || output == 1
+        (self.accumulate && output == 0) || output == 1
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (4, 2))?;
+        arity(inputs, outputs, (4, outputs.len().clamp(2, 3)))?;
+        magnitude(outputs.get(2))?;
         shape("x", &inputs[1], &inputs[0].shape)?;
         shape("weight", &inputs[2], &[inputs[1].extent(1)])?;
         shape("dx", &outputs[0], &inputs[0].shape)?;
@@ -69,6 +71,7 @@ impl Spec for NormBackward {
 
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         let (dx, dw) = outputs.split_at(1);
+        let dw = dw.get(..1).unwrap_or_default();
         let (once, both) = if self.accumulate { (&[][..], dx) } else { (dx, &[][..]) };
         [traffic(inputs, dw), traffic(once, both)].iter().fold(0, |sum: u64, b| sum.saturating_add(*b))
     }
@@ -82,7 +85,9 @@ impl Spec for NormBackward {
         let input = NormBackwardInput { accumulate: self.accumulate };
         let weight = NormBackwardWeight {};
         let apart = [inputs[0].clone(), inputs[1].clone(), inputs[3].clone()];
-        input.workspace(backend, inputs, &outputs[..1]).max(weight.workspace(backend, &apart, &outputs[1..]))
+        let input = input.workspace(backend, inputs, &outputs[..1]);
+        let weight = weight.workspace(backend, &apart, &outputs[1..2]);
+        input.max(weight).max(magnitude_workspace(backend, &outputs[0], outputs.get(2)))
     }
 }
 

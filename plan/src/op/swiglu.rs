@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, magnitude, magnitude_workspace, math_bytes,
-    shape, traffic,
+    Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, magnitude, magnitude_workspace,
+    math_bytes, shape, traffic,
 };
 
 /// Input: gate_up `[n, 2f]`. Output: product `[n, f]`; and where it will be quantised, its largest magnitude `[1]` f32.

@@ -338,8 +338,7 @@ impl Library {
                 best = Some((median, algorithm.data));
             }
         }
-        best.map(|(_, words)| words)
-            .ok_or_else(|| failed(format!("cuBLASLt has no algorithm for {shape:?}")))
+        best.map(|(_, words)| words).ok_or_else(|| failed(format!("cuBLASLt has no algorithm for {shape:?}")))
     }
 }
 

@@ -10,6 +10,7 @@ use tch::Tensor;
 
 use super::attention::{self, Heads, Qkv, Saved, fused};
 use super::philox::Stream;
+use super::quantise::cleared;
 use super::rope::Packed;
 use super::{
     dropout, elementwise, embedding, gemm, init, loss, norm, optimizer, quantise, reduce, rope, swiglu,
@@ -97,9 +98,10 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             norm::forward(x, weight, a.eps, y, rstd, most)
         }
         Op::NormBackward(a) => {
+            let (outputs, most) = with_magnitude(2, outputs);
             let ([dy, x, weight, rstd], [dx, dw]) =
                 (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            norm::backward(dy, x, weight, rstd, (dx, dw), a.accumulate)
+            norm::backward(dy, x, weight, rstd, (dx, dw), a.accumulate, most)
         }
         Op::NormBackwardInput(a) => {
             let ([dy, x, weight, rstd], [dx]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
@@ -229,19 +231,27 @@ fn attend(op: &Op, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         Op::AttentionBackward(b) => {
             let a = &b.forward;
             let [dout, qkv, out, lse, cu_seqlens, cos, sin, positions] = take(op, "inputs", inputs)?;
+            let (outputs, most) = with_magnitude(1, outputs);
             let [dqkv] = take(op, "outputs", outputs)?;
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;
             let saved = Saved { dout, out, lse };
             if let Some(how) = fused::how(a, qkv) {
                 let [dq, dk, dv] = fused::backward(how, qkv, &saved, cu_seqlens, heads)?;
                 let angles = Angles { cos, sin, positions };
-                return pack_inverse(angles, [&dq, &dk, &dv], dqkv, Packed::of(&b.rotation()));
+                return pack_inverse(
+                    angles,
+                    [&dq, &dk, &dv],
+                    dqkv,
+                    Packed::of(&b.rotation()),
+                    cleared(most)?,
+                );
             }
             let spans = packed_spans(a, cu_seqlens)?;
             elementwise::fill(dqkv, 0.0)?;
             let (qkv, grad) = (Qkv::packed(qkv, heads)?, Qkv::packed(dqkv, heads)?);
             attention::backward(&qkv, &saved, &grad, heads, &spans, signed(a.context))?;
-            rope::rotate(cos, sin, positions, dqkv, Packed::of(&b.rotation()), true)
+            rope::rotate(cos, sin, positions, dqkv, Packed::of(&b.rotation()), true)?;
+            most.map_or(Ok(()), |most| quantise::magnitude(dqkv, most))
         }
         Op::AttentionPartial(a) => {
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;

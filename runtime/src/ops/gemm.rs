@@ -26,7 +26,9 @@ pub(super) fn gemm(op: &Gemm, a: &Tensor, b: &Tensor, c: &Tensor, scales: &[Tens
     let scales = match scales {
         [] => None,
         [of_a, of_b] => Some([of_a, of_b]),
-        other => return require(false, OP, || format!("takes the scales of both operands, given {}", other.len())),
+        other => {
+            return require(false, OP, || format!("takes the scales of both operands, given {}", other.len()));
+        }
     };
     if backend(a) == Backend::Cuda
         && let Some(shape) = library_shape(op, (a, b, c), (m, n, k))
@@ -57,7 +59,11 @@ pub(super) fn gemm(op: &Gemm, a: &Tensor, b: &Tensor, c: &Tensor, scales: &[Tens
 }
 
 /// What cuBLASLt is asked for; none where libtorch multiplies: f32 and f64, and rows that are not contiguous.
-fn library_shape(op: &Gemm, (a, b, c): (&Tensor, &Tensor, &Tensor), (m, n, k): (i64, i64, i64)) -> Option<Shape> {
+fn library_shape(
+    op: &Gemm,
+    (a, b, c): (&Tensor, &Tensor, &Tensor),
+    (m, n, k): (i64, i64, i64),
+) -> Option<Shape> {
     let dense = [a, b, c].iter().all(|t| t.is_contiguous());
     let [fa, fb, fc] = [Format::of(a.kind())?, Format::of(b.kind())?, Format::of(c.kind())?];
     (dense && fa != Format::F32).then(|| Shape {

@@ -3,9 +3,9 @@
 use llmc_plan::op::chunk;
 use tch::{Kind, Tensor};
 
+use super::quantise::{cleared, magnitude};
 use super::{backend, blocks, expect_shape, in_math, is_math, load, math_bytes, math_kind, matrix, scratch};
 use super::{element_bytes, signed, unsigned};
-use super::quantise::{cleared, magnitude};
 use crate::cuda;
 use crate::error::Result;
 
@@ -68,13 +68,15 @@ pub(super) fn backward(
     rstd: &Tensor,
     (dx, dw): (&Tensor, &Tensor),
     accumulate: bool,
+    most: Option<&Tensor>,
 ) -> Result<()> {
     let (_, h) = matrix(x, BACKWARD)?;
     if cuda::serves(x) && chunk::norm_fits(unsigned(h), unsigned(element_bytes(x))) {
-        return cuda::norm::backward(dy, x, weight, rstd, (dx, dw), accumulate, None);
+        return cuda::norm::backward(dy, x, weight, rstd, (dx, dw), accumulate, cleared(most)?);
     }
     backward_weight(dy, x, rstd, dw)?;
-    backward_input(dy, x, weight, rstd, dx, accumulate)
+    backward_input(dy, x, weight, rstd, dx, accumulate)?;
+    most.map_or(Ok(()), |most| magnitude(dx, most))
 }
 
 /// Gradient with respect to the input, with `a = dy·w` and `k = mean(a·x)·rstd²`: `dx = rstd·a − x·k·rstd`.

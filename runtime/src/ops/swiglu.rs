@@ -3,9 +3,9 @@
 use llmc_plan::op::chunk;
 use tch::{Kind, Tensor};
 
+use super::quantise::{cleared, magnitude};
 use super::{backend, blocks, expect_shape, is_math, load, math_bytes, math_kind, matrix, require, scratch};
 use super::{signed, unsigned};
-use super::quantise::{cleared, magnitude};
 use crate::cuda;
 use crate::error::Result;
 

@@ -247,7 +247,18 @@ fn attention_matches_autograd() {
                 assert_close("lse", &lse, &want_lse, kind);
 
                 let dqkv = unset(&[n, case.width()], kind);
-                run(op::AttentionBackward { forward }, &[&dout, &qkv, &out, &lse, &cu_seqlens], &[&dqkv]);
+                let [cos, sin, positions] = still(n, d, kind);
+                let saved = [&dout, &qkv, &out, &lse, &cu_seqlens, &cos, &sin, &positions];
+                run(op::AttentionBackward { forward: forward.clone() }, &saved, &[&dqkv]);
+                // Turned back by other angles: what rotating that gradient gives.
+                let [cos, sin, positions] = turning(n, d, kind);
+                let (turned, want) = (unset(&[n, case.width()], kind), dqkv.copy());
+                let saved = [&dout, &qkv, &out, &lse, &cu_seqlens, &cos, &sin, &positions];
+                let op = op::AttentionBackward { forward };
+                let rotation = op.rotation();
+                run(op, &saved, &[&turned]);
+                run(rotation, &[&cos, &sin, &positions], &[&want]);
+                assert_close("turned", &turned, &want, kind);
                 let (q, kv) = (h * d, case.kv_heads * d);
                 for (name, start, width) in [("dq", 0, q), ("dk", q, kv), ("dv", q + kv, kv)] {
                     let (got, want) = (dqkv.narrow(1, start, width), grads[0].narrow(1, start, width));
@@ -256,6 +267,18 @@ fn attention_matches_autograd() {
             }
         }
     }
+}
+
+/// Tables that turn nothing: cosines of 1, sines of 0, and positions.
+fn still(n: i64, d: i64, kind: Kind) -> [Tensor; 3] {
+    let table = |value: f64| Tensor::full([n, d / 2], value, (math_kind(kind), Device::Cpu));
+    [table(1.0), table(0.0), Tensor::arange(n, (Kind::Int64, Device::Cpu))]
+}
+
+/// Tables of random angles.
+fn turning(n: i64, d: i64, kind: Kind) -> [Tensor; 3] {
+    let angles = randn(&[n, d / 2], math_kind(kind));
+    [angles.cos(), angles.sin(), Tensor::arange(n, (Kind::Int64, Device::Cpu))]
 }
 
 /// Equal inputs give equal bits, whatever ran before.
@@ -271,7 +294,9 @@ fn attention_repeats_bit_for_bit() {
             let dqkv = unset(&[n, case.width()], Kind::Float);
             let (forward, cu_seqlens) = (case.op(true), case.cu_seqlens());
             run(forward.clone(), &[&qkv, &cu_seqlens], &[&out, &lse]);
-            run(op::AttentionBackward { forward }, &[&dout, &qkv, &out, &lse, &cu_seqlens], &[&dqkv]);
+            let [cos, sin, positions] = still(n, d, Kind::Float);
+            let saved = [&dout, &qkv, &out, &lse, &cu_seqlens, &cos, &sin, &positions];
+            run(op::AttentionBackward { forward }, &saved, &[&dqkv]);
             (out, dqkv)
         })
         .collect();

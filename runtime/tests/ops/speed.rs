@@ -99,7 +99,7 @@ fn measure(kind: Kind) {
             &format!("{name} backward"),
             2.5 * flops,
             backward,
-            &[&dy, &qkv, &out, &lse, &lengths],
+            &[&dy, &qkv, &out, &lse, &lengths, &cos, &sin, &positions],
             &[&dqkv],
         );
     }

@@ -22,8 +22,11 @@ const CUDNN_ROWS: u64 = 128;
 pub(in crate::ops) fn how(op: &AttentionForward, qkv: &Tensor) -> Option<Fused> {
     let device = matches!(qkv.device(), Device::Cuda(_));
     let narrow = matches!(qkv.kind(), Kind::BFloat16 | Kind::Half);
-    let flash = op.deterministic || op.document_mask || !op.context.is_multiple_of(CUDNN_ROWS);
-    (device && narrow).then(|| Fused {
+    // Widths the kernels have (flash_api.cpp: multiples of 8 up to 256; cuDNN's sdpa on Hopper: up to 128 both ways).
+    let fits = op.head_dim.is_multiple_of(8) && op.head_dim <= 256;
+    let flash =
+        op.deterministic || op.document_mask || !op.context.is_multiple_of(CUDNN_ROWS) || op.head_dim > 128;
+    (device && narrow && fits).then(|| Fused {
         sequences: signed(op.sequences),
         longest: signed(op.context),
         flash,
