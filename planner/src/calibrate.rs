@@ -189,6 +189,9 @@ fn level(
         Some((family, None)) => format!("{family}-{stack}"),
         None => stack.to_string(),
     };
+    if samples.len() < LEAST {
+        return None;
+    }
     // What all stacks on one card share is little: more numbers would describe the stacks at hand.
     let shared = stack == POOLED && group.is_some();
     let most = if shared { SHARED.min(samples.len() / 5) } else { samples.len() / 5 };

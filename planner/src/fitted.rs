@@ -25,6 +25,8 @@ pub enum Knob {
     Stack,
     /// Exposed share of tensor-parallel collectives.
     Tensor,
+    /// Bus bandwidth inside a machine.
+    Ring,
     /// Bus bandwidth between machines.
     Network,
     /// Share of collectives that computation can hide.
@@ -65,6 +67,7 @@ impl Knob {
             Knob::Pointwise => (vec![&mut p.memory.pointwise], 0.05, 0.95),
             Knob::Stack => (vec![&mut p.fixed.stack], 1.0, 4.0),
             Knob::Tensor => (vec![&mut p.comm.tensor], 0.05, 2.0),
+            Knob::Ring => (vec![&mut p.comm.ring, &mut p.comm.nvls], 0.05, 1.0),
             Knob::Network => (vec![&mut p.comm.network], 0.02, 1.0),
             Knob::Overlap => (vec![&mut p.comm.overlap], 0.02, 1.0),
             Knob::Tax => (vec![&mut p.comm.tax], 0.0, 1.0),
@@ -123,6 +126,7 @@ pub const KNOBS: &[Knob] = &[
     Knob::Step,
     Knob::Launch,
     Knob::Stack,
+    Knob::Ring,
 ];
 
 /// A fitted profile with its evidence.

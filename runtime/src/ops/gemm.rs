@@ -27,7 +27,9 @@ pub(super) fn gemm(op: &Gemm, a: &Tensor, b: &Tensor, c: &Tensor, scales: &[Tens
         [] => None,
         [of_a, of_b] => Some([of_a, of_b]),
         other => {
-            return require(false, OP, || format!("takes the scales of both operands, given {}", other.len()));
+            return require(false, OP, || {
+                format!("takes the scales of both operands, given {}", other.len())
+            });
         }
     };
     if backend(a) == Backend::Cuda

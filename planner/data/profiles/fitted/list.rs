@@ -16,7 +16,6 @@ const FITTED: &[&str] = &[
     include_str!("foundry.toml"),
     include_str!("a100-foundry-bf16.toml"),
     include_str!("h100-foundry.toml"),
-    include_str!("h100-foundry-bf16.toml"),
     include_str!("internevo.toml"),
     include_str!("jax.toml"),
     include_str!("h100-jax-bf16.toml"),
