@@ -265,5 +265,11 @@ mod tests {
         let text = include_str!("../data/profiles/h100.toml");
         let error = read(&text.replacen("ring = 0", "ring = -0", 1)).unwrap_err();
         assert!(error.contains("`comm.ring`: expected a share") && error.starts_with("line "), "{error}");
+        let error = read(&text.replacen("ring = 0.81", "ring = \"0.81 TB/s\"", 1)).unwrap_err();
+        assert!(error.starts_with("line ") && error.contains("expected f64"), "{error}");
+        let missing: String =
+            text.lines().filter(|l| !l.starts_with("k0 ")).map(|l| format!("{l}\n")).collect();
+        let error = read(&missing).unwrap_err();
+        assert!(error.starts_with("line ") && error.contains("missing field `k0`"), "{error}");
     }
 }

@@ -196,4 +196,80 @@ mod tests {
         }
         assert!(score("a,b\n1,2").is_err());
     }
+
+    /// Milliseconds a step and GiB of a GPT of 2.7B on two of the cards, with `cells` of the base row replaced.
+    fn predicted(replaced: &[(&str, &str)]) -> (f64, f64) {
+        let base = [
+            ("id", "x"),
+            ("source", "somebody"),
+            ("hardware", "A100-80GB-SXM"),
+            ("n_gpus", "8"),
+            ("layers", "32"),
+            ("hidden", "2560"),
+            ("heads", "32"),
+            ("ffn", "10240"),
+            ("vocab", "50257"),
+            ("glu", "0"),
+            ("tied", "1"),
+            ("seq", "2048"),
+            ("micro_batch_seqs", "2"),
+            ("global_batch_seqs", "64"),
+            ("tp", "2"),
+            ("precision", "bf16"),
+            ("act_ckpt", "none"),
+            ("attn_impl", "flash"),
+            ("notes", ""),
+        ];
+        let cell = |(name, value): &(&str, &str)| {
+            let new = replaced.iter().find(|(n, _)| n == name);
+            format!("\"{}\"", new.map_or(*value, |(_, v)| *v))
+        };
+        let names: Vec<&str> = base.iter().map(|(name, _)| *name).collect();
+        let cells: Vec<String> = base.iter().map(cell).collect();
+        let scores = score(&format!("{}\n{}\n", names.join(","), cells.join(","))).unwrap();
+        let row = &scores.rows[0];
+        assert_eq!(row.refused, None, "{replaced:?}");
+        (row.predicted_iteration_ms.unwrap(), row.predicted_peak_mem_gib.unwrap())
+    }
+
+    #[test]
+    fn a_row_expresses_what_published_runs_differ_in() {
+        let (time, memory) = predicted(&[]);
+        // Scores in memory cost time and space; so do Megatron's dropout (0.1 where the table is of that stack) and its
+        // masks; three matrices of the same width cost half as much again as two.
+        let unfused = predicted(&[("attn_impl", "unfused")]);
+        assert!(unfused.0 > 1.1 * time && unfused.1 > 1.5 * memory, "{unfused:?} {time} {memory}");
+        let gated = predicted(&[("glu", "1")]);
+        assert!(gated.0 > 1.15 * time && gated.1 > memory, "{gated:?}");
+        // LayerNorm, biases and learned positions are parameters: 2,048 rows of 2,560 and their states.
+        let alibi = predicted(&[("notes", "ALiBi")]);
+        assert!(alibi.1 < memory && alibi.1 > 0.99 * memory, "{alibi:?}");
+        let plain = predicted(&[("notes", "flags: sequence-parallel,disable-bias-linear")]);
+        let bias = predicted(&[("notes", "flags: sequence-parallel")]);
+        assert!(plain.1 < bias.1, "{plain:?} {bias:?}");
+        let ends = |cells: &[(&str, &str)]| predicted(cells).0;
+        for (card, precision) in [
+            ("V100-32GB", "fp16"),
+            ("GB200", "mxfp8"),
+            ("GB200", "bf16"),
+            ("H100-96GB-HBM2e-SXM-500W", "fp8"),
+            ("H100-80GB-SXM", "fp8"),
+            ("A800-80GB-SXM", "fp16"),
+        ] {
+            let micro = ("micro_batch_seqs", "1");
+            assert!(ends(&[("hardware", card), ("precision", precision), micro]) > 0.0);
+        }
+        assert!(ends(&[("hardware", "V100-32GB"), ("precision", "fp16"), ("act_ckpt", "full")]) > 1.5 * time);
+        let (h100, slow) = ("H100-80GB-SXM", "H100-96GB-HBM2e-SXM-500W");
+        assert!(ends(&[("hardware", slow)]) > ends(&[("hardware", h100)]));
+        assert!(ends(&[("hardware", h100), ("precision", "fp8")]) < ends(&[("hardware", h100)]));
+    }
+
+    #[test]
+    fn rates_above_the_peak_are_refused() {
+        let text = "id,source,hardware,n_gpus,layers,hidden,heads,seq,micro_batch_seqs,global_batch_seqs,\
+                    tokens_per_s_per_gpu\na,x,H100-SXM,8,32,4096,32,4096,1,128,90000\n";
+        let scores = score(text).unwrap();
+        assert!(scores.rows[0].refused.as_ref().unwrap().contains("TFLOP/s a device where"));
+    }
 }
