@@ -33,8 +33,6 @@ fn what_is_not_lowered_is_refused_with_a_reason() {
             .unwrap_err()
             .to_string()
     };
-    let fp16 = refuse(|p| p.precision = Precision::Fp16);
-    assert_eq!(fp16, "plan.precision cannot be run: choose f32, bf16 or fp8");
     let fp8 = refuse(|p| p.precision = Precision::Fp8);
     assert_eq!(
         fp8,

@@ -21,7 +21,7 @@ fn program(plan: &Plan) -> Program {
 fn variations() -> Vec<(String, Plan)> {
     let mut plans = Vec::new();
     for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Fp16] {
             for tied in [false, true] {
                 for dropout in [0.0, 0.1] {
                     for freeze in ["", "embeddings", "norms", "attention ffn", "embeddings norms", "head"] {
@@ -90,8 +90,8 @@ mod toy {
     /// embed, norm_f, head.
     pub const TOP_PARAMS: u64 = 32 * 8 + 8 + 32 * 8;
     pub const PARAMS: u64 = 4 * (2 * BLOCK_PARAMS + TOP_PARAMS);
-    /// rope tables [6, 2] twice, 7 scalars.
-    pub const CONSTANTS: u64 = 4 * (2 * 6 * 2 + 7);
+    /// rope tables [6, 2] twice, 8 scalars: of two micro-batches, the first has a norm of its own.
+    pub const CONSTANTS: u64 = 4 * (2 * 6 * 2 + 8);
 }
 
 #[test]
@@ -108,6 +108,12 @@ fn persistent_memory_by_hand() {
     assert_eq!(footprint.parameters, toy::PARAMS / 2);
     assert_eq!(footprint.gradients, toy::PARAMS);
     assert_eq!(footprint.optimizer, 3 * toy::PARAMS);
+
+    plan.precision = Precision::Fp16;
+    let footprint = memory(&program(&plan));
+    assert_eq!(footprint.parameters, toy::PARAMS / 2);
+    assert_eq!(footprint.optimizer, 3 * toy::PARAMS + 8, "the loss scale and its count of good steps");
+    assert_eq!(footprint.constants, toy::CONSTANTS + 4);
 }
 
 /// What a block keeps for its backward pass, its input apart.

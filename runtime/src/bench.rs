@@ -111,7 +111,7 @@ pub fn bench(plan: &Plan, steps: u64, table: &std::path::Path, began: Instant) -
     let device = device::prepare(plan, 0, None)?;
     let backend = if device == Device::Cpu { Backend::Cpu } else { Backend::Cuda };
     let program = prepare::lowered_for(plan, None, backend)?;
-    device::check_memory(device, walk::memory(&program).total)?;
+    device::check_memory(plan, device, walk::memory(&program).total)?;
     let clock = Instant::now();
     tune::tune(&program, plan.determinism, device, table)?;
     let tuning_seconds = clock.elapsed().as_secs_f64();
@@ -146,7 +146,7 @@ pub fn bench(plan: &Plan, steps: u64, table: &std::path::Path, began: Instant) -
     let late_allocations = device_allocations(device)?.saturating_sub(allocations);
     let mut profile = Profile::start(device)?;
     let watched_seconds = step(&mut machine, steps + 2, Some(&mut profile))?;
-    let instructions = profile.finish()?;
+    let instructions = profile.finish()?.rows;
     let typical = median(&seconds);
     let rate = weight / typical;
     let m = &plan.model;

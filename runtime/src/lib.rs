@@ -1,7 +1,9 @@
 //! `Program` and batches to trained weights: op executors over libtorch, interpreter, checkpoints.
 
 pub mod bench;
+pub mod breakdown;
 pub mod checkpoint;
+pub mod chrome;
 pub mod cuda;
 pub mod device;
 pub mod error;
@@ -12,9 +14,12 @@ pub mod failure;
 pub mod host;
 pub mod import;
 pub mod interpret;
+pub mod layers;
 pub mod memory;
 pub mod meter;
 pub mod metrics;
+pub mod noise;
+pub mod oom;
 pub mod ops;
 pub mod prepare;
 pub mod profile;
@@ -25,7 +30,9 @@ pub mod schedule;
 pub mod selftest;
 pub mod shim;
 pub mod snapshot;
+pub mod start;
 pub mod stop;
 pub mod trace;
 pub mod train;
 pub mod tune;
+pub mod watch;

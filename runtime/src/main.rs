@@ -40,6 +40,9 @@ enum Command {
         /// Write every instruction of the first two steps, one JSON object a line
         #[arg(long, value_name = "FILE")]
         trace: Option<PathBuf>,
+        /// Write where an early step's time went, for chrome://tracing or Perfetto
+        #[arg(long, value_name = "FILE")]
+        profile: Option<PathBuf>,
         /// Run an edited program (see `llmc-worker program`) instead of the plan's
         #[arg(long, value_name = "FILE")]
         program: Option<PathBuf>,
@@ -106,11 +109,11 @@ fn main() -> ExitCode {
 
 fn run(command: Command, began: Instant) -> Outcome<u8> {
     match command {
-        Command::Train { run, data, resume, trace, program, steps, threads } => {
+        Command::Train { run, data, resume, trace, profile, program, steps, threads } => {
             let local_rank = ranks()?;
             let stop = Stop::install()?;
             let folder = RunFolder::open(&run)?;
-            let options = Options { data, resume, trace, program, steps, threads, local_rank };
+            let options = Options { data, resume, trace, profile, program, steps, threads, local_rank };
             Ok(match train(&folder, &options, &stop)? {
                 Ended::Complete => 0,
                 Ended::Stopped(code) => code,

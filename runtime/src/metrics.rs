@@ -33,6 +33,15 @@ pub struct StepMetrics {
     pub seconds: f64,
     /// Cost of the run so far at the plan's prices, in the plan's currency.
     pub cost: f64,
+    /// Gradient noise scale B_simple, in tokens, over about the last hundred steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_scale: Option<f64>,
+    /// Its standard error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise_scale_error: Option<f64>,
+    /// Factor on the loss of the next step, in fp16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
     /// The update was left out because loss or gradient were not finite.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
@@ -125,6 +134,9 @@ mod tests {
             mfu: 0.5,
             seconds: 1.0,
             cost: 0.25,
+            noise_scale: None,
+            noise_scale_error: None,
+            loss_scale: None,
             skipped: false,
         }
     }

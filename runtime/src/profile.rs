@@ -1,9 +1,11 @@
-//! Where the time of a step went: an event of the device after every instruction, read when the step is done, so that
-//! measuring waits for nothing.
+//! Where the time of a step went: an event of the device before and after every instruction, read when the step is
+//! done, so that measuring waits for nothing.
 //!
-//! Not here: what is printed of it ([`crate::bench`], [`crate::report`]).
+//! Between two instructions of a stream lies the time in which the device had nothing to do. Not here: what is
+//! printed of it ([`crate::bench`], [`crate::breakdown`], [`crate::chrome`]).
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use llmc_plan::op::{Kind, TensorType};
 use serde::Serialize;
@@ -26,6 +28,8 @@ pub struct Timed {
     pub op: &'static str,
     /// What kind of work it is.
     pub kind: Kind,
+    /// Repeats work of the forward pass.
+    pub recompute: bool,
     /// Times it ran.
     pub count: u64,
     /// Seconds of all of them.
@@ -42,18 +46,48 @@ pub struct Timed {
     pub allocator_bytes: u64,
 }
 
-/// When an instruction ended.
+/// One run of one instruction, in seconds since the profile began.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Span {
+    /// Which of the rows.
+    pub row: usize,
+    /// Which of the streams.
+    pub stream: usize,
+    /// Layer of the call.
+    pub layer: u64,
+    /// Micro-batch of the call.
+    pub micro_batch: u64,
+    /// When it began.
+    pub start: f64,
+    /// When it ended.
+    pub end: f64,
+}
+
+/// A step that was watched.
+#[derive(Debug, Default)]
+pub struct Watched {
+    /// Every instruction of a segment once.
+    pub rows: Vec<Timed>,
+    /// Every run of every instruction, as issued.
+    pub spans: Vec<Span>,
+    /// Names of streams, as they were first met: the first is compute.
+    pub streams: Vec<String>,
+}
+
+/// A moment.
 enum At {
     Device(Mark),
     Host(f64),
 }
 
 /// A step being watched.
-#[derive(Default)]
 pub struct Profile {
-    start: Option<At>,
-    ends: Vec<(usize, At)>,
-    rows: Vec<Timed>,
+    device: Device,
+    clock: Instant,
+    origin: At,
+    began: Option<At>,
+    moments: Vec<(At, At)>,
+    watched: Watched,
     known: BTreeMap<(String, u64), usize>,
 }
 
@@ -63,32 +97,46 @@ impl Profile {
     /// # Errors
     /// When the device gives no event.
     pub fn start(device: Device) -> Outcome<Profile> {
-        let start = match device {
-            Device::Cuda(_) => At::Device(Mark::now()?),
-            _ => At::Host(0.0),
-        };
-        Ok(Profile { start: Some(start), ..Profile::default() })
+        let clock = Instant::now();
+        Ok(Profile {
+            device,
+            clock,
+            origin: now(device, &clock)?,
+            began: None,
+            moments: Vec::new(),
+            watched: Watched::default(),
+            known: BTreeMap::new(),
+        })
     }
 
     /// Waits for the device and adds up.
     ///
     /// # Errors
     /// When the work failed.
-    pub fn finish(mut self) -> Outcome<Vec<Timed>> {
-        let mut before = self.start.take().ok_or_else(|| Failure::bug("a profile that did not start"))?;
-        for (row, end) in self.ends {
-            let seconds = match (&before, &end) {
-                (At::Device(before), At::Device(end)) => end.since(before)?,
-                (At::Host(before), At::Host(end)) => end - before,
-                _ => 0.0,
-            };
-            if let Some(timed) = self.rows.get_mut(row) {
+    pub fn finish(mut self) -> Outcome<Watched> {
+        for (span, (start, end)) in self.watched.spans.iter_mut().zip(&self.moments) {
+            (span.start, span.end) = (since(&self.origin, start)?, since(&self.origin, end)?);
+            if let Some(timed) = self.watched.rows.get_mut(span.row) {
                 timed.count += 1;
-                timed.seconds += seconds;
+                timed.seconds += span.end - span.start;
             }
-            before = end;
         }
-        Ok(self.rows)
+        Ok(self.watched)
+    }
+}
+
+fn now(device: Device, clock: &Instant) -> Outcome<At> {
+    Ok(match device {
+        Device::Cuda(_) => At::Device(Mark::now()?),
+        _ => At::Host(clock.elapsed().as_secs_f64()),
+    })
+}
+
+fn since(earlier: &At, later: &At) -> Outcome<f64> {
+    match (earlier, later) {
+        (At::Device(earlier), At::Device(later)) => Ok(later.since(earlier)?),
+        (At::Host(earlier), At::Host(later)) => Ok(later - earlier),
+        _ => Err(Failure::bug("a profile of two clocks")),
     }
 }
 
@@ -97,22 +145,30 @@ impl Observer for Profile {
         false
     }
 
-    fn after(&mut self, event: &Event<'_>, measured: Measured, (_, end): (f64, f64)) -> Outcome<()> {
+    fn before(&mut self, _event: &Event<'_>) -> Outcome<()> {
+        self.began = Some(now(self.device, &self.clock)?);
+        Ok(())
+    }
+
+    fn after(&mut self, event: &Event<'_>, measured: Measured, _seconds: (f64, f64)) -> Outcome<()> {
+        let end = now(self.device, &self.clock)?;
         let key = (event.place.segment.clone(), event.place.index);
-        let row = match self.known.get(&key) {
-            Some(row) => *row,
-            None => {
-                self.rows.push(describe(event));
-                self.known.insert(key, self.rows.len() - 1);
-                self.rows.len() - 1
-            }
-        };
-        if let Some(timed) = self.rows.get_mut(row) {
+        let Watched { rows, spans, streams } = &mut self.watched;
+        let row = *self.known.entry(key).or_insert_with(|| {
+            rows.push(describe(event));
+            rows.len() - 1
+        });
+        if let Some(timed) = rows.get_mut(row) {
             timed.allocator_bytes = timed.allocator_bytes.max(measured.peak);
         }
-        let end =
-            if matches!(self.start, Some(At::Device(_))) { At::Device(Mark::now()?) } else { At::Host(end) };
-        self.ends.push((row, end));
+        let stream = streams.iter().position(|s| s == event.stream).unwrap_or_else(|| {
+            streams.push(event.stream.to_owned());
+            streams.len() - 1
+        });
+        let (layer, micro_batch) = (event.place.layer, event.place.micro_batch);
+        spans.push(Span { row, stream, layer, micro_batch, start: 0.0, end: 0.0 });
+        let began = self.began.take().ok_or_else(|| Failure::bug("an instruction ended that never began"))?;
+        self.moments.push((began, end));
         Ok(())
     }
 }
@@ -129,6 +185,7 @@ fn describe(event: &Event<'_>) -> Timed {
         index: event.place.index,
         op: event.instr.op.key(),
         kind: spec.kind(),
+        recompute: event.instr.recompute,
         count: 0,
         seconds: 0.0,
         flops: spec.flops(&inputs, &outputs),

@@ -77,8 +77,9 @@ impl Progress {
 /// The figures of a step on one line.
 fn describe(m: &StepMetrics, left: Duration, currency: &str) -> String {
     let loss = m.loss.map_or("not finite".to_owned(), |loss| format!("{loss:.4}"));
+    let noise = m.noise_scale.map_or(String::new(), |tokens| format!("  noise {} tokens", grouped(tokens)));
     format!(
-        "loss {loss}  {} tokens/s  MFU {:.1} %  {} left  {currency}{:.2}",
+        "loss {loss}  {} tokens/s  MFU {:.1} %{noise}  {} left  {currency}{:.2}",
         grouped(m.tokens_per_second),
         100.0 * m.mfu,
         duration(left),
@@ -87,7 +88,7 @@ fn describe(m: &StepMetrics, left: Duration, currency: &str) -> String {
 }
 
 /// Thousands with separators, no decimals.
-fn grouped(value: f64) -> String {
+pub fn grouped(value: f64) -> String {
     let digits = format!("{:.0}", value.max(0.0));
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
@@ -136,14 +137,19 @@ mod tests {
             mfu: 0.4567,
             seconds: 0.5,
             cost: 1.234,
+            noise_scale: None,
+            noise_scale_error: None,
+            loss_scale: None,
             skipped: false,
         };
         assert_eq!(
             describe(&metrics, Duration::from_secs(185), "¥"),
             "loss 5.1235  12,346 tokens/s  MFU 45.7 %  3m05s left  ¥1.23"
         );
-        let broken = StepMetrics { loss: None, ..metrics };
+        let broken = StepMetrics { loss: None, ..metrics.clone() };
         assert!(describe(&broken, Duration::from_secs(200_000), "¥").starts_with("loss not finite"));
+        let noisy = StepMetrics { noise_scale: Some(45_678.9), ..metrics };
+        assert!(describe(&noisy, Duration::ZERO, "¥").contains("45.7 %  noise 45,679 tokens  0s left"));
         assert_eq!(duration(Duration::from_secs(200_000)), "2d07h");
         assert_eq!(grouped(999.0), "999");
         assert_eq!(grouped(1_234_567.0), "1,234,567");

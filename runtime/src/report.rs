@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::progress::symbol;
+use crate::breakdown::Breakdown;
+use crate::noise::Estimate;
+use crate::progress::{grouped, symbol};
 
 /// One quantity the plan predicted and the run measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -20,6 +22,22 @@ impl Compared {
     pub fn new(predicted: f64, measured: f64) -> Compared {
         let error = (predicted > 0.0 && measured.is_finite()).then(|| measured / predicted - 1.0);
         Compared { predicted, measured, error }
+    }
+}
+
+/// The batch that a run's gradients are worth, in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Noise {
+    /// The plan's critical batch against B_simple, measured.
+    pub tokens: Compared,
+    /// Standard error of the measured one.
+    pub error: f64,
+}
+
+impl Noise {
+    /// Compares.
+    pub fn new(critical_tokens: u64, found: Estimate) -> Noise {
+        Noise { tokens: Compared::new(critical_tokens as f64, found.tokens), error: found.error }
     }
 }
 
@@ -60,6 +78,10 @@ pub struct Summary {
     pub mfu: Compared,
     /// Share of the sitting spent waiting for batches.
     pub data_wait_share: f64,
+    /// Where the watched step nearest the end went.
+    pub breakdown: Option<Breakdown>,
+    /// Gradient noise scale; none where steps have one micro-batch, or noise hides the gradient.
+    pub noise_scale: Option<Noise>,
 }
 
 impl Summary {
@@ -75,6 +97,17 @@ impl Summary {
         text += &row("step time", &self.step_seconds, &|v| format!("{v:.3} s"));
         text += &row("tokens/s", &self.tokens_per_second, &|v| format!("{v:.0}"));
         text += &row("MFU", &self.mfu, &|v| format!("{:.1} %", 100.0 * v));
+        if let Some(noise) = &self.noise_scale {
+            text += &row("critical batch", &noise.tokens, &|v| format!("{} tok", grouped(v)));
+            text += &format!("{:<16}{:>14}{:>14}\n", "", "", format!("± {} tok", grouped(noise.error)));
+        }
+        if let Some(breakdown) = &self.breakdown {
+            let ms = |v: f64| format!("{:.1} ms", 1e3 * v);
+            for share in &breakdown.terms {
+                text += &row(&format!("  {}", share.term.label()), &share.seconds, &ms);
+            }
+            text += &row(&format!("  = step {}", breakdown.step), &breakdown.step_seconds, &ms);
+        }
         text += &format!(
             "{} steps, {} tokens, {}{:.2}",
             self.steps,
@@ -105,6 +138,7 @@ pub fn median(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::breakdown::{Share, Term};
 
     #[test]
     fn the_table_reads_well() {
@@ -126,6 +160,8 @@ mod tests {
             tokens_per_second: Compared::new(0.0, 10_240.0),
             mfu: Compared::new(0.4, 0.5),
             data_wait_share: 0.0,
+            breakdown: None,
+            noise_scale: None,
         };
         // No line continuation: it would swallow the leading blanks.
         let want = "                     predicted      measured     error
@@ -135,6 +171,24 @@ tokens/s                     –         10240         –
 MFU                     40.0 %        50.0 %   +25.0 %
 300 steps, 614400 tokens, ¥0.01; validation loss 4.2500, 2.25 nats below the unigram entropy 6.5000";
         assert_eq!(summary.table(), want);
+
+        let share = |term, predicted, measured| Share { term, seconds: Compared::new(predicted, measured) };
+        let whole = Summary {
+            breakdown: Some(Breakdown {
+                step: 299,
+                step_seconds: Compared::new(0.25, 0.2),
+                terms: vec![share(Term::Gemm, 0.2, 0.15), share(Term::Idle, 0.0, 0.05)],
+            }),
+            noise_scale: Some(Noise::new(40_000, Estimate { tokens: 50_000.0, error: 4_000.0 })),
+            ..summary
+        };
+        let want = "critical batch      40,000 tok    50,000 tok   +25.0 %
+                                 ± 4,000 tok
+  GEMM                200.0 ms      150.0 ms   -25.0 %
+  idle                       –       50.0 ms         –
+  = step 299          250.0 ms      200.0 ms   -20.0 %
+300 steps";
+        assert!(whole.table().contains(want), "{}", whole.table());
     }
 
     #[test]

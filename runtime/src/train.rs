@@ -7,29 +7,35 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use llmc_corpus::loader::{Loaded, Part};
-use llmc_corpus::{Cursor, Loader, Stream};
+use llmc_corpus::{Loader, Stream};
 use llmc_plan::plan::Plan;
 use llmc_plan::walk;
 use tch::Device;
 
-use crate::checkpoint::{self, FORMAT, State, config::config};
-use crate::device;
+use crate::breakdown::Breakdown;
+use crate::checkpoint::{self, State, config::config};
 use crate::evaluate::evaluate;
 use crate::events::Events;
 use crate::failure::{Failure, Outcome};
 use crate::host::{Session, Source, data_failure};
 use crate::import::import;
 use crate::interpret::{Machine, Observer, Pass};
+use crate::layers::{self, Layers};
 use crate::metrics::{EvalMetrics, Metrics, StepMetrics};
-use crate::prepare;
+use crate::noise::{Estimate, NoiseScale};
+use crate::oom::{self, Ledger};
+use crate::profile::Profile;
 use crate::progress::Progress;
-use crate::report::{Compared, Summary, median};
-use crate::run_folder::{RunFolder, meaning, write_whole};
+use crate::report::{Compared, Noise, Summary, median};
+use crate::run_folder::{RunFolder, write_whole};
 use crate::schedule::learning_rate;
 use crate::snapshot::{Snapshot, restore};
+use crate::start::starting_state;
 use crate::stop::Stop;
 use crate::trace::Trace;
 use crate::tune::tune;
+use crate::watch::Several;
+use crate::{chrome, device, prepare};
 
 /// Updates left out in a row before the run gives up. (Own choice: bad data or a spike passes within a few
 /// steps, a diverged model does not come back.)
@@ -37,6 +43,11 @@ const MOST_SKIPPED: u64 = 10;
 
 /// Micro-batches read before they are used.
 const READ_AHEAD: usize = 4;
+
+/// Device scalars that only some programs have.
+const FIRST_NORM: &str = "grad_sq.first";
+const LOSS_SCALE: &str = "loss_scale";
+const GOOD_STEPS: &str = "loss_scale.good";
 
 /// Steps whose instructions go to `--trace`: the second one waits for events of the first.
 const TRACED_STEPS: u64 = 2;
@@ -50,6 +61,8 @@ pub struct Options {
     pub resume: bool,
     /// Write what the first steps did.
     pub trace: Option<PathBuf>,
+    /// Write where the time of an early step went.
+    pub profile: Option<PathBuf>,
     /// Run this program instead of the plan's.
     pub program: Option<PathBuf>,
     /// Stop after this optimizer step (the schedule stays that of the whole run).
@@ -75,9 +88,19 @@ struct Run<'a> {
     stream: Arc<Stream>,
     loader: Loader,
     machine: Machine<'a>,
+    device: Device,
     metrics: Metrics,
+    layers: Metrics,
     events: Events,
     progress: Progress,
+    /// What instructions have taken from the allocator.
+    ledger: Ledger,
+    /// Bytes of library scratch that the program may take anyway.
+    scratch: u64,
+    /// Where to write the first watched step.
+    profile: Option<PathBuf>,
+    /// The last watched step.
+    breakdown: Option<Breakdown>,
     /// Where it stands; what is on disk as a checkpoint when `saved`.
     state: State,
     saved: bool,
@@ -104,19 +127,27 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     };
     let data = options.data.clone().unwrap_or_else(|| folder.path.join("data"));
     let mut stream = prepare::corpus(&data, plan, &folder.data)?;
-    let state = starting_state(folder, &stream, options.resume)?;
-    stream.resume(state.0.step, &cursor(&state.0)).map_err(data_failure)?;
+    let state = starting_state(folder, &mut stream, options.resume)?;
 
     let device = device::prepare(plan, options.local_rank, options.threads)?;
     let footprint = walk::memory(&program);
-    device::check_memory(device, footprint.total)?;
+    device::check_device(plan, device)?;
+    device::check_libraries(device, &program)?;
+    device::check_memory(plan, device, footprint.total)?;
     tune(&program, plan.determinism, device, &folder.path)?;
-    let mut machine = Machine::new(&program, device, plan.seed)?;
+    let explain =
+        |ledger: &Ledger, failure| oom::explain(&folder.path, plan, &program, device, ledger, failure);
+    let mut machine =
+        Machine::new(&program, device, plan.seed).map_err(|e| explain(&Ledger::default(), e))?;
     let begin = Pass { list: "init", steps_done: 0 };
     machine.run(&program.init, begin, &mut Session::new(Source::None), None)?;
     let (state, from) = state;
     if let Some(checkpoint) = &from {
         restore(&program, machine.memory(), checkpoint, plan.model.vocab)?;
+        if let Some([scale, good]) = state.loss_scale.filter(|_| has(&machine, LOSS_SCALE)) {
+            machine.set(LOSS_SCALE, scale)?;
+            machine.set(GOOD_STEPS, good)?;
+        }
     } else if let Some(base) = &plan.from {
         // Paths of a recipe start from its folder, which is the root of its data.
         import(&program, machine.memory(), &Path::new(&folder.data.root).join(base), plan.model.vocab)?;
@@ -143,7 +174,13 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     };
     let mut run = Run {
         loader: Loader::start(stream.clone(), part, READ_AHEAD),
+        device,
         metrics: Metrics::open(&folder.path.join("metrics.jsonl"), state.step)?,
+        layers: Metrics::open(&folder.path.join("layers.jsonl"), state.step)?,
+        ledger: Ledger::default(),
+        scratch: footprint.workspace,
+        profile: options.profile.clone(),
+        breakdown: None,
         events: Events::create(&folder.path.join("events"), state.step)?,
         progress,
         folder,
@@ -159,7 +196,8 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
         eval: None,
     };
     let mut trace = options.trace.as_deref().map(Trace::create).transpose()?;
-    let ended = run.go(last, stop, &mut trace)?;
+    let ended = run.go(last, stop, &mut trace);
+    let ended = ended.map_err(|failure| explain(&run.ledger, failure))?;
     if let Some(trace) = trace {
         trace.finish()?; // fewer steps than a trace has
     }
@@ -167,7 +205,7 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     if run.step_seconds.is_empty() {
         eprintln!("{} is complete: {} of {last} steps are made", folder.path.display(), run.state.step);
     } else if ended == Ended::Complete {
-        let summary = run.summary(device, footprint.total)?;
+        let summary = run.summary(footprint.total)?;
         let text = serde_json::to_string_pretty(&summary).map_err(|e| Failure::bug(e.to_string()))?;
         write_whole(&folder.path.join("summary.json"), &format!("{text}\n"))?;
         eprintln!("\n{}", summary.table());
@@ -175,52 +213,9 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     Ok(ended)
 }
 
-/// The state to begin with, and the checkpoint to read when it is not the first.
-fn starting_state(
-    folder: &RunFolder,
-    stream: &Stream,
-    resume: bool,
-) -> Outcome<(State, Option<checkpoint::Checkpoint>)> {
-    let plan = meaning(&folder.plan)?;
-    let (found, damaged) = checkpoint::newest(&folder.checkpoints())?;
-    for sentence in damaged {
-        eprintln!("passed over: {sentence}");
-    }
-    let path = folder.path.display();
-    match found {
-        Some(checkpoint) if checkpoint.state.plan != plan => Err(Failure::environment(format!(
-            "{path} holds a run of another plan (model, budget, batch, optimizer, learning rate or seed differ): \
-             choose another run name or restore the plan"
-        ))),
-        Some(checkpoint) if resume => Ok((checkpoint.state.clone(), Some(checkpoint))),
-        Some(checkpoint) => Err(Failure::environment(format!(
-            "{path} holds a run at step {}: add --resume to go on, or choose another run name",
-            checkpoint.state.step
-        ))),
-        None => {
-            if resume {
-                eprintln!("{path} has no checkpoint yet: starting at step 1");
-            }
-            let start = stream.cursor(0).map_err(data_failure)?;
-            let state = State {
-                format: FORMAT.to_owned(),
-                step: 0,
-                next_sample: start.next_sample,
-                tokens: 0,
-                seconds: 0.0,
-                skipped_updates: 0,
-                plan,
-                data: start.data_hash,
-                files: Default::default(),
-                checksum: String::new(),
-            };
-            Ok((state, None))
-        }
-    }
-}
-
-fn cursor(state: &State) -> Cursor {
-    Cursor { next_sample: state.next_sample, data_hash: state.data.clone() }
+/// Whether its program has a buffer.
+fn has(machine: &Machine<'_>, buffer: &str) -> bool {
+    machine.program().buffer_named(buffer).is_some()
 }
 
 impl Run<'_> {
@@ -234,7 +229,7 @@ impl Run<'_> {
         let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
         let mut left_to_trace = TRACED_STEPS;
         while self.state.step < last {
-            self.step(trace.as_mut().map(|trace| trace as &mut dyn Observer))?;
+            self.step(last, trace.as_mut())?;
             left_to_trace = left_to_trace.saturating_sub(1);
             if let Some(trace) = trace.take_if(|_| left_to_trace == 0) {
                 trace.finish()?;
@@ -255,8 +250,51 @@ impl Run<'_> {
         Ok(Ended::Complete)
     }
 
+    /// Whether the next step is watched: once early, when everything is warm, and once near the end.
+    fn watched(&self, last: u64) -> bool {
+        let (made, left) = (self.step_seconds.len(), last.saturating_sub(self.state.step));
+        made == 2 || made < 2 && left == 1 || made > 4 && left == 2
+    }
+
     /// One optimizer step, logged.
-    fn step(&mut self, observer: Option<&mut dyn Observer>) -> Outcome<()> {
+    fn step(&mut self, last: u64, trace: Option<&mut Trace>) -> Outcome<()> {
+        let done = self.state.step;
+        let plan = &self.folder.plan;
+        let every = layers::every(plan.budget.steps);
+        let watched = self.watched(last) && trace.is_none();
+        let recorded = !watched && ((done + 1).is_multiple_of(every) || done + 1 == plan.budget.steps);
+        let scale = if recorded { self.loss_scale()?.unwrap_or(1.0) } else { 1.0 };
+        let mut layers = recorded.then(|| Layers::new(self.scratch / 2, scale, plan.model.vocab));
+        let mut ledger = std::mem::take(&mut self.ledger);
+        let mut observers: Vec<&mut dyn Observer> = Vec::new();
+        if (self.step_seconds.len() as u64) < oom::KEPT_STEPS {
+            observers.push(&mut ledger);
+        }
+        if let Some(trace) = trace {
+            observers.push(trace);
+        }
+        if let Some(layers) = &mut layers {
+            observers.push(layers);
+        }
+        let mut profile = watched.then(|| Profile::start(self.device)).transpose()?;
+        if let Some(profile) = &mut profile {
+            observers.push(profile);
+        }
+        let made = self.update(observers);
+        self.ledger = ledger;
+        let seconds = made?;
+
+        if let Some(layers) = layers {
+            self.record(layers)?;
+        }
+        if let Some(profile) = profile {
+            self.take_apart(profile, done + 1, seconds)?;
+        }
+        Ok(())
+    }
+
+    /// One optimizer step, its figures logged; its seconds.
+    fn update(&mut self, observers: Vec<&mut dyn Observer>) -> Outcome<f64> {
         let clock = Instant::now();
         let done = self.state.step;
         let plan = &self.folder.plan;
@@ -269,8 +307,11 @@ impl Run<'_> {
         self.machine.set("inv_weight", 1.0 / weight)?;
         // Bias correction counts updates, not steps: a skipped one left the moments alone.
         self.machine.set("step", (done + 1 - self.state.skipped_updates) as f64)?;
+        let first_weight: f64 = batch.weights.iter().map(|w| f64::from(*w)).sum();
         let mut session = Session::new(Source::Ahead { first: Some(batch), loader: &mut self.loader });
         let calls = &self.machine.program().step;
+        let mut several = Several(observers);
+        let observer = (!several.0.is_empty()).then_some(&mut several as &mut dyn Observer);
         self.machine.run(calls, Pass { list: "step", steps_done: done }, &mut session, observer)?;
         let loss = self.machine.get("loss_sum")? / weight;
         let grad_norm = self.machine.get("grad_sq")?.sqrt();
@@ -282,8 +323,10 @@ impl Run<'_> {
         self.state.step += 1;
         self.state.tokens += plan.batch.global_tokens;
         self.state.next_sample = self.stream.cursor(self.state.step).map_err(data_failure)?.next_sample;
-        self.state.seconds = self.seconds_before + self.clock.elapsed().as_secs_f64();
+        self.state.seconds = self.seconds();
         self.state.skipped_updates += u64::from(skipped);
+        let noise = self.noise(first_weight / weight, grad_norm * grad_norm)?;
+        let loss_scale = self.loss_scale()?;
         self.saved = false;
         self.loss = loss.is_finite().then_some(loss);
         let (tokens_per_second, mfu) = self.speed(seconds);
@@ -297,10 +340,59 @@ impl Run<'_> {
             mfu,
             seconds,
             cost: self.cost(),
+            noise_scale: noise.map(|n| n.tokens),
+            noise_scale_error: noise.map(|n| n.error),
+            loss_scale,
             skipped,
         };
         self.log(&metrics, loss, grad_norm)?;
-        self.judge(&metrics, first_sample)
+        self.judge(&metrics, first_sample)?;
+        Ok(seconds)
+    }
+
+    /// Factor on the loss of the next step; none unless in fp16.
+    fn loss_scale(&self) -> Outcome<Option<f64>> {
+        has(&self.machine, LOSS_SCALE).then(|| self.machine.get(LOSS_SCALE)).transpose()
+    }
+
+    /// Gradient noise, this step counted: `share` of its weight is the first micro-batch's.
+    fn noise(&mut self, share: f64, grad_sq: f64) -> Outcome<Option<Estimate>> {
+        if !has(&self.machine, FIRST_NORM) {
+            return Ok(None);
+        }
+        let first_sq = self.machine.get(FIRST_NORM)? / (share * share);
+        let tokens = self.plan().batch.global_tokens as f64;
+        let noise = self.state.noise.get_or_insert_with(NoiseScale::default);
+        noise.add((first_sq, share * tokens), (grad_sq, tokens));
+        Ok(noise.estimate())
+    }
+
+    /// Writes what every layer did.
+    fn record(&mut self, layers: Layers) -> Outcome<()> {
+        let record = layers.finish(self.state.step)?;
+        self.layers.write(&record)?;
+        let mut scalars = Vec::new();
+        for layer in &record.layers {
+            for (what, value) in [("grad_norm", layer.grad_norm), ("update_ratio", layer.update_ratio)] {
+                scalars.extend(value.map(|value| (format!("{what}/{}", layer.name), value)));
+            }
+        }
+        let scalars: Vec<(&str, f64)> = scalars.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        self.events.scalars(record.step, &scalars)
+    }
+
+    /// Says where a watched step's time went, and keeps it for the end.
+    fn take_apart(&mut self, profile: Profile, step: u64, seconds: f64) -> Outcome<()> {
+        let watched = profile.finish()?;
+        if let Some(path) = self.profile.take() {
+            chrome::write(&path, step, &device::name(self.device), &watched)?;
+        }
+        let breakdown = Breakdown::new(self.plan(), step, &watched, seconds);
+        if self.breakdown.is_none() {
+            self.progress.note(&breakdown.line());
+        }
+        self.breakdown = Some(breakdown);
+        Ok(())
     }
 
     /// The first micro-batch of a step. An edited program may have left some of the step before unread.
@@ -329,6 +421,16 @@ impl Run<'_> {
                 ("cost/total", metrics.cost),
             ],
         )?;
+        let more = [
+            ("noise/scale_tokens", metrics.noise_scale),
+            ("noise/error_tokens", metrics.noise_scale_error),
+            ("train/loss_scale", metrics.loss_scale),
+        ];
+        let more: Vec<(&str, f64)> =
+            more.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        if !more.is_empty() {
+            self.events.scalars(metrics.step, &more)?;
+        }
         self.progress.step(metrics);
         Ok(())
     }
@@ -339,7 +441,10 @@ impl Run<'_> {
             self.skipped_in_a_row = 0;
             return Ok(());
         }
-        self.skipped_in_a_row += 1;
+        // In fp16 gradients may overflow although the loss does not: the scale has been lowered, and the next step tries
+        // again. At a scale of 1 that says what it says elsewhere.
+        let overflowed = metrics.loss.is_some() && metrics.loss_scale.is_some_and(|scale| scale > 1.0);
+        self.skipped_in_a_row += u64::from(!overflowed);
         let last_sample = self.state.next_sample.saturating_sub(1);
         let what = format!(
             "step {} (samples {first_sample} to {last_sample}): loss {} and gradient norm {}",
@@ -353,7 +458,9 @@ impl Run<'_> {
                  at these samples; the last checkpoint is untouched"
             )));
         }
-        self.progress.note(&format!("{what}; update {}", if metrics.skipped { "skipped" } else { "made" }));
+        let scale = metrics.loss_scale.map_or(String::new(), |scale| format!("; loss scale {scale}"));
+        self.progress
+            .note(&format!("{what}; update {}{scale}", if metrics.skipped { "skipped" } else { "made" }));
         Ok(())
     }
 
@@ -383,10 +490,14 @@ impl Run<'_> {
         let pass = Pass { list: "save", steps_done: self.state.step };
         let calls = &self.machine.program().save;
         self.machine.run(calls, pass, &mut session, None)?;
+        self.state.loss_scale = match self.loss_scale()? {
+            Some(scale) => Some([scale, self.machine.get(GOOD_STEPS)?]),
+            None => None,
+        };
         let snapshot = Snapshot::new(self.machine.program(), &session.saved, plan.model.vocab)?;
         let failure = snapshot.reports();
         let end = self.stream.manifest().tokenizer.end_of_document;
-        self.state.seconds = self.seconds_before + self.clock.elapsed().as_secs_f64();
+        self.state.seconds = self.seconds();
         let texts = [
             (checkpoint::CONFIG_FILE, config(&plan.model, plan.precision, Some(end))),
             (checkpoint::PLAN_FILE, folder.plan_text.clone()),
@@ -399,6 +510,12 @@ impl Run<'_> {
         checkpoint::write(&folder.checkpoints(), self.state.clone(), &texts, tensors, &copied, keep)?;
         self.saved = true;
         Ok(())
+    }
+
+    /// Seconds of all sittings, whole milliseconds: a decimal of seventeen digits may come back from `state.json` as
+    /// another number, and its checksum with it.
+    fn seconds(&self) -> f64 {
+        ((self.seconds_before + self.clock.elapsed().as_secs_f64()) * 1e3).round() / 1e3
     }
 
     /// Tokens a second and model FLOPs utilisation of a step of `seconds`.
@@ -416,7 +533,7 @@ impl Run<'_> {
         self.state.seconds / 3600.0 * self.plan().layout.gpus as f64 * hourly
     }
 
-    fn summary(&self, device: Device, simulated: u64) -> Outcome<Summary> {
+    fn summary(&self, simulated: u64) -> Outcome<Summary> {
         let plan = self.plan();
         let steady = self.step_seconds.get(1..).filter(|s| !s.is_empty()).unwrap_or(&self.step_seconds);
         let seconds = median(steady);
@@ -433,10 +550,7 @@ impl Run<'_> {
             seconds: self.state.seconds,
             cost: self.cost(),
             currency: plan.cost.currency.clone(),
-            device: match device {
-                Device::Cuda(index) => format!("cuda:{index}"),
-                _ => "cpu".to_owned(),
-            },
+            device: device::name(self.device),
             threads: usize::try_from(tch::get_num_threads()).unwrap_or(1),
             peak_memory_bytes: Compared::new(allocated as f64, self.machine.peak_bytes()? as f64),
             simulated_peak_bytes: simulated,
@@ -444,6 +558,12 @@ impl Run<'_> {
             tokens_per_second: Compared::new(plan.time.tokens_per_second, tokens_per_second),
             mfu: Compared::new(plan.time.mfu, mfu),
             data_wait_share: self.loader.starvation().share(),
+            breakdown: self.breakdown.clone(),
+            noise_scale: self
+                .state
+                .noise
+                .and_then(|noise| noise.estimate())
+                .map(|found| Noise::new(plan.batch.critical_tokens, found)),
         })
     }
 }

@@ -19,6 +19,10 @@ pub struct Activations {
     pub grad_scale: Ref,
     pub skip: Ref,
     pub step: Ref,
+    /// Σ g² after the first of several micro-batches, for the gradient noise scale.
+    pub first_sq: Option<Ref>,
+    /// fp16 only.
+    pub loss_scale: Option<LossScale>,
     /// The micro-batch.
     pub ids: Ref,
     pub targets: Ref,
@@ -58,6 +62,17 @@ pub struct Activations {
     pub rstdf: Ref,
     pub logits: Ref,
     pub dxf: Ref,
+}
+
+/// Dynamic loss scaling: device scalars `[1]` f32.
+#[derive(Clone, Copy)]
+pub struct LossScale {
+    /// By which the loss is multiplied.
+    pub scale: Ref,
+    /// Good steps since it changed.
+    pub good: Ref,
+    /// Inverse weight times scale.
+    pub weight: Ref,
 }
 
 /// Operands of the 8-bit products of a block, in the order of its matrices: qkv, o, gate_up, down.
@@ -119,6 +134,17 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
     let [lr, inv_weight, loss_sum, grad_sq, grad_scale, skip, step] =
         ["lr", "inv_weight", "loss_sum", "grad_sq", "grad_scale", "skip", "step"].map(|s| constant(s, &[1]));
 
+    let first_sq = (plan.layout.gpus == 1 && plan.batch.accumulation > 1)
+        .then(|| b.buffer("grad_sq.first", &[1], DType::F32, Class::Constant, Index::One));
+    let loss_scale = (c == DType::F16).then(|| {
+        let mut scalar = |name: &str, class| b.buffer(name, &[1], DType::F32, class, Index::One);
+        LossScale {
+            scale: scalar("loss_scale", Class::Optimizer),
+            good: scalar("loss_scale.good", Class::Optimizer),
+            weight: scalar("loss_scale.weight", Class::Constant),
+        }
+    });
+
     let mut batch = |name: &str, extent, dtype| b.buffer(name, &[extent], dtype, Class::Batch, Index::Slot);
     let [ids, targets, positions] = ["ids", "targets", "positions"].map(|s| batch(s, n, DType::I64));
     let cu_seqlens = batch("cu_seqlens", documents + 1, DType::I32);
@@ -166,6 +192,8 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
         grad_scale,
         skip,
         step,
+        first_sq,
+        loss_scale,
         ids,
         targets,
         positions,

@@ -82,6 +82,7 @@ pub fn loss(l: &Lowering) -> Option<Draft> {
     let (a, w) = (l.acts, l.params);
     let (norm, head) = (w.norm_f.as_ref()?, w.head()?);
     let mut s = Draft::new("head.loss");
+    let weight = a.loss_scale.map_or(a.inv_weight, |scaled| scaled.weight);
     clear(l, &mut s, &w.head_unit());
     s.op(NormForward { eps: l.plan.model.norm_eps }, [a.x, norm.read], [a.xf, a.rstdf]);
     for (start, end) in l.shape.head_chunks() {
@@ -89,7 +90,7 @@ pub fn loss(l: &Lowering) -> Option<Draft> {
         s.op(Gemm::FORWARD, [a.xf.rows(start, end), head.read], [logits]);
         s.op(
             CrossEntropyTrain { vocab: l.plan.model.vocab },
-            [mine(l, a.targets, start, end), mine(l, a.weights, start, end), a.inv_weight],
+            [mine(l, a.targets, start, end), mine(l, a.weights, start, end), weight],
             [logits, a.loss_sum],
         );
         s.op(Gemm::INPUT_GRADIENT, [logits, head.read], [a.dxf.rows(start, end)]);

@@ -6,7 +6,8 @@ use super::params::Param;
 use super::shape::Shape;
 use super::units::GATHER;
 use crate::op::{
-    AllReduce, Clip, Copy, Fill, Gather, Initialise, Optimize, RopeTables, Snapshot, SquaredNorm,
+    AdjustScale, AllReduce, Clip, Copy, Fill, Gather, Initialise, Optimize, RopeTables, ScaleLoss, Snapshot,
+    SquaredNorm, UnscaleNorms,
 };
 use crate::plan::Plan;
 use crate::program::{Axis, Ref};
@@ -43,14 +44,28 @@ fn accumulator(param: &Param, shape: &Shape) -> Option<Ref> {
 pub fn tables(l: &Lowering) -> Draft {
     let mut s = Draft::new("init.tables");
     s.op(RopeTables { rope: l.plan.model.rope.clone() }, [], l.acts.rope);
+    if let Some(scaled) = l.acts.loss_scale {
+        s.op(Fill { value: AdjustScale::FIRST }, [], [scaled.scale]);
+        s.op(Fill { value: 0.0 }, [], [scaled.good]);
+    }
     s
 }
 
 /// Clears scalars that are summed up.
-pub fn begin(name: &str, scalars: &[Ref]) -> Draft {
+pub fn begin(name: &str, scalars: impl IntoIterator<Item = Ref>) -> Draft {
     let mut s = Draft::new(name);
     for scalar in scalars {
-        s.op(Fill { value: 0.0 }, [], [*scalar]);
+        s.op(Fill { value: 0.0 }, [], [scalar]);
+    }
+    s
+}
+
+/// As [`begin`] for a step, and the factor of its loss.
+pub fn begin_step(l: &Lowering) -> Draft {
+    let a = l.acts;
+    let mut s = begin("step.begin", [a.loss_sum, a.grad_sq].into_iter().chain(a.first_sq));
+    if let Some(scaled) = a.loss_scale {
+        s.op(ScaleLoss {}, [a.inv_weight, scaled.scale], [scaled.weight]);
     }
     s
 }
@@ -64,11 +79,11 @@ pub fn zero(name: &str, params: &[&Param], shape: &Shape) -> Draft {
     s
 }
 
-/// Adds the squared norms of gradients.
-pub fn norm(l: &Lowering, name: &str, params: &[&Param]) -> Draft {
+/// Adds the squared norms of gradients to a scalar.
+pub fn norm(name: &str, params: &[&Param], sum: Ref) -> Draft {
     let mut s = Draft::new(name);
     for gradient in params.iter().filter_map(|p| p.reduced) {
-        s.op(SquaredNorm {}, [gradient], [l.acts.grad_sq]);
+        s.op(SquaredNorm {}, [gradient], [sum]);
     }
     s
 }
@@ -84,9 +99,16 @@ pub fn sum(name: &str, scalar: Ref, axes: &[Axis], shape: &Shape) -> Draft {
 
 /// Clip divisor and skip flag from the squared norm.
 pub fn clip(l: &Lowering) -> Draft {
+    let a = l.acts;
     let mut s = Draft::new("clip");
+    if let Some(scaled) = a.loss_scale {
+        s.op(UnscaleNorms {}, [scaled.scale], [a.grad_sq].into_iter().chain(a.first_sq));
+    }
     let op = Clip { max_norm: l.plan.optimizer.clip };
-    s.op(op, [l.acts.grad_sq], [l.acts.grad_scale, l.acts.skip]);
+    s.op(op, [a.grad_sq], [a.grad_scale, a.skip]);
+    if let Some(scaled) = a.loss_scale {
+        s.op(AdjustScale::CUSTOMARY, [a.skip], [a.grad_scale, scaled.scale, scaled.good]);
+    }
     s
 }
 

@@ -25,21 +25,22 @@ pub fn write(b: &mut Builder, l: &Lowering) -> Result<(), LowerError> {
     b.program.init = once(tables).into_iter().chain(once(init_top)).chain(each(init_block)).collect();
 
     let a = l.acts;
-    let begin = b.add_some(optimizer::begin("step.begin", &[a.loss_sum, a.grad_sq]))?;
+    let begin = b.add_some(optimizer::begin_step(l))?;
     let zero_top = b.add_some(optimizer::zero("grads.zero.top", &top, l.shape))?;
     let zero_block = b.add_some(optimizer::zero("grads.zero.block", &blocks, l.shape))?;
     let segments = Segments::write(b, l)?;
     let quantise = b.add_some(product::quantise_weights(&blocks))?;
     let mut step: Vec<Call> = once(begin).into_iter().chain(once(zero_top)).chain(each(zero_block)).collect();
     step.extend(each(quantise));
-    step.extend(gathered_ahead(passes(l, &segments)));
+    let first_norms = update::first_norms(b, l)?;
+    step.extend(gathered_ahead(passes(l, &segments, &first_norms)));
     let everywhere = [Axis::Tensor, Axis::Context, Axis::Shard, Axis::Replicate, Axis::Pipeline];
     let loss_sum = b.add_some(optimizer::sum("loss.reduce", a.loss_sum, &everywhere, l.shape))?;
     step.extend(once(loss_sum));
     step.extend(update::write(b, l)?);
     b.program.step = step;
 
-    let eval_begin = b.add_some(optimizer::begin("eval.begin", &[a.loss_sum]))?;
+    let eval_begin = b.add_some(optimizer::begin("eval.begin", [a.loss_sum]))?;
     let mut eval: Vec<Call> = once(eval_begin).into_iter().collect();
     eval.extend(each(quantise));
     eval.extend(gathered_ahead(evaluation(l, &segments)));
@@ -335,15 +336,20 @@ impl Writer<'_> {
     }
 }
 
-/// All passes of a step.
-fn passes(l: &Lowering, s: &Segments) -> Vec<Item> {
+/// All passes of a step, `after_first` behind those of the first micro-batch.
+fn passes(l: &Lowering, s: &Segments, after_first: &[Call]) -> Vec<Item> {
     let mut writer = Writer { l, s, items: Vec::new() };
     for Action { pass, chunk: run, micro_batch } in &l.shape.actions {
         let run = *run as usize;
         let Some(chunk) = l.shape.chunks.get(run).copied() else { continue };
         match pass {
             Pass::Forward => writer.forward(run, chunk, *micro_batch),
-            Pass::Backward => writer.backward(run, chunk, *micro_batch),
+            Pass::Backward => {
+                writer.backward(run, chunk, *micro_batch);
+                if *micro_batch == 0 {
+                    writer.items.push(Item { needs: None, calls: after_first.to_vec() });
+                }
+            }
             Pass::Weight => writer.weight(chunk, *micro_batch),
         }
     }

@@ -148,9 +148,7 @@ impl Shape {
         let compute = match plan.precision {
             Precision::F32 => DType::F32,
             Precision::Bf16 | Precision::Fp8 => DType::Bf16,
-            Precision::Fp16 => {
-                return Err(unsupported("precision", "choose f32, bf16 or fp8".to_string()));
-            }
+            Precision::Fp16 => DType::F16,
         };
         sound(plan)?;
         mesh(plan, coordinates)?;

@@ -33,6 +33,18 @@ pub fn write(b: &mut Builder, l: &Lowering) -> Result<Vec<Call>, LowerError> {
     Ok(calls)
 }
 
+/// Σ g² after the first micro-batch: beside the sum over all of them it tells how much of a gradient is noise
+/// (McCandlish et al. 2018, arXiv 1812.06162, appendix A.1). Empty on a step of one micro-batch, and where other ranks
+/// hold a share of the gradient.
+pub fn first_norms(b: &mut Builder, l: &Lowering) -> Result<Vec<Call>, LowerError> {
+    let Some(sum) = l.acts.first_sq else { return Ok(Vec::new()) };
+    let block = b.add_some(optimizer::norm("norm.first.block", &l.params.block.all(), sum))?;
+    let top = b.add_some(optimizer::norm("norm.first.top", &l.params.top(), sum))?;
+    let layers = l.shape.layers();
+    let blocks = layers.iter().filter_map(|layer| block.map(|s| call(s, *layer)));
+    Ok(blocks.chain(top.map(|s| call(s, 0))).collect())
+}
+
 /// Parameters that are updated together.
 struct Unit {
     fetch: Option<SegmentId>,
@@ -56,13 +68,13 @@ impl Unit {
 /// added once; shards and pipeline ranks hold different parts throughout.
 fn norms(b: &mut Builder, l: &Lowering) -> Result<Vec<Call>, LowerError> {
     let (blocks, top) = (l.params.block.all(), l.params.top());
+    let grad_sq = l.acts.grad_sq;
     let parallel = l.shape.tensor.0 > 1;
     let (parts, whole): (Vec<&Param>, Vec<&Param>) =
         blocks.into_iter().partition(|p| !parallel || p.tensor_sharded);
-    let norm_parts = b.add_some(optimizer::norm(l, "norm.block", &parts))?;
-    let norm_whole = b.add_some(optimizer::norm(l, "norm.block.whole", &whole))?;
-    let norm_top = b.add_some(optimizer::norm(l, "norm.top", &top))?;
-    let grad_sq = l.acts.grad_sq;
+    let norm_parts = b.add_some(optimizer::norm("norm.block", &parts, grad_sq))?;
+    let norm_whole = b.add_some(optimizer::norm("norm.block.whole", &whole, grad_sq))?;
+    let norm_top = b.add_some(optimizer::norm("norm.top", &top, grad_sq))?;
     let over_parts = b.add_some(optimizer::sum("norm.reduce.tensor", grad_sq, &[Axis::Tensor], l.shape))?;
     let over_all =
         b.add_some(optimizer::sum("norm.reduce", grad_sq, &[Axis::Shard, Axis::Pipeline], l.shape))?;

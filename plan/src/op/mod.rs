@@ -21,6 +21,7 @@ mod gemm;
 mod init;
 mod load_batch;
 mod loss;
+mod loss_scale;
 mod norm;
 mod optimizer;
 mod quantise;
@@ -39,6 +40,7 @@ pub use gemm::Gemm;
 pub use init::{Initialise, RopeTables};
 pub use load_batch::LoadBatch;
 pub use loss::{CrossEntropyEval, CrossEntropyTrain};
+pub use loss_scale::{AdjustScale, ScaleLoss, UnscaleNorms};
 pub use norm::{NormBackward, NormBackwardInput, NormBackwardWeight, NormForward};
 pub use optimizer::Optimize;
 pub use quantise::Quantise;
@@ -197,6 +199,9 @@ ops! {
     CrossEntropyEval = "cross_entropy.eval",
     SquaredNorm = "squared_norm",
     Clip = "clip",
+    ScaleLoss = "loss_scale.apply",
+    UnscaleNorms = "loss_scale.remove",
+    AdjustScale = "loss_scale.adjust",
     Optimize = "optimize",
     Gather = "gather",
     ReduceScatter = "reduce_scatter",

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::failure::{Failure, Outcome};
+use crate::noise::NoiseScale;
 
 pub mod config;
 mod tensors;
@@ -54,6 +55,12 @@ pub struct State {
     pub seconds: f64,
     /// Updates left out because loss or gradient were not finite.
     pub skipped_updates: u64,
+    /// Gradient noise so far; none where steps have one micro-batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<NoiseScale>,
+    /// Loss scale and good steps since it changed, in fp16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<[f64; 2]>,
     /// SHA-256 of what the plan means.
     pub plan: String,
     /// SHA-256 of the corpus manifest.

@@ -29,6 +29,8 @@ fn tensor(fill: u8) -> Plain {
 }
 
 fn state(step: u64) -> State {
+    let mut noise = NoiseScale::default();
+    noise.add((std::f64::consts::PI, 3.0), (1.0 / 3.0, 7.0)); // what no short decimal is
     State {
         format: FORMAT.into(),
         step,
@@ -36,6 +38,8 @@ fn state(step: u64) -> State {
         tokens: step * 1024,
         seconds: 1.25,
         skipped_updates: 0,
+        noise: Some(noise),
+        loss_scale: Some([65_536.0, 3.0]),
         plan: "p".into(),
         data: "d".into(),
         files: BTreeMap::new(),

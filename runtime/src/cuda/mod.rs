@@ -24,6 +24,7 @@ pub mod loss;
 pub mod norm;
 pub mod nvrtc;
 pub mod optimizer;
+pub mod probe;
 pub mod quantise;
 pub mod rope;
 pub mod source;

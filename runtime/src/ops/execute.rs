@@ -13,7 +13,8 @@ use super::philox::Stream;
 use super::quantise::cleared;
 use super::rope::Packed;
 use super::{
-    dropout, elementwise, embedding, gemm, init, loss, norm, optimizer, quantise, reduce, rope, swiglu,
+    dropout, elementwise, embedding, gemm, init, loss, loss_scale, norm, optimizer, quantise, reduce, rope,
+    swiglu,
 };
 use super::{elements, require, signed, unsigned};
 use crate::cuda::rope::{Angles, pack_inverse};
@@ -171,6 +172,19 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
         Op::Clip(a) => {
             let ([squared], [scale, skip]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
             reduce::clip(squared, a.max_norm, scale, skip)
+        }
+        Op::ScaleLoss(_) => {
+            let ([weight, scale], [product]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            loss_scale::apply(weight, scale, product)
+        }
+        Op::UnscaleNorms(_) => {
+            let [scale] = take(op, "inputs", inputs)?;
+            loss_scale::remove(scale, outputs)
+        }
+        Op::AdjustScale(a) => {
+            let ([skip], [grad_scale, scale, good]) =
+                (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            loss_scale::adjust(a, skip, grad_scale, scale, good)
         }
         Op::Optimize(a) => {
             let [gradient, lr, grad_scale, skip, step] = take(op, "inputs", inputs)?;

@@ -23,6 +23,7 @@ mod execute;
 mod gemm;
 mod init;
 mod loss;
+mod loss_scale;
 mod norm;
 mod optimizer;
 pub mod philox;
@@ -31,7 +32,9 @@ mod reduce;
 pub mod rope;
 mod swiglu;
 
+pub(crate) use attention::goes_to_cudnn;
 pub use execute::{Context, Host, execute};
+pub(crate) use reduce::squared_norm;
 
 /// The dtype an op computes in for operands of `kind`: f64 for f64, else f32.
 pub fn math_kind(kind: Kind) -> Kind {

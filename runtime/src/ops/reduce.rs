@@ -8,7 +8,7 @@ use crate::cuda;
 use crate::error::Result;
 
 /// Adds Σ g² to `squared` `[1]` f32. Squares and sums are made in f64.
-pub(super) fn squared_norm(gradient: &Tensor, squared: &Tensor) -> Result<()> {
+pub(crate) fn squared_norm(gradient: &Tensor, squared: &Tensor) -> Result<()> {
     if cuda::serves(gradient) {
         return cuda::flat::squared_norm(gradient, squared);
     }

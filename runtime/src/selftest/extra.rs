@@ -1,7 +1,8 @@
 //! Ops that no program of one device holds, on operands made here. Collectives need ranks and are not here.
 
 use llmc_plan::op::{
-    Accumulate, AttentionMerge, AttentionPartial, NormBackwardInput, NormBackwardWeight, Op, Quantise,
+    Accumulate, AdjustScale, AttentionMerge, AttentionPartial, NormBackwardInput, NormBackwardWeight, Op,
+    Quantise, ScaleLoss, UnscaleNorms,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -36,6 +37,15 @@ pub fn compare(lockstep: &mut Lockstep) -> Outcome<()> {
     let turned = Tensor::f_zeros([width, TOKENS], (Kind::Float8e4m3fn, Device::Cpu))?;
     let scale = Tensor::f_zeros([1], (Kind::Float, Device::Cpu))?;
     one(lockstep, Quantise {}, &[random(width)?], &[eight_bit, turned, scale])?;
+
+    // fp16 alone scales its loss.
+    let scalar = |value: f64| Tensor::f_full([1], value, (Kind::Float, Device::Cpu));
+    one(lockstep, ScaleLoss {}, &[scalar(0.01)?, scalar(4096.0)?], &[scalar(0.0)?])?;
+    one(lockstep, UnscaleNorms {}, &[scalar(4096.0)?], &[scalar(3e7)?, scalar(2e7)?])?;
+    for skip in [0.0, 1.0] {
+        let outputs = [scalar(1.5)?, scalar(4096.0)?, scalar(1999.0)?];
+        one(lockstep, AdjustScale::CUSTOMARY, &[scalar(skip)?], &outputs)?;
+    }
 
     // A norm's gradients apart, as frozen weights leave them.
     let (dy, x, weight) = (random(width)?, random(width)?, random(width)?.f_get(0)?);

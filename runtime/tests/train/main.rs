@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // tests
 
+mod accounting;
 mod faults;
 mod gradients;
 mod interpreter;

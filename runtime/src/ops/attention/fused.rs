@@ -22,16 +22,20 @@ const CUDNN_ROWS: u64 = 128;
 pub(in crate::ops) fn how(op: &AttentionForward, qkv: &Tensor) -> Option<Fused> {
     let device = matches!(qkv.device(), Device::Cuda(_));
     let narrow = matches!(qkv.kind(), Kind::BFloat16 | Kind::Half);
-    // Widths the kernels have (flash_api.cpp: multiples of 8 up to 256; cuDNN's sdpa on Hopper: up to 128 both ways).
+    // Widths the kernels have (flash_api.cpp: multiples of 8 up to 256).
     let fits = op.head_dim.is_multiple_of(8) && op.head_dim <= 256;
-    let flash =
-        op.deterministic || op.document_mask || !op.context.is_multiple_of(CUDNN_ROWS) || op.head_dim > 128;
     (device && narrow && fits).then(|| Fused {
         sequences: signed(op.sequences),
         longest: signed(op.context),
-        flash,
+        flash: !goes_to_cudnn(op),
         deterministic: op.deterministic,
     })
+}
+
+/// Whether cuDNN runs it, on a CUDA device in a narrow format. (Its sdpa on Hopper: widths up to 128 both ways.)
+pub(crate) fn goes_to_cudnn(op: &AttentionForward) -> bool {
+    let fits = op.head_dim.is_multiple_of(8) && op.head_dim <= 128;
+    fits && !op.deterministic && !op.document_mask && op.context.is_multiple_of(CUDNN_ROWS)
 }
 
 /// Queries, keys and values of packed rows as `[n, heads, head_dim]` views.

@@ -5,6 +5,7 @@
 //! (arXiv 2310.01889): both are lists of [`Span`]s.
 
 pub(super) mod fused;
+pub(crate) use fused::goes_to_cudnn;
 mod layout;
 mod work;
 
