@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::exit;
+use crate::{exit, sweep};
 
 const EXAMPLES: &str = "Examples:
   llmc plan recipe.llm
@@ -138,9 +138,18 @@ pub enum Command {
     },
     /// Execute a plan: build the data, train, checkpoint
     #[command(
-        after_help = "Examples:\n  llmc run recipes/quickstart.llm\n  llmc run runs/quickstart/plan.json --resume\n\nOn several nodes, start it on each with MASTER_ADDR, MASTER_PORT and NODE_RANK set."
+        after_help = "Examples:\n  llmc run recipes/quickstart.llm\n  llmc run runs/quickstart/plan.json --resume\n  llmc run recipe.llm --profile step.json\n\nOn several nodes, start it on each with MASTER_ADDR, MASTER_PORT and NODE_RANK set."
     )]
     Run(RunArgs),
+    /// Try settings in short runs and map their losses
+    #[command(
+        after_help = "Example:\n  llmc sweep lr recipes/quickstart.llm --lr 3e-4..1e-2 --points 4 --steps 30"
+    )]
+    Sweep {
+        /// What to vary
+        #[command(subcommand)]
+        over: Over,
+    },
     /// Evaluate a checkpoint on texts
     Eval {
         /// A checkpoint folder, then texts and options of llmc-worker eval
@@ -179,6 +188,38 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// What a sweep varies.
+#[derive(Debug, Subcommand)]
+pub enum Over {
+    /// Peak learning rate, and batch: a heat map in the terminal, sweeps/NAME/sweep.svg and sweep.json
+    #[command(
+        after_help = "Examples:\n  llmc sweep lr recipe.llm\n  llmc sweep lr recipe.llm --lr 1e-4..1e-2 --points 7 --batch 4096,8192,16384\n  llmc sweep lr recipe.llm --lr 3e-4,1e-3 --steps 50 --format json\n\nEvery point trains the same tokens, with the recipe's schedule over them. Points that are finished are not run again."
+    )]
+    Lr(SweepArgs),
+}
+
+/// Arguments of `sweep lr`.
+#[derive(Debug, Args)]
+pub struct SweepArgs {
+    /// The recipe
+    pub recipe: PathBuf,
+    /// Learning rates: both ends, or a list; a tenth to ten times the recipe's unless given
+    #[arg(long, value_name = "LOW..HIGH", value_parser = sweep::rates)]
+    pub lr: Option<sweep::Rates>,
+    /// Learning rates between both ends, in equal ratios
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub points: u32,
+    /// Batches in tokens; the recipe's unless given
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', value_parser = sweep::tokens)]
+    pub batch: Vec<u64>,
+    /// Steps of a point at the recipe's batch; other batches train as many tokens [default: 100, or the recipe's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// Name of the sweep; from the recipe's file name unless given
+    #[arg(long)]
+    pub name: Option<String>,
 }
 
 /// Arguments of `plan`.
@@ -222,6 +263,9 @@ pub struct RunArgs {
     /// Record every instruction, in runs/NAME/trace.jsonl unless =FILE is given
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     pub trace: Option<Option<PathBuf>>,
+    /// Write where an early step's time went, for chrome://tracing or Perfetto
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
     /// Execute an edited Program instead of the one lowered from the plan
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,

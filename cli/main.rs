@@ -17,11 +17,13 @@ mod exit;
 mod explain;
 mod files;
 mod fmt;
+mod heatmap;
 mod plan;
 mod prepare;
 mod run;
 mod score;
 mod sibling;
+mod sweep;
 mod terminal;
 mod why;
 mod world;
@@ -30,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Over};
 use exit::{Exit, Outcome};
 use terminal::Terminal;
 
@@ -52,6 +54,7 @@ fn dispatch(terminal: &Terminal, cli: Cli) -> Outcome {
         Command::Fmt { recipes, check } => fmt::run(terminal, &recipes, check),
         Command::Plan(args) => plan::run(terminal, global, &args),
         Command::Run(args) => run::run(terminal, global, &args),
+        Command::Sweep { over: Over::Lr(args) } => sweep::run(terminal, global, &args),
         Command::Eval { args } => eval::run(&args),
         Command::Tokenizer(given) => corpus::run(terminal, global, "tokenizer", &given),
         Command::Data(given) => corpus::run(terminal, global, "data", &given),

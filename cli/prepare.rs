@@ -50,6 +50,23 @@ pub fn pretty(data: &impl serde::Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(data).map(|text| text + "\n").map_err(|error| Failure::new(&error, &error))
 }
 
+/// A recipe compiled with these `--set`, its findings drawn only when it is wrong; `None` then.
+pub fn prepare_with(
+    terminal: &Terminal,
+    global: &Global,
+    set: &[String],
+    path: &Path,
+) -> Result<Option<Prepared>, Failure> {
+    let world = Folder::new(path, &global.hardware)?;
+    let mut compiled = llmc_compiler::compile(&files::read(path)?, set, &world);
+    demand_files(&mut compiled);
+    if compiled.failed() {
+        report(terminal, path, &compiled);
+        return Ok(None);
+    }
+    ready(terminal, &compiled, &world)
+}
+
 /// A recipe compiled, or a plan read back; `None` when the recipe is wrong, which has been drawn then.
 pub fn prepare(terminal: &Terminal, global: &Global, path: &Path) -> Result<Option<Prepared>, Failure> {
     if is_plan(path) {
@@ -59,10 +76,14 @@ pub fn prepare(terminal: &Terminal, global: &Global, path: &Path) -> Result<Opti
     let mut compiled = llmc_compiler::compile(&files::read(path)?, &global.set, &world);
     demand_files(&mut compiled);
     report(terminal, path, &compiled);
+    if compiled.failed() { Ok(None) } else { ready(terminal, &compiled, &world) }
+}
+
+/// Plan and data of a recipe without errors.
+fn ready(terminal: &Terminal, compiled: &Compiled, world: &Folder) -> Result<Option<Prepared>, Failure> {
     match (&compiled.plan, &compiled.data) {
-        _ if compiled.failed() => Ok(None),
         (Some(plan), Some(data)) => {
-            let json = json(plan, &compiled)?;
+            let json = json(plan, compiled)?;
             Ok(Some(Prepared { plan: plan.clone(), json, data: data.clone(), root: world.root().to_owned() }))
         }
         (Some(_), None) => {

@@ -50,6 +50,9 @@ pub fn run(terminal: &Terminal, global: &Global, args: &RunArgs) -> Outcome {
         if let Some(trace) = &args.trace {
             command.arg("--trace").arg(trace.clone().unwrap_or_else(|| folder.join("trace.jsonl")));
         }
+        if let Some(profile) = &args.profile {
+            command.arg("--profile").arg(profile);
+        }
         if let Some(program) = &args.program {
             command.arg("--program").arg(program);
         }
@@ -95,7 +98,7 @@ fn claim(folder: &Path, plan: &str, resume: bool) -> Result<(), Failure> {
 
 /// The variables of each process of this machine, as `torchrun` sets them. On several nodes, start `llmc run` on each
 /// with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
-fn places(layout: &Layout) -> Result<Vec<Vec<(&'static str, String)>>, Failure> {
+pub fn places(layout: &Layout) -> Result<Vec<Vec<(&'static str, String)>>, Failure> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let (address, port) = (variable("MASTER_ADDR"), variable("MASTER_PORT"));
     let node: Option<u64> = variable("NODE_RANK").and_then(|rank| rank.parse().ok());
