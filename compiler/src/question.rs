@@ -1,8 +1,10 @@
 //! Facts → the planner's question, and the data side's specification.
 
+use std::collections::BTreeMap;
+
 use llmc_plan::data::{
-    CleanSpec, DATA_FORMAT_VERSION, DataSpec, MixSpec, OnError, Packing, SourceSpec, TokenizerKind,
-    TokenizerSpec, ValidationSpec,
+    CleanSpec, DATA_FORMAT_VERSION, DataSpec, Dedup, MixSpec, MixStage, OnError, Packing, Script, SourceSpec,
+    TokenizerKind, TokenizerSpec, Unicode, ValidationSpec,
 };
 use llmc_plan::model::{Model, Rope, RopeMethod};
 use llmc_plan::plan::{
@@ -239,6 +241,11 @@ pub fn data(r: &Resolved) -> Option<DataSpec> {
         import: f.word("tokenizer.import").map(str::to_owned),
         sample_bytes: f.count("tokenizer.sample_bytes").unwrap_or(64 << 20),
     };
+    let context = u32::try_from(f.count("model.context")?).ok()?;
+    // 0 is the context, and the window. More is possible for neither, which a warning says.
+    let at_most = |path: &str, most: u32| f.count(path).map_or(0, |n| n.min(u64::from(most)) as u32);
+    let window = at_most("eval.window", context);
+    let stride = at_most("eval.stride", if window == 0 { context } else { window });
     Some(DataSpec {
         format_version: DATA_FORMAT_VERSION.to_owned(),
         root: ".".to_owned(),
@@ -247,17 +254,64 @@ pub fn data(r: &Resolved) -> Option<DataSpec> {
         validation: ValidationSpec {
             fraction: f.real("eval.holdout")?,
             globs: f.word("eval.ppl").map(str::to_owned).into_iter().collect(),
+            window,
+            stride,
         },
         packing: match f.word("pack.kind")? {
             "best_fit" => Packing::BestFit,
             "padding" => Packing::Padding,
+            "buckets" => Packing::Buckets,
             _ => Packing::Concat,
         },
-        document_mask: f.flag("pack.document_mask")?,
-        context: u32::try_from(f.count("model.context")?).ok()?,
+        // Documents of a bucketed row must not see each other.
+        document_mask: f.flag("pack.document_mask")? || f.word("pack.kind") == Some("buckets"),
+        context,
         seed: f.count("seed")?,
-        mix: MixSpec { temperature: f.real("mix.temperature").unwrap_or(1.0), ..MixSpec::default() },
+        mix: MixSpec {
+            temperature: f.real("mix.temperature").unwrap_or(1.0),
+            stages: stages(r),
+            ..MixSpec::default()
+        },
         on_error: if f.word("clean.unreadable") == Some("skip") { OnError::Skip } else { OnError::Stop },
-        clean: CleanSpec::default(),
+        clean: clean(f),
     })
+}
+
+/// Later phases of the mixture. What a phase does not name goes on as before.
+fn stages(r: &Resolved) -> Vec<MixStage> {
+    let mut phases: Vec<_> = r.data.phases.iter().collect();
+    phases.sort_by(|a, b| a.start.total_cmp(&b.start));
+    let mut weights = BTreeMap::new();
+    let mut stages = Vec::new();
+    for phase in phases {
+        weights.extend(phase.shares.iter().cloned());
+        let (start, weights) = (Some(phase.start), weights.clone());
+        stages.push(MixStage { at_sample: 0, start, weights, reason: String::new() });
+    }
+    stages
+}
+
+fn clean(f: &Facts) -> CleanSpec {
+    let default = CleanSpec::default();
+    CleanSpec {
+        unicode: match f.word("clean.unicode") {
+            Some("nfc") => Unicode::Nfc,
+            Some("nfkc") => Unicode::Nfkc,
+            _ => Unicode::Keep,
+        },
+        dedup: match f.word("clean.dedup") {
+            Some("exact") => Dedup::Exact,
+            Some("minhash") => Dedup::Near,
+            _ => Dedup::Off,
+        },
+        similarity: f.real("clean.similarity").unwrap_or(default.similarity),
+        min_bytes: f.count("clean.min_bytes").unwrap_or(default.min_bytes),
+        max_bytes: f.count("clean.max_bytes"),
+        min_letters: f.real("clean.letters").unwrap_or(default.min_letters),
+        scripts: [("clean.lang.en", Script::Latin), ("clean.lang.zh", Script::Han)]
+            .into_iter()
+            .filter(|(path, _)| f.has(path))
+            .map(|(_, script)| script)
+            .collect(),
+    }
 }

@@ -12,8 +12,12 @@ use llmc_plan::batch::{Batch, BatchShape, NO_SOURCE};
 /// How a run turns tokens into rows; the same for every shard.
 #[derive(Clone, Copy)]
 pub struct Rule {
-    /// Tokens in a sample.
+    /// Tokens in a row.
     pub context: u32,
+    /// Tokens of a sample whose documents are concatenated; the rest of its row is padding.
+    pub window: u32,
+    /// Tokens from one such sample to the next. What a sample repeats of the one before has no weight.
+    pub stride: u32,
     /// Segments follow documents.
     pub document_mask: bool,
     /// Segments a sample may have.
@@ -58,7 +62,10 @@ impl Samples {
         let shards = shards
             .into_iter()
             .map(|opened| {
-                let concatenated = || opened.tokens.tokens().div_ceil(u64::from(rule.context));
+                let concatenated = || {
+                    let beyond = opened.tokens.tokens().saturating_sub(u64::from(rule.window));
+                    1 + beyond.div_ceil(u64::from(rule.stride))
+                };
                 end += opened.rows.as_ref().map_or_else(concatenated, PackIndex::rows);
                 Shard { opened, end }
             })
@@ -89,8 +96,8 @@ impl Samples {
             return Ok(Some(&shard.opened));
         }
         // All but the last sample of a shard are full.
-        let start = (sample - before) * u64::from(self.rule.context);
-        let length = tokens.tokens().saturating_sub(start).min(u64::from(self.rule.context));
+        let start = (sample - before) * u64::from(self.rule.stride);
+        let length = tokens.tokens().saturating_sub(start).min(u64::from(self.rule.window));
         let to = start + length;
         let mut ends = to == tokens.tokens();
         if self.rule.document_mask {
@@ -177,6 +184,9 @@ impl Samples {
                 *weight = 0.0;
             }
         }
+        let repeated =
+            pieces.first().filter(|piece| piece.start > 0).map_or(0, |_| self.rule.window - self.rule.stride);
+        weights.iter_mut().take(repeated as usize).for_each(|weight| *weight = 0.0);
         if self.rule.document_mask {
             let allowed = self.rule.documents as usize - 1;
             batch.merged_documents += starts.len().saturating_sub(allowed) as u32;

@@ -53,6 +53,12 @@ impl Schedule {
     /// # Errors
     /// As [`Schedule::new`].
     pub fn push(&mut self, spec: &DataSpec, tokens: &[u64], stage: &MixStage) -> Result<()> {
+        if let Some(start) = stage.start {
+            return Err(Error::spec(format!(
+                "mix.stages: a stage begins at {} % of a run whose steps are not known here: give at_sample",
+                100.0 * start
+            )));
+        }
         let last = self.parts.last();
         let at = stage.at_sample;
         if let Some(last) = last.filter(|last| last.first > at || at == 0) {
@@ -193,7 +199,7 @@ mod tests {
 
     fn stage(at_sample: u64, a: f64, b: f64) -> MixStage {
         let weights = BTreeMap::from([("a".into(), a), ("b".into(), b), ("c".into(), 1.0)]);
-        MixStage { at_sample, weights, reason: String::new() }
+        MixStage { at_sample, start: None, weights, reason: String::new() }
     }
 
     proptest! {

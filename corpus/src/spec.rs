@@ -68,6 +68,14 @@ pub fn check(spec: &DataSpec) -> Result<()> {
             spec.validation.fraction
         )));
     }
+    let (window, stride) = windows(spec);
+    if window > spec.context || stride > window {
+        return Err(Error::spec(format!(
+            "validation has windows of {window} tokens every {stride}, and the context is {}: make the stride at most \
+             the window, and the window at most the context",
+            spec.context
+        )));
+    }
     if !(0.0..=10.0).contains(&spec.mix.temperature) {
         return Err(Error::spec(format!(
             "mix.temperature is {}: the exponent lies from 0 (uniform) to 10, and 1 is proportional to size",
@@ -81,6 +89,13 @@ pub fn check(spec: &DataSpec) -> Result<()> {
     share("similarity", spec.clean.similarity)?;
     share("min_letters", spec.clean.min_letters)?;
     check_tokenizer(spec)
+}
+
+/// Tokens of a validation window, and from one to the next.
+pub fn windows(spec: &DataSpec) -> (u32, u32) {
+    let given = |n: u32, otherwise: u32| if n == 0 { otherwise } else { n };
+    let window = given(spec.validation.window, spec.context);
+    (window, given(spec.validation.stride, window))
 }
 
 fn check_tokenizer(spec: &DataSpec) -> Result<()> {

@@ -66,16 +66,22 @@ pub fn open(dir: &Path, spec: &DataSpec, shape: BatchShape, global_sequences: u6
     let manifest = read_manifest(dir)?;
     let rule = Rule {
         context: spec.context,
+        window: spec.context,
+        stride: spec.context,
         document_mask: spec.document_mask,
         documents: shape.documents_per_sequence(),
         padding: manifest.tokenizer.end_of_document,
     };
+    let (window, stride) = crate::spec::windows(spec);
+    // Windows slide over documents end to end, whatever the rows of training are.
+    let sliding = (window, stride) != (spec.context, spec.context);
+    let validation_packing = if sliding { Packing::Concat } else { spec.packing };
     let mut sources = Vec::new();
     let mut validation = Vec::new();
     for (index, source) in spec.sources.iter().enumerate() {
         let info = built_source(dir, &manifest, &source.name)?;
-        let train = shards(dir, &manifest, spec, &info.train, index)?;
-        validation.extend(shards(dir, &manifest, spec, &info.validation, index)?);
+        let train = shards(dir, &manifest, spec, spec.packing, &info.train, index)?;
+        validation.extend(shards(dir, &manifest, spec, validation_packing, &info.validation, index)?);
         sources.push(Source {
             name: source.name.clone(),
             samples: Samples::new(train, rule),
@@ -97,10 +103,10 @@ pub fn open(dir: &Path, spec: &DataSpec, shape: BatchShape, global_sequences: u6
         .filter_map(|source| manifest.sources.iter().find(|built| built.name == source.name))
         .map(|built| built.train.tokens)
         .collect();
-    let window = if spec.mix.window == 0 { global_sequences } else { spec.mix.window };
-    let schedule = Schedule::new(spec, &tokens, window)?;
-    let data_hash = data_hash(spec, &manifest, rule.documents, window)?;
-    let validation = Samples::new(validation, rule);
+    let mixed = if spec.mix.window == 0 { global_sequences } else { spec.mix.window };
+    let schedule = Schedule::new(spec, &tokens, mixed)?;
+    let data_hash = data_hash(spec, &manifest, rule.documents, mixed)?;
+    let validation = Samples::new(validation, Rule { window, stride, ..rule });
     Ok(Stream {
         manifest,
         shape,
@@ -159,6 +165,7 @@ fn shards(
     dir: &Path,
     manifest: &Manifest,
     spec: &DataSpec,
+    packing: Packing,
     split: &SplitInfo,
     source: usize,
 ) -> Result<Vec<Opened>> {
@@ -177,7 +184,7 @@ fn shards(
         };
         let indexed = Indexed::open(&path, manifest.tokenizer.vocab)?;
         tokens += indexed.tokens();
-        let rows = match spec.packing {
+        let rows = match packing {
             Packing::Concat => None,
             policy => {
                 let key = xxh3_64(listed.xxh3.as_bytes());
@@ -275,6 +282,18 @@ impl Stream {
         self.sources.iter().zip(shares).map(|(s, share)| (s.name.as_str(), share, s.samples.len())).collect()
     }
 
+    /// Tokens of each source in the steps before a step, padding included; of a step that begins inside a
+    /// window of the mixture, those before the window.
+    ///
+    /// # Errors
+    /// A step beyond 2⁶⁴ samples.
+    pub fn source_tokens(&self, step: u64) -> Result<BTreeMap<&str, u64>> {
+        let start = self.step_start(step)?;
+        let tokens =
+            |source| self.schedule.count(source, start).saturating_mul(u64::from(self.shape.context));
+        Ok(self.sources.iter().enumerate().map(|(n, source)| (source.name.as_str(), tokens(n))).collect())
+    }
+
     /// Share of the training rows' tokens that is padding, measured over one epoch of each source in
     /// its share of the samples.
     pub fn padding(&self) -> f64 {
@@ -356,7 +375,7 @@ impl Stream {
         reason: &str,
     ) -> Result<MixStage> {
         let at_sample = self.schedule.window_after(self.step_start(step)?);
-        let stage = MixStage { at_sample, weights, reason: reason.to_owned() };
+        let stage = MixStage { at_sample, start: None, weights, reason: reason.to_owned() };
         self.schedule.push(&self.spec, &self.tokens, &stage)?;
         Ok(stage)
     }

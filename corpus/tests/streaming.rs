@@ -374,3 +374,65 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(stream.batch(u64::MAX, 0, 0, 1).is_err());
     assert!(stream.batch(0, u64::MAX, 0, 1).is_err());
 }
+
+/// Windows of 6 tokens every 2 in rows of 8: every token but the first of a shard is a target once, and each is
+/// seen after at least 3 others unless the shard has no more before it.
+#[test]
+fn sliding_windows_count_every_token_once() {
+    for (tokens, mask, packing) in
+        [(30, false, "concat"), (31, true, "best_fit"), (4, false, "concat"), (6, true, "concat")]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let ids: Vec<u32> = (1..=tokens).collect();
+        write_corpus(dir.path(), tokens + 1, &[("a", vec![vec![1, END]], vec![ids])]);
+        let spec = spec(&format!(
+            r#"{{"tokenizer": {{"vocab": 300}}, "context": 8, "document_mask": {mask}, "packing": "{packing}",
+                "validation": {{"window": 6, "stride": 2}}, "sources": [{ONE}]}}"#
+        ));
+        let shape = BatchShape { sequences: 1, context: 8, max_documents: 8 };
+        let stream = open(dir.path(), &spec, shape, 1).unwrap();
+        let mut counted = vec![0; tokens as usize + 2];
+        for batch in stream.validation() {
+            let batch = batch.unwrap();
+            for at in 0..8 {
+                if batch.weights[at] > 0.0 {
+                    assert_eq!(batch.targets[at], batch.ids[at] + 1);
+                    assert_eq!(batch.positions[at] as usize, at);
+                    counted[batch.targets[at] as usize] += 1;
+                    assert!(at >= 3 || batch.ids[0] == 1, "{tokens}: {at} before {:?}", batch.targets[at]);
+                }
+            }
+            assert!(batch.weights[6..].iter().all(|&w| w == 0.0));
+        }
+        let expected: Vec<i32> =
+            (0..tokens as i32 + 2).map(|id| i32::from((2..=tokens as i32).contains(&id))).collect();
+        assert_eq!(counted, expected, "{tokens}");
+    }
+}
+
+/// `mix < base >= 20% ... at 50% < ... > >`: a floor holds in every stage, and stages begin with a step.
+#[test]
+fn a_base_guard_holds_in_every_stage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut next = 1;
+    let (a, b) = (unique(&[300, 500], &mut next), unique(&[200], &mut next));
+    write_corpus(dir.path(), next, &[("base", a, vec![]), ("law", b, vec![])]);
+    let mut spec = spec(
+        r#"{"tokenizer": {"vocab": 300}, "context": 8,
+            "mix": {"stages": [{"start": 0.5, "weights": {"law": 0.95}}, {"start": 0.8, "weights": {"law": 0.4}}]},
+            "sources": [{"name": "base", "globs": ["a"], "min_share": 0.2}, {"name": "law", "globs": ["b"], "weight": 0.6}]}"#,
+    );
+    let shape = BatchShape { sequences: 10, context: 8, max_documents: 10 };
+    let error = open(dir.path(), &spec, shape, 10).err().unwrap().to_string();
+    assert!(error.contains("a stage begins at 50 % of a run whose steps are not known here"), "{error}");
+    spec.mix = spec.mix.at_steps(21, 10);
+    let stream = open(dir.path(), &spec, shape, 10).unwrap();
+    let law: Vec<u64> =
+        (0..21).map(|step| stream.batch(step, 0, 0, 1).unwrap().source_counts(2)[1]).collect();
+    // Steps 0 to 10, 11 to 16, 17 to 20: 10.5 and 16.8 rounded. 95 % is more than the guard allows.
+    let expected = [[6; 11].as_slice(), &[8; 6], &[4; 4]].concat();
+    assert_eq!(law, expected);
+    let tokens = stream.source_tokens(21).unwrap();
+    let law = 8 * expected.iter().sum::<u64>();
+    assert_eq!((tokens["law"], tokens["base"]), (law, 8 * 210 - law));
+}

@@ -144,11 +144,22 @@ pub struct ValidationSpec {
     /// Globs of files that are validation text in full.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub globs: Vec<String>,
+    /// Tokens seen at once; 0 is the context, and more is refused.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub window: u32,
+    /// Tokens from one window to the next, each of which counts once, seen after window − stride others; 0 is
+    /// the window.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stride: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl Default for ValidationSpec {
     fn default() -> Self {
-        Self { fraction: 0.01, globs: Vec::new() }
+        Self { fraction: 0.01, globs: Vec::new(), window: 0, stride: 0 }
     }
 }
 
@@ -189,12 +200,29 @@ pub struct MixSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MixStage {
     /// First sample of the stage, a multiple of the mixture's window.
+    #[serde(default)]
     pub at_sample: u64,
+    /// Where it begins as a share of the run, 0 to 1, until the steps are known ([`MixSpec::at_steps`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<f64>,
     /// Replaces the weight of these sources; they mean what [`SourceSpec::weight`] means.
     pub weights: BTreeMap<String, f64>,
     /// Why, for whoever reads the ledger.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+}
+
+impl MixSpec {
+    /// The mixture of a run of `steps` optimizer steps of `sequences` samples: stages that begin at a share of
+    /// it begin with the nearest step, the second one at the earliest.
+    pub fn at_steps(&self, steps: u64, sequences: u64) -> Self {
+        let place = |stage: &MixStage| {
+            let Some(start) = stage.start else { return stage.clone() };
+            let step = ((start * steps as f64).round() as u64).max(1);
+            MixStage { at_sample: step.saturating_mul(sequences), start: None, ..stage.clone() }
+        };
+        Self { stages: self.stages.iter().map(place).collect(), ..self.clone() }
+    }
 }
 
 fn one() -> f64 {

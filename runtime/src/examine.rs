@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use llmc_corpus::Stream;
 use llmc_plan::batch::Batch;
-use llmc_plan::data::{DataSpec, SourceSpec, ValidationSpec};
+use llmc_plan::data::{DataSpec, MixSpec, SourceSpec, ValidationSpec};
 use llmc_plan::plan::Plan;
 use serde::Serialize;
 
@@ -150,7 +150,9 @@ fn texts(
     let mut spec = DataSpec {
         root: "/".to_owned(),
         sources: vec![SourceSpec { name: "text".to_owned(), globs, ..SourceSpec::default() }],
-        validation: ValidationSpec { fraction: 0.0, globs: Vec::new() },
+        validation: ValidationSpec { fraction: 0.0, ..ValidationSpec::default() },
+        // Its stages name the sources of the run.
+        mix: MixSpec::default(),
         ..spec.clone()
     };
     let tokenizer = absolute(&run_data.join("tokenizer.json"))?;

@@ -4,6 +4,7 @@
 //! kill cut short) are removed first, so that every step is there once. Not here: TensorBoard
 //! ([`crate::events`]), the terminal ([`crate::progress`]).
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,12 @@ pub struct StepMetrics {
     pub mfu: f64,
     /// Seconds of this step.
     pub seconds: f64,
+    /// Share of them spent waiting for the corpus, 0 to 1.
+    #[serde(default)]
+    pub data_wait: f64,
+    /// Tokens of each source so far, padding included.
+    #[serde(default)]
+    pub source_tokens: BTreeMap<String, u64>,
     /// Cost of the run so far at the plan's prices, in the plan's currency.
     pub cost: f64,
     /// Gradient noise scale B_simple, in tokens, over about the last hundred steps.
@@ -133,6 +140,8 @@ mod tests {
             tokens_per_second: 10.0,
             mfu: 0.5,
             seconds: 1.0,
+            data_wait: 0.0,
+            source_tokens: BTreeMap::new(),
             cost: 0.25,
             noise_scale: None,
             noise_scale_error: None,

@@ -84,7 +84,9 @@ pub fn corpus(folder: &Path, plan: &Plan, data: &DataSpec) -> Outcome<Stream> {
     let documents = narrow("a segment count", documents_per_sequence(data).unwrap_or(1))?;
     let shape =
         BatchShape { sequences, context: data.context, max_documents: sequences.saturating_mul(documents) };
-    let stream = llmc_corpus::open(folder, data, shape, plan.batch.global_sequences).map_err(data_failure)?;
+    let sequences = plan.batch.global_sequences;
+    let data = DataSpec { mix: data.mix.at_steps(plan.budget.steps, sequences), ..data.clone() };
+    let stream = llmc_corpus::open(folder, &data, shape, sequences).map_err(data_failure)?;
     let vocab = u64::from(stream.manifest().tokenizer.vocab);
     if vocab > plan.model.vocab {
         return Err(Failure::environment(format!(

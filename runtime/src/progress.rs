@@ -78,8 +78,11 @@ impl Progress {
 fn describe(m: &StepMetrics, left: Duration, currency: &str) -> String {
     let loss = m.loss.map_or("not finite".to_owned(), |loss| format!("{loss:.4}"));
     let noise = m.noise_scale.map_or(String::new(), |tokens| format!("  noise {} tokens", grouped(tokens)));
+    // Below this a loader keeps up.
+    let starved = m.data_wait >= 0.01;
+    let starved = if starved { format!("  data wait {:.1} %", 100.0 * m.data_wait) } else { String::new() };
     format!(
-        "loss {loss}  {} tokens/s  MFU {:.1} %{noise}  {} left  {currency}{:.2}",
+        "loss {loss}  {} tokens/s  MFU {:.1} %{noise}{starved}  {} left  {currency}{:.2}",
         grouped(m.tokens_per_second),
         100.0 * m.mfu,
         duration(left),
@@ -136,6 +139,8 @@ mod tests {
             tokens_per_second: 12_345.6,
             mfu: 0.4567,
             seconds: 0.5,
+            data_wait: 0.001,
+            source_tokens: Default::default(),
             cost: 1.234,
             noise_scale: None,
             noise_scale_error: None,
@@ -146,6 +151,8 @@ mod tests {
             describe(&metrics, Duration::from_secs(185), "¥"),
             "loss 5.1235  12,346 tokens/s  MFU 45.7 %  3m05s left  ¥1.23"
         );
+        let starved = StepMetrics { data_wait: 0.25, ..metrics.clone() };
+        assert!(describe(&starved, Duration::ZERO, "¥").contains("MFU 45.7 %  data wait 25.0 %  0s left"));
         let broken = StepMetrics { loss: None, ..metrics.clone() };
         assert!(describe(&broken, Duration::from_secs(200_000), "¥").starts_with("loss not finite"));
         let noisy = StepMetrics { noise_scale: Some(45_678.9), ..metrics };

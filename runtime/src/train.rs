@@ -2,6 +2,7 @@
 //!
 //! Not here: what a step is ([`crate::interpret`] runs the program's), how files look.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -296,6 +297,7 @@ impl Run<'_> {
     /// One optimizer step, its figures logged; its seconds.
     fn update(&mut self, observers: Vec<&mut dyn Observer>) -> Outcome<f64> {
         let clock = Instant::now();
+        let waited = self.loader.starvation().waited;
         let done = self.state.step;
         let plan = &self.folder.plan;
         let Loaded { step_weight: weight, batch, .. } = self.first_batch(done)?;
@@ -339,6 +341,8 @@ impl Run<'_> {
             tokens_per_second,
             mfu,
             seconds,
+            data_wait: (self.loader.starvation().waited - waited).as_secs_f64() / seconds.max(1e-9),
+            source_tokens: self.source_tokens()?,
             cost: self.cost(),
             noise_scale: noise.map(|n| n.tokens),
             noise_scale_error: noise.map(|n| n.error),
@@ -393,6 +397,12 @@ impl Run<'_> {
         }
         self.breakdown = Some(breakdown);
         Ok(())
+    }
+
+    /// Tokens of each source so far.
+    fn source_tokens(&self) -> Outcome<BTreeMap<String, u64>> {
+        let tokens = self.stream.source_tokens(self.state.step).map_err(data_failure)?;
+        Ok(tokens.into_iter().map(|(name, tokens)| (name.to_owned(), tokens)).collect())
     }
 
     /// The first micro-batch of a step. An edited program may have left some of the step before unread.

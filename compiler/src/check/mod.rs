@@ -12,6 +12,7 @@ pub mod meaning {
     pub mod budget_over;
     pub mod cluster;
     pub mod corpus;
+    pub mod eval_window;
     pub mod expectation;
     pub mod fp8;
     pub mod impossible;
@@ -21,7 +22,6 @@ pub mod meaning {
     pub mod multiple;
     pub mod no_hardware;
     pub mod no_model;
-    pub mod not_yet;
     pub mod ratio;
     pub mod rope_beyond;
     pub mod rope_factor;
@@ -115,7 +115,7 @@ pub const RULES: &[&Rule] = &[
     &meaning::corpus::RULE,
     &meaning::base_absent::RULE,
     &meaning::shares::RULE,
-    &meaning::not_yet::RULE,
+    &meaning::eval_window::RULE,
     &meaning::mixture::RULE,
     &meaning::layout::RULE,
     &meaning::unfit::RULE,
@@ -142,6 +142,7 @@ const CHECKS: &[fn(&Resolved, &mut Vec<Diagnostic>)] = &[
     meaning::fp8::check,
     meaning::shares::check,
     meaning::mixture::check,
+    meaning::eval_window::check,
     meaning::layout::check,
 ];
 

@@ -6,7 +6,6 @@ use super::Resolved;
 use super::cx::{Cx, span};
 use super::merge::Setting;
 use super::read::{Options, REAL, SHARE, bound, first_value, only_head};
-use crate::check::meaning::not_yet;
 use crate::check::names::source;
 use crate::check::syntax::valueless;
 use crate::check::values::{kind, range};
@@ -66,6 +65,9 @@ const EPOCHS: Slot = Slot {
     binary_k: false,
 };
 const BYTES: Slot = Slot { accepts: &[Dimension::Bytes], bare: None, binary_k: false };
+
+/// Languages a heuristic tells apart, by their script.
+const LANGUAGES: &[&str] = &["en", "zh"];
 
 /// `tokenizer bpe < digits split  byte_fallback yes >`
 pub fn tokenizer(cx: &mut Cx, r: &mut Resolved) {
@@ -166,24 +168,81 @@ fn refuse_bound(cx: &mut Cx, setting: &Setting) {
     }
 }
 
-/// `clean < unreadable skip >`
+/// `clean < unicode nfc  dedup minhash  similarity 80%  length 64 B 1 MiB  letters >= 50%  lang en zh
+/// unreadable skip >`
 pub fn clean(cx: &mut Cx, r: &mut Resolved) {
     let Some(mut view) = cx.view(Keyword::Clean) else { return };
     if view.options.is_empty() {
-        cx.report(valueless::found(view.at, "clean", Some("clean < unreadable skip >")));
+        cx.report(valueless::found(view.at, "clean", Some("clean < dedup minhash >")));
     }
     let mut options = Options::of(&mut view);
-    if let Some(word) = options.choice(cx, "unreadable", &["stop", "skip"]) {
-        r.put("clean.unreadable", word.fact());
+    for (name, known) in [
+        ("unreadable", &["stop", "skip"] as &[&'static str]),
+        ("unicode", &["keep", "nfc", "nfkc"]),
+        ("dedup", &["off", "exact", "minhash"]),
+    ] {
+        if let Some(word) = options.choice(cx, name, known) {
+            r.put(&format!("clean.{name}"), word.fact());
+        }
+    }
+    if let Some(x) = options.real(cx, "similarity", &SHARE, (0.5, 1.0)) {
+        r.put("clean.similarity", x.fact());
+    }
+    if let Some(setting) = options.take(cx, "length") {
+        length(cx, r, &setting);
+    }
+    if let Some(setting) = options.take(cx, "letters")
+        && let Some(value) = first_value(cx, &setting)
+    {
+        if bound(&setting) == Some(Cmp::Le) {
+            let at = span(setting.opt.source, setting.opt.node.span);
+            let wanted = text("a lower bound such as `letters >= 50%`", "下限，如 `letters >= 50%`");
+            cx.report(kind::found(at, "<=", "letters", wanted));
+        } else if let Some(x) = cx.real(&setting.opt, &value, &SHARE, (0.0, 1.0), "letters") {
+            r.put("clean.letters", x.fact());
+        }
+    }
+    if let Some(setting) = options.take(cx, "lang") {
+        for value in &setting.opt.node.values {
+            if let Some(word) = cx.choice(&setting.opt, value, LANGUAGES, "lang") {
+                r.put(&format!("clean.lang.{}", word.value), word.fact());
+            }
+        }
     }
     options.finish(cx);
+}
+
+/// `length >= 64 B`, `length <= 1 MiB`, or both as `length 64 B 1 MiB`.
+fn length(cx: &mut Cx, r: &mut Resolved, setting: &Setting) {
+    let values = &setting.opt.node.values;
+    let paths: &[&str] = match (bound(setting), values.len()) {
+        (Some(Cmp::Le), 1) => &["clean.max_bytes"],
+        (Some(_), 1) => &["clean.min_bytes"],
+        (None, 2) => &["clean.min_bytes", "clean.max_bytes"],
+        _ => {
+            let at = span(setting.opt.source, setting.opt.node.span);
+            let words = cx.slice(at).to_owned();
+            let wanted = text(
+                "`length >= 64 B`, `length <= 1 MiB`, or both as `length 64 B 1 MiB`",
+                "`length >= 64 B`、`length <= 1 MiB`，或同时写作 `length 64 B 1 MiB`",
+            );
+            cx.report(kind::found(at, &words, "length", wanted));
+            return;
+        }
+    };
+    for (path, value) in paths.iter().zip(values) {
+        if let Some(n) = cx.count(&setting.opt, value, &BYTES, (0, 1 << 27), "length") {
+            r.put(path, n.fact());
+        }
+    }
 }
 
 /// `pack best_fit < document_mask yes >`
 pub fn pack(cx: &mut Cx, r: &mut Resolved) {
     let Some(mut view) = cx.view(Keyword::Pack) else { return };
     if let Some(head) = only_head(cx, &view, "pack best_fit")
-        && let Some(word) = cx.choice(&head, &head.node, &["concat", "best_fit", "padding"], "pack")
+        && let Some(word) =
+            cx.choice(&head, &head.node, &["concat", "best_fit", "padding", "buckets"], "pack")
     {
         r.put("pack.kind", word.fact());
     }
@@ -294,6 +353,5 @@ fn phase(cx: &mut Cx, r: &mut Resolved, mut setting: Setting, known: &[String]) 
         cx.report(range::found(whole, "the shares of this phase", v(total), v(0.0), v(1.0)));
         return;
     }
-    cx.report(not_yet::found(whole, "at", &not_yet::PHASE));
     r.data.phases.push(Phase { start: start.value, shares, span: whole });
 }

@@ -6,7 +6,6 @@ use super::Resolved;
 use super::cx::Cx;
 use super::read::{CONTEXT, Options, SHARE};
 use super::training::stretch;
-use crate::check::meaning::not_yet;
 use crate::check::syntax::valueless;
 use crate::unit::{Dimension, Slot};
 
@@ -99,7 +98,6 @@ pub fn eval(cx: &mut Cx, r: &mut Resolved) {
     }
     for (name, path) in [("window", "eval.window"), ("stride", "eval.stride")] {
         if let Some(n) = options.count_in(cx, name, &CONTEXT, (1, super::model::MAX_CONTEXT)) {
-            cx.report(not_yet::found(n.span, name, &not_yet::WINDOW));
             r.put(path, n.fact());
         }
     }
