@@ -195,9 +195,10 @@ pub fn report(tables: &[String], rows: &[Row], fitted: &[Fitted]) -> Result<Stri
         out,
         "\n## Worst rows\n\nThe {WORST} largest errors, with the largest term of the prediction and the run's own \
          remark, which is mostly the reason: other steps timed (fine-tuning), an offloaded optimizer, whole-second \
-         clocks, a model too small to keep the card busy. vTrain's multi-node rows that run 14 to 45 % slower than \
-         predicted have no cause in their columns: four of 22, three of them 39B models with tp below 8, while 3.6B \
-         and 175B models at the same tp, and the same model at tp 8, are met within a few per cent. They are kept.\n\n| row | source | predicted ÷ measured seconds | largest term | remark |\n\
+         clocks, a model too small to keep the card busy. vTrain's multi-node run with a micro-batch of 64 takes \
+         1.8 times what the same model takes with 32, with no cause in its columns. Its runs of 39B models with tp \
+         below 8 and dp above 8 are 16 to 56 % slower than the same model with tp 8; `comm.contention` describes them \
+         (one number, each of the three rows met within 4 % by the other two) without explaining them. All are kept.\n\n| row | source | predicted ÷ measured seconds | largest term | remark |\n\
          |---|---|---|---|---|"
     )?;
     let mut worst: Vec<(f64, &Row)> = rows.iter().map(|r| (error(r, fitted), r)).collect();

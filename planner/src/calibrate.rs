@@ -205,12 +205,17 @@ fn level(
         None => {
             // The level above is the better start, unless its rows were of another kind.
             let folds = 5.min(samples.len().max(1));
+            // Contention was read off these very rows: it counts as a number fitted on them.
+            let contended = samples.iter().any(|s| s.setting.profile.comm.contention > 0.0);
+            let given: &[Knob] = if contended { &[Knob::Contention] } else { &[] };
             let tried = [prior, &base].map(|start| {
                 // Many rows bear every knob, each held by its prior; few must choose.
                 let knobs = if samples.len() < MANY || shared {
-                    choose(samples, KNOBS, start, most)
+                    choose(samples, KNOBS, given, start, most)
                 } else {
-                    KNOBS.iter().copied().take(samples.len() / 5).collect()
+                    // Contention is 0 but where it was seen, and a factor of 0 is no number.
+                    let all = KNOBS.iter().copied().filter(|k| *k != Knob::Contention);
+                    all.take(samples.len() / 5).collect()
                 };
                 (cross_validated(samples, &knobs, start, folds), knobs, start)
             });

@@ -180,14 +180,20 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Option<Vec<f64>> {
     Some(x)
 }
 
-/// Knobs worth fitting, greedily: each in turn the one that lowers the robust error most, until `most` are chosen or
+/// Knobs worth fitting beside `given`, greedily: each in turn the one that lowers the robust error most, until `most` are chosen or
 /// none lowers it by 1.5 %. A quarter of the rows is held out in turn, so that a knob must help on rows it has not seen.
-pub fn choose(samples: &[&Sample], candidates: &[Knob], prior: &Scale, most: usize) -> Vec<Knob> {
+pub fn choose(
+    samples: &[&Sample],
+    candidates: &[Knob],
+    given: &[Knob],
+    prior: &Scale,
+    most: usize,
+) -> Vec<Knob> {
     // Sixty rows decide as well as a thousand.
     let stride = samples.len().div_ceil(60).max(1);
     let few: Vec<&Sample> = samples.iter().step_by(stride).copied().collect();
     let folds = if few.len() < 10 { few.len() } else { 4 };
-    let mut chosen: Vec<Knob> = Vec::new();
+    let mut chosen: Vec<Knob> = given.to_vec();
     let mut best = trimmed(&residuals(&few, prior));
     while chosen.len() < most {
         let mut next: Option<(f64, Knob)> = None;

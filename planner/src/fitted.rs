@@ -35,6 +35,8 @@ pub enum Knob {
     Tax,
     /// Waiting for the slowest device.
     Straggler,
+    /// Pipelines that share machines.
+    Contention,
     /// Host seconds a layer.
     Host,
     /// Host seconds a tensor-parallel collective.
@@ -72,6 +74,7 @@ impl Knob {
             Knob::Overlap => (vec![&mut p.comm.overlap], 0.02, 1.0),
             Knob::Tax => (vec![&mut p.comm.tax], 0.0, 1.0),
             Knob::Straggler => (vec![&mut p.comm.straggler], 0.0, 0.2),
+            Knob::Contention => (vec![&mut p.comm.contention], 0.0, 0.5),
             Knob::Host => (vec![&mut p.fixed.host_layer], 1e-6, 0.01),
             Knob::HostCollective => (vec![&mut p.fixed.host_collective], 1e-7, 0.005),
             Knob::Step => (vec![&mut p.fixed.step], 1e-4, 5.0),
@@ -127,6 +130,7 @@ pub const KNOBS: &[Knob] = &[
     Knob::Launch,
     Knob::Stack,
     Knob::Ring,
+    Knob::Contention,
 ];
 
 /// A fitted profile with its evidence.

@@ -104,6 +104,10 @@ pub struct Comm {
     /// Waiting for the slowest of n devices: × (1 + straggler·√x·x/(x+1)), x = log2 n (form and 0.09 from SimuMax,
     /// `estimate_straggler_increase_ratio`).
     pub straggler: f64,
+    /// Pipelines that share machines delay each other: × (1 + contention·(r − 1)·log2(dp ÷ machine)), r = replicas on one
+    /// machine, for more replicas than a machine has devices. An observation, not a law: it is 0 but where runs show it
+    /// (vTrain's multi-node runs, [`crate::stack::Facts::contended`]).
+    pub contention: f64,
 }
 
 /// Costs that do not grow with the model.
@@ -195,6 +199,7 @@ pub fn read(text: &str) -> Result<Profile, String> {
         ("comm.overlap", p.comm.overlap),
         ("comm.tax", p.comm.tax),
         ("comm.straggler", p.comm.straggler),
+        ("comm.contention", p.comm.contention),
         ("fixed.step", p.fixed.step),
         ("fixed.host_layer", p.fixed.host_layer),
         ("fixed.host_collective", p.fixed.host_collective),

@@ -304,6 +304,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if let Some(bytes) = facts.communicator_bytes {
         setting.profile.fixed.communicator_bytes = bytes;
     }
+    if facts.contended {
+        setting.profile.comm.contention = 0.1;
+    }
     if facts.gapless {
         setting.profile.fixed.stack = 1.0;
     }

@@ -99,6 +99,7 @@ pub fn assemble(s: &Setting, point: &Point, time: LayerTime, (embedding, head): 
             ((sum - slowest - filled * weight).max(0.0), 2.0 * (p - 1) as f64 * hop + m * hop)
         }
     };
+    let sends = sends + contention(s, point) * (m * slowest + bubble);
     Compute {
         layer: time,
         embedding,
@@ -110,6 +111,17 @@ pub fn assemble(s: &Setting, point: &Point, time: LayerTime, (embedding, head): 
         bubble,
         sends,
     }
+}
+
+/// Share of a pipeline's time lost to the other pipelines on its machines (see [`crate::profile::Comm::contention`]).
+fn contention(s: &Setting, point: &Point) -> f64 {
+    let c = s.profile.comm.contention;
+    let machine = s.gpus_per_node;
+    if c == 0.0 || point.pp == 1 || s.nodes == 1 || point.tp >= machine || point.dp <= machine {
+        return 0.0;
+    }
+    let replicas = (machine / point.tp) as f64;
+    c * (replicas - 1.0) * libm::log2(point.dp as f64 / machine as f64)
 }
 
 /// Seconds of a device part whose kernels the host enqueues in `host` seconds: the larger of both where they are far
