@@ -316,6 +316,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if let Some(bytes) = facts.workspace(setting.hardware.peak_fp8.is_some()) {
         setting.profile.fixed.workspace_bytes = bytes;
     }
+    if pp == 1 && zero >= 1 {
+        setting.profile.fixed.workspace_bytes += facts.bucket_bytes;
+    }
     if old {
         setting.profile.attention.forward *= setting.profile.attention.flash2;
         setting.profile.attention.backward *= setting.profile.attention.flash2;
