@@ -17,9 +17,12 @@ constexpr int FLIGHT = 4;
 
 // losses[row] = weight·(log Σ e^x − x[target]) over the first `vocab` of `columns` columns. MODE 1: the logits become
 // (softmax − onehot(target))·weight·inverse, 0 beyond the vocabulary. A target outside the vocabulary gives NaN.
+// `keep` (MODE 1): the row waits in dynamic shared memory, a whole number of chunks, and is read from the device once;
+// each thread keeps what it alone reads again.
 KERNEL __launch_bounds__(512, 2)
     cross_entropy(T* logits, const i64* targets, const float* weights, const float* inverse, double* losses,
-                  i64 columns, i64 vocab_) {
+                  i64 columns, i64 vocab_, i64 keep) {
+  extern __shared__ uint4 row_kept[];
   __shared__ Online parts[16];
   const i64 row = blockIdx.x;
   const int width = (int)columns, vocab = (int)vocab_;
@@ -38,6 +41,7 @@ KERNEL __launch_bounds__(512, 2)
     for (int k = 0; k < FLIGHT; ++k) {
       const int at = first + (int)(threadIdx.x + k * blockDim.x) * N;
       if (at >= vocab) continue;
+      if (MODE == 1 && keep) row_kept[at / N] = raw[k];
       float v[N];
       Pack<T>::open(raw[k], v);
       float most = mine.most;
@@ -72,7 +76,12 @@ KERNEL __launch_bounds__(512, 2)
   for (int first = 0; first < width; first += FLIGHT * blockDim.x * N) {
     uint4 raw[FLIGHT];
 #pragma unroll
-    for (int k = 0; k < FLIGHT; ++k) raw[k] = fetch(logits, first + (int)(threadIdx.x + k * blockDim.x) * N, width);
+    for (int k = 0; k < FLIGHT; ++k) {
+      const int at = first + (int)(threadIdx.x + k * blockDim.x) * N;
+      // Beyond the vocabulary nothing was kept, and nothing is read of it.
+      if (keep) raw[k] = at < vocab ? row_kept[at / N] : make_uint4(0, 0, 0, 0);
+      else raw[k] = fetch(logits, at, width);
+    }
 #pragma unroll
     for (int k = 0; k < FLIGHT; ++k) {
       const int at = first + (int)(threadIdx.x + k * blockDim.x) * N;

@@ -5,8 +5,9 @@
 constexpr int KEPT = 4;
 
 // y = x · rstd · w, rstd = 1/√(mean(x²) + ε). Grid: a block a row. `amax` (may be null) is raised to max |y|.
+// With `branch` (may be null) x + branch takes the place of x: it is rounded to T, left in `total` and read from there.
 KERNEL __launch_bounds__(1024)
-    norm_forward(const T* x, const T* w, T* y, float* rstd, i64 h, float eps, u32* amax) {
+    norm_forward(const T* x, const T* branch, const T* w, T* total, T* y, float* rstd, i64 h, float eps, u32* amax) {
   __shared__ float sums[32];
   const i64 row = blockIdx.x;
   const int width = (int)h;
@@ -15,6 +16,22 @@ KERNEL __launch_bounds__(1024)
   uint4 kept[KEPT];
 #pragma unroll
   for (int k = 0; k < KEPT; ++k) kept[k] = fetch(x, (int)(threadIdx.x + k * blockDim.x) * N, width);
+  if (branch != nullptr) {
+    uint4 added[KEPT];
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k)
+      added[k] = fetch(branch + row * h, (int)(threadIdx.x + k * blockDim.x) * N, width);
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) {
+      float v[N], b[N];
+      Pack<T>::open(kept[k], v);
+      Pack<T>::open(added[k], b);
+#pragma unroll
+      for (int j = 0; j < N; ++j) v[j] += b[j];
+      kept[k] = Pack<T>::close(v);
+      put(total + row * h, (int)(threadIdx.x + k * blockDim.x) * N, width, kept[k]);
+    }
+  }
   float sum = 0.0f;
 #pragma unroll
   for (int k = 0; k < KEPT; ++k) {
@@ -48,16 +65,37 @@ __device__ __forceinline__ void group_sync(int group, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "r"(threads) : "memory");
 }
 
+// Chunks of the next row on their way to shared memory while this one is worked on: x, dy and what dx holds. Each thread
+// reads only what it asked for itself, so no barrier is needed.
+constexpr int STAGES = 3;
+
+// Asks for elements [at, at + N) of a row; those beyond the row are zero.
+__device__ __forceinline__ void ask(uint4* slot, const T* row, int at, int width) {
+  if constexpr (ALIGNED) {
+    const u32 to = (u32)__cvta_generic_to_shared(slot);
+    const int bytes = at < width ? 16 : 0;
+    const T* from = row + (at < width ? at : 0);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+  } else {
+    *slot = fetch(row, at, width);
+  }
+}
+
+// Waits for everything this thread has asked for.
+__device__ __forceinline__ void arrive() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // Input and weight gradient in one pass over dy and x, with a = dy·w and k = mean(a·x)·rstd²:
 // dx = rstd·a − x·k·rstd, written or (add) added to dx; partial[block] = Σ over the block's rows of dy·x·rstd.
 //
 // A block is `groups` groups of equal size; group g of block b takes rows b·groups + g, + gridDim·groups, …, so the
-// order of every sum depends on the shape alone. Dynamic shared memory: h floats where there are several groups.
+// order of every sum depends on the shape alone. Dynamic shared memory: STAGES · KEPT chunks a thread, where in the end
+// several groups join their sums, h floats.
 // `amax` (may be null) is raised to max |dx|.
 KERNEL __launch_bounds__(512)
     norm_backward(const T* dy, const T* x, const T* w, const float* rstd, T* dx, float* partial, i64 n, i64 h,
                   i64 groups_, i64 add, u32* amax) {
-  extern __shared__ float joined[];
+  extern __shared__ uint4 staged[];
+  float* joined = reinterpret_cast<float*>(staged);
   __shared__ float all_sums[8][16];
   const int width = (int)h, groups = (int)groups_;
   const int threads = blockDim.x / groups, group = threadIdx.x / threads, lane = threadIdx.x % threads;
@@ -68,16 +106,29 @@ KERNEL __launch_bounds__(512)
   for (int k = 0; k < KEPT; ++k)
 #pragma unroll
     for (int j = 0; j < N; ++j) weight[k][j] = 0.0f;
-  for (i64 row = (i64)blockIdx.x * groups + group; row < n; row += (i64)gridDim.x * groups) {
-    const i64 start = row * h;
-    uint4 xs[KEPT], dys[KEPT];
+  uint4* mine = staged + threadIdx.x;
+  const auto slot = [&](int stage, int k) { return mine + (stage * KEPT + k) * blockDim.x; };
+  const auto request = [&](i64 row) {
 #pragma unroll
     for (int k = 0; k < KEPT; ++k) {
       const int at = (lane + k * threads) * N;
-      xs[k] = fetch(x + start, at, width);
-      dys[k] = fetch(dy + start, at, width);
+      ask(slot(0, k), x + row * h, at, width);
+      ask(slot(1, k), dy + row * h, at, width);
+      if (add) ask(slot(2, k), dx + row * h, at, width);
     }
-    const float r = rstd[row];
+  };
+  const i64 first = (i64)blockIdx.x * groups + group, stride = (i64)gridDim.x * groups;
+  float r = 0.0f;
+  if (first < n) request(first), r = rstd[first];
+  for (i64 row = first; row < n; row += stride) {
+    const i64 start = row * h;
+    uint4 xs[KEPT], dys[KEPT], olds[KEPT];
+    arrive();
+#pragma unroll
+    for (int k = 0; k < KEPT; ++k) {
+      if (add) olds[k] = *slot(2, k);
+      xs[k] = *slot(0, k), dys[k] = *slot(1, k);
+    }
     float sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < KEPT; ++k) {
@@ -91,6 +142,9 @@ KERNEL __launch_bounds__(512)
         weight[k][j] += dv[j] * xv[j] * r;
       }
     }
+    // What was kept of this row has been read.
+    float next = 0.0f;
+    if (row + stride < n) request(row + stride), next = rstd[row + stride];
     sum = warp_sum(sum);
     if (threads > 32) {
       // The first barrier: everyone has read the last row's sums.
@@ -109,7 +163,7 @@ KERNEL __launch_bounds__(512)
       Pack<T>::open(xs[k], xv);
       Pack<T>::open(dys[k], dv);
       Pack<T>::open(fetch(w, at, width), wv);
-      if (add) Pack<T>::open(fetch(dx + start, at, width), old);
+      if (add) Pack<T>::open(olds[k], old);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
         const float g = (dv[j] * wv[j] - xv[j] * mean) * r;
@@ -119,8 +173,10 @@ KERNEL __launch_bounds__(512)
       if (amax != nullptr) most = max(most, magnitude(out));
       put(dx + start, at, width, out);
     }
+    r = next;
   }
   raise(amax, most);
+  __syncthreads();
   // The groups' sums join in the order of the groups.
   partial += (i64)blockIdx.x * h;
   for (int turn = 0; turn < groups; ++turn) {

@@ -196,6 +196,10 @@ char* llmc_gemm(void* out, const void* a, const void* b, double beta, double alp
   });
 }
 
+char* llmc_upload(void* out, const void* values) {
+  return guarded([=] { tensor(out).copy_(tensor(values).pin_memory(), /*non_blocking=*/true); });
+}
+
 char* llmc_fused_adamw(void* const* params, void* const* grads, void* const* exp_avgs, void* const* exp_avg_sqs,
                        void* const* steps, size_t count, const void* lr, double beta1, double beta2,
                        double weight_decay, double eps, const void* grad_scale, const void* found_inf) {

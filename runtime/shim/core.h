@@ -41,6 +41,9 @@ char* llmc_device_reset_peak(int8_t device_index);
 // out = beta * out + alpha * a @ b, for 2-d operands or batches of them; beta 0 does not read `out`. On CUDA a
 // 2-d `out` may be f32 for bf16 operands.
 char* llmc_gemm(void* out, const void* a, const void* b, double beta, double alpha);
+// Copies CPU `values` to the CUDA tensor `out` of the same shape and type, without waiting for the device. They go
+// through page-locked memory of libtorch's host allocator, which takes it back once the copy has run.
+char* llmc_upload(void* out, const void* values);
 // One decoupled-weight-decay Adam step on `count` tensors of equal dtype; `grad_scale` and `found_inf` may be NULL.
 char* llmc_fused_adamw(void* const* params, void* const* grads, void* const* exp_avgs, void* const* exp_avg_sqs,
                        void* const* steps, size_t count, const void* lr, double beta1, double beta2,

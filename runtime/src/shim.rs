@@ -50,6 +50,7 @@ mod ffi {
             beta: f64,
             alpha: f64,
         ) -> *mut c_char;
+        pub fn llmc_upload(out: *mut c_void, values: *const c_void) -> *mut c_char;
         pub fn llmc_fused_adamw(
             params: *const *mut c_void,
             grads: *const *mut c_void,
@@ -212,6 +213,14 @@ fn mut_ptr(t: &Tensor) -> *mut c_void {
 pub fn gemm(out: &Tensor, a: &Tensor, b: &Tensor, beta: f64, alpha: f64) -> Result<()> {
     // SAFETY: the three handles are borrowed for the call.
     check(unsafe { ffi::llmc_gemm(mut_ptr(out), ptr(a), ptr(b), beta, alpha) })
+}
+
+/// Copies `values` of the CPU to `out` on a CUDA device, equal in shape and dtype, without waiting for the device: they
+/// go through page-locked memory, which libtorch's host allocator takes back once the copy has run.
+/// Errors when there is no such device or no memory to lock.
+pub fn upload(values: &Tensor, out: &Tensor) -> Result<()> {
+    // SAFETY: both handles are borrowed for the call.
+    check(unsafe { ffi::llmc_upload(mut_ptr(out), ptr(values)) })
 }
 
 /// One parameter tensor with its gradient and AdamW state, equal in shape and dtype; `step` is an f32 scalar on

@@ -9,8 +9,8 @@ use super::build::Draft;
 use super::params::Param;
 use super::{product, units};
 use crate::op::{
-    Add, Copy, Dropout, Fill, Gather, NormBackward, NormBackwardInput, NormBackwardWeight, NormForward,
-    ReduceScatter, SwigluBackward, SwigluForward,
+    Add, AddNorm, Copy, Dropout, Fill, Gather, NormBackward, NormBackwardInput, NormBackwardWeight,
+    NormForward, ReduceScatter, SwigluBackward, SwigluForward,
 };
 use crate::plan::Recompute;
 use crate::program::{Axis, Ref};
@@ -87,11 +87,10 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     project(l, s, a.o, &w.o, w.o.gradient.is_some() && !redone);
     drop(s, redone, &[a.o]);
     dropout(l, s, !eval, "attention", a.branch);
-    s.op(Add {}, [a.x, a.branch], [a.x2]);
+    let normed = [a.x2, a.n2, a.rstd2].into_iter().chain(product::magnitude(l, &w.gate_up));
+    s.op(AddNorm { eps: norm.eps }, [a.x, a.branch, w.norm2.read], normed);
     s.free([a.branch]);
     drop(s, eval || matches!(pass, Pass::Train { kept: false, .. }), &[a.x]);
-    let normed = [a.n2, a.rstd2].into_iter().chain(product::magnitude(l, &w.gate_up));
-    s.op(norm, [a.x2, w.norm2.read], normed);
     let input = widen(l, s, a.n2);
     product::forward(l, s, &w.gate_up, input, a.gate_up, !unread(&w.gate_up));
     release_wide(l, s, input);

@@ -41,7 +41,7 @@ pub use init::{Initialise, RopeTables};
 pub use load_batch::LoadBatch;
 pub use loss::{CrossEntropyEval, CrossEntropyTrain};
 pub use loss_scale::{AdjustScale, ScaleLoss, UnscaleNorms};
-pub use norm::{NormBackward, NormBackwardInput, NormBackwardWeight, NormForward};
+pub use norm::{AddNorm, NormBackward, NormBackwardInput, NormBackwardWeight, NormForward};
 pub use optimizer::Optimize;
 pub use quantise::Quantise;
 pub use reduce::{Clip, SquaredNorm};
@@ -180,6 +180,7 @@ ops! {
     EmbeddingForward = "embedding.forward",
     EmbeddingBackward = "embedding.backward",
     NormForward = "norm.forward",
+    AddNorm = "add_norm",
     NormBackward = "norm.backward",
     NormBackwardInput = "norm.backward_input",
     NormBackwardWeight = "norm.backward_weight",

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, magnitude, magnitude_workspace,
+    Add, Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, magnitude, magnitude_workspace,
     math_bytes, shape, traffic,
 };
 
@@ -39,6 +39,44 @@ impl Spec for NormForward {
             block(backend, &inputs[0], 2, 0) + 4 * inputs[1].elements()
         };
         loops.max(magnitude_workspace(backend, &outputs[0], outputs.get(2)))
+    }
+}
+
+/// A residual sum and its norm in one pass. Inputs: a, b `[n, h]`, weight `[h]`. Outputs: a + b `[n, h]`, rounded to its
+/// format before it is normalised; then as [`NormForward`] makes them of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AddNorm {
+    /// ε inside the root.
+    pub eps: f64,
+}
+
+impl AddNorm {
+    /// The norm alone, and its operands among this op's.
+    fn norm(
+        &self,
+        inputs: &[TensorType],
+        outputs: &[TensorType],
+    ) -> (NormForward, [TensorType; 2], Vec<TensorType>) {
+        let norm = NormForward { eps: self.eps };
+        (norm, [outputs[0].clone(), inputs[2].clone()], outputs[1..].to_vec())
+    }
+}
+
+impl Spec for AddNorm {
+    fn kind(&self) -> Kind {
+        Kind::Memory
+    }
+
+    fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
+        arity(inputs, outputs, (3, outputs.len().clamp(3, 4)))?;
+        Add {}.check(&inputs[..2], &outputs[..1])?;
+        let (norm, inputs, outputs) = self.norm(inputs, outputs);
+        norm.check(&inputs, &outputs)
+    }
+
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        let (norm, inputs, outputs) = self.norm(inputs, outputs);
+        norm.workspace(backend, &inputs, &outputs)
     }
 }
 

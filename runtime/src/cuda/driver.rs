@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 
 /// Oldest card the kernels are written for: bf16 arithmetic came with compute capability 8.0 (PTX ISA 7.0).
 const OLDEST: u32 = 80;
+/// Bytes of dynamic shared memory that a block may have without asking (CUDA C++ Programming Guide, "Shared Memory").
+const UNASKED_SHARED: u32 = 48 << 10;
 
 /// A stream to launch on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -159,7 +161,7 @@ impl Gpu {
     }
 
     /// Launches a kernel of a program on the current stream: `grid` blocks (x, y) of `block` threads with `shared`
-    /// bytes of dynamic shared memory, at most 48 KiB. Each argument is the bits of a pointer, of an i64, or a
+    /// bytes of dynamic shared memory. Each argument is the bits of a pointer, of an i64, or a
     /// 32-bit value in the low half.
     pub(super) fn launch(
         &self,
@@ -175,6 +177,13 @@ impl Gpu {
         // the low half of a u64 is the 32-bit value.
         let mut pointers: Vec<*mut c_void> = arguments.iter_mut().map(|a| (a as *mut u64).cast()).collect();
         self.enter()?;
+        if shared > UNASKED_SHARED {
+            let bytes = i32::try_from(shared).unwrap_or(i32::MAX);
+            let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: a live function of the current context.
+            unsafe { result::function::set_function_attribute(function.0, limit, bytes) }
+                .map_err(|e| failed(&format!("give {kernel} {shared} bytes of shared memory"), e))?;
+        }
         // SAFETY: the function lives in this context. The callers in `cuda` pass as many arguments as the kernel
         // takes, pointers into live tensors of checked shape; the driver copies the arguments before it returns.
         let done = unsafe {

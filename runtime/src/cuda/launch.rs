@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::ops::unsigned;
 
 /// Bytes of one vector access.
-const ACCESS: usize = 16;
+pub const ACCESS: usize = 16;
 
 /// The element type of a tensor.
 ///

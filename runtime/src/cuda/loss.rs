@@ -2,12 +2,14 @@
 
 use tch::{Kind, Tensor};
 
-use super::launch::{Launch, aligned, element};
+use super::launch::{ACCESS, Launch, aligned, ceil, chunk, element};
 use super::source::Program;
 use crate::error::Result;
-use crate::ops::{expect_shape, matrix, require, scratch};
+use crate::ops::{expect_shape, matrix, require, scratch, signed};
 
 const OP: &str = "cross_entropy";
+/// Bytes of a row that waits in shared memory: what a block may have on every card (capability 8.6: 99 KiB).
+const MOST_KEPT: i64 = 96 << 10;
 
 /// Adds Σ w·nll of `logits` `[n, v]` over their first `vocab` columns to `loss_sum` `[1]` f32. With `inverse_weight`
 /// `[1]` f32 the logits become `(softmax − onehot(target))·w·inverse_weight`, and 0 from `vocab` on. `targets` `[n]`
@@ -30,6 +32,9 @@ pub fn cross_entropy(
     let losses = scratch(logits, &[n], Kind::Double)?;
     let mode = u8::from(inverse_weight.is_some());
     let program = Program { mode, ..Program::plain("loss", e, aligned(&[logits], columns)) };
+    // Two whole rows on a card of 164 KiB of shared memory or more, one on a card of 100 KiB.
+    let row = ceil(columns, chunk(e)) * signed(ACCESS as u64);
+    let kept = if mode == 1 && row <= MOST_KEPT { row } else { 0 };
     Launch::new(logits, OP, program, "cross_entropy")?
         .tensor(logits, logits.kind())
         .tensor(targets, Kind::Int64)
@@ -38,7 +43,8 @@ pub fn cross_entropy(
         .tensor(&losses, Kind::Double)
         .int(columns)
         .int(vocab)
-        .run(n, 512)?;
+        .int(i64::from(kept > 0))
+        .run_with((n, 1), 512, kept)?;
     Launch::new(logits, OP, program, "add_sum")?
         .tensor(&losses, Kind::Double)
         .tensor(loss_sum, Kind::Float)

@@ -6,7 +6,7 @@
 use llmc_plan::batch::Batch;
 use llmc_plan::op::Op;
 use llmc_plan::param::ParamSpec;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::attention::{self, Heads, Qkv, Saved, fused};
 use super::philox::Stream;
@@ -19,6 +19,7 @@ use super::{
 use super::{elements, require, signed, unsigned};
 use crate::cuda::rope::{Angles, pack_inverse};
 use crate::error::{Error, Result};
+use crate::shim;
 
 /// What the interpreter knows at one instruction. Everything an op computes depends on this, its attributes and
 /// its operands only.
@@ -97,6 +98,11 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             let ([x, weight], (outputs, most)) = (take(op, "inputs", inputs)?, with_magnitude(2, outputs));
             let [y, rstd] = take(op, "outputs", outputs)?;
             norm::forward(x, weight, a.eps, y, rstd, most)
+        }
+        Op::AddNorm(a) => {
+            let ([x, b, weight], (outputs, most)) = (take(op, "inputs", inputs)?, with_magnitude(3, outputs));
+            let [sum, y, rstd] = take(op, "outputs", outputs)?;
+            norm::add_forward((x, b, sum), weight, a.eps, y, rstd, most)
         }
         Op::NormBackward(a) => {
             let (outputs, most) = with_magnitude(2, outputs);
@@ -311,5 +317,10 @@ fn upload(values: &Tensor, out: &Tensor) -> Result<()> {
     require(elements(values) == elements(out), "load_batch", || {
         format!("the batch has {} values where the program expects {}", elements(values), elements(out))
     })?;
-    elementwise::copy(values, &out.f_view([-1])?)
+    let out = out.f_view([-1])?;
+    if matches!(out.device(), Device::Cuda(_)) {
+        // Converted here: on the device a conversion takes memory that the op does not declare.
+        return shim::upload(&values.f_to_kind(out.kind())?, &out);
+    }
+    elementwise::copy(values, &out)
 }

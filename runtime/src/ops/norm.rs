@@ -3,6 +3,7 @@
 use llmc_plan::op::chunk;
 use tch::{Kind, Tensor};
 
+use super::elementwise;
 use super::quantise::{cleared, magnitude};
 use super::{backend, blocks, expect_shape, in_math, is_math, load, math_bytes, math_kind, matrix, scratch};
 use super::{element_bytes, signed, unsigned};
@@ -34,7 +35,7 @@ pub(super) fn forward(
     expect_shape(out, &[n, h], FORWARD, "out")?;
     expect_shape(rstd, &[n], FORWARD, "rstd")?;
     if cuda::serves(x) {
-        return cuda::norm::forward(x, weight, eps, out, rstd, cleared(most)?);
+        return cuda::norm::forward(x, None, weight, eps, out, rstd, cleared(most)?);
     }
     let step = block_rows(x, n, h);
     let direct = is_math(x.kind());
@@ -58,6 +59,23 @@ pub(super) fn forward(
     }
     drop(work);
     most.map_or(Ok(()), |most| magnitude(out, most))
+}
+
+/// [`forward`] of `sum`, which gets `x + b` first, rounded to its format: the two ops one after the other, in one pass
+/// where there is a kernel.
+pub(super) fn add_forward(
+    (x, b, sum): (&Tensor, &Tensor, &Tensor),
+    weight: &Tensor,
+    eps: f64,
+    out: &Tensor,
+    rstd: &Tensor,
+    most: Option<&Tensor>,
+) -> Result<()> {
+    if cuda::serves(x) {
+        return cuda::norm::forward(x, Some((b, sum)), weight, eps, out, rstd, cleared(most)?);
+    }
+    elementwise::add(x, b, sum)?;
+    forward(sum, weight, eps, out, rstd, most)
 }
 
 /// Both gradients: [`backward_weight`] and [`backward_input`] in one pass where there is a kernel.

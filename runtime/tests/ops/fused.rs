@@ -104,7 +104,7 @@ fn producers_know_the_largest_magnitude() {
     let zero = || Tensor::zeros([1], (Kind::Float, device));
     let (x, w, y) = (tensor(&[n, h]), tensor(&[h]), tensor(&[n, h]));
     let (rstd, amax) = (Tensor::zeros([n], (Kind::Float, device)), zero());
-    norm::forward(&x, &w, 1e-5, &y, &rstd, Some(&amax)).expect("norm");
+    norm::forward(&x, None, &w, 1e-5, &y, &rstd, Some(&amax)).expect("norm");
     assert_eq!(amax.double_value(&[0]), most(&y));
     let (dx, dw, amax) = (x.zeros_like(), Tensor::zeros([h], (Kind::Float, device)), zero());
     norm::backward(&y, &x, &w, &rstd, (&dx, &dw), false, Some(&amax)).expect("norm");

@@ -97,6 +97,16 @@ fn norms_at_real_widths() {
             run(op::NormForward { eps: 1e-5 }, &[&x, &w], &[&y, &rstd]);
             assert_close("y", &y, &want[0], kind);
             assert_close("rstd", &rstd, &want[1], math_kind(kind));
+            // The sum is rounded before it is normalised: to the bit what the two ops give one after the other.
+            let [sum, apart, y_apart] = [(); 3].map(|()| unset(&[n, h], kind));
+            run(op::AddNorm { eps: 1e-5 }, &[&x, &residual, &w], &[&sum, &y, &rstd]);
+            run(op::Add {}, &[&x, &residual], &[&apart]);
+            let rstd_apart = unset(&[n], math_kind(kind));
+            run(op::NormForward { eps: 1e-5 }, &[&apart, &w], &[&y_apart, &rstd_apart]);
+            for (one, two) in [(&sum, &apart), (&y, &y_apart), (&rstd, &rstd_apart)] {
+                assert!(one.equal(two), "add_norm {kind:?} {h}");
+            }
+            run(op::NormForward { eps: 1e-5 }, &[&x, &w], &[&y, &rstd]);
             for accumulate in [false, true] {
                 let dx = if accumulate { residual.copy() } else { unset(&[n, h], kind) };
                 let dw64 = Tensor::ones([h], (Kind::Double, Device::Cpu));
