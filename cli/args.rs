@@ -260,6 +260,9 @@ pub struct RunArgs {
     /// Go on from the last checkpoint
     #[arg(long)]
     pub resume: bool,
+    /// Choose GEMM algorithms under load: a minute more at the first start, kept in runs/NAME/gemm.json
+    #[arg(long)]
+    pub search_gemm: bool,
     /// Record every instruction, in runs/NAME/trace.jsonl unless =FILE is given
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     pub trace: Option<Option<PathBuf>>,

@@ -47,6 +47,9 @@ pub fn run(terminal: &Terminal, global: &Global, args: &RunArgs) -> Outcome {
         if args.resume {
             command.arg("--resume");
         }
+        if args.search_gemm {
+            command.arg("--search-gemm");
+        }
         if let Some(trace) = &args.trace {
             command.arg("--trace").arg(trace.clone().unwrap_or_else(|| folder.join("trace.jsonl")));
         }

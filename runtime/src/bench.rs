@@ -4,6 +4,7 @@
 //! plan predicted. Not here: comparing with other trainers (`benches/gpu`).
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use llmc_plan::batch::Batch;
@@ -102,18 +103,18 @@ impl Host for Random {
     }
 }
 
-/// Makes `steps` timed steps of `plan` after two to warm up, then one that is watched. `began` is when the process
-/// started.
+/// Makes `steps` timed steps of `plan` after two to warm up, then one that is watched. `search`: GEMM algorithms are
+/// chosen at length (see [`tune::tune`]). `began` is when the process started.
 ///
 /// # Errors
 /// What a run of the plan would fail with.
-pub fn bench(plan: &Plan, steps: u64, table: &std::path::Path, began: Instant) -> Outcome<Report> {
+pub fn bench(plan: &Plan, steps: u64, table: &Path, search: bool, began: Instant) -> Outcome<Report> {
     let device = device::prepare(plan, 0, None)?;
     let backend = if device == Device::Cpu { Backend::Cpu } else { Backend::Cuda };
     let program = prepare::lowered_for(plan, None, backend)?;
     device::check_memory(plan, device, walk::memory(&program).total)?;
     let clock = Instant::now();
-    tune::tune(&program, plan.determinism, device, table)?;
+    tune::tune(&program, plan.determinism, device, table, search)?;
     let tuning_seconds = clock.elapsed().as_secs_f64();
     let mut machine = Machine::new(&program, device, plan.seed)?;
     let mut host = Random {

@@ -49,6 +49,9 @@ enum Command {
         /// Stop after this optimizer step
         #[arg(long, value_name = "N")]
         steps: Option<u64>,
+        /// Choose GEMM algorithms under load: a minute more at the first start, kept in the run's gemm.json
+        #[arg(long)]
+        search_gemm: bool,
         /// Threads an operation may use [default: OMP_NUM_THREADS, else all cores]
         #[arg(long, value_name = "N")]
         threads: Option<usize>,
@@ -85,6 +88,9 @@ enum Command {
         /// Folder where GEMM algorithms are kept between runs [default: the plan's]
         #[arg(long, value_name = "FOLDER")]
         algorithms: Option<PathBuf>,
+        /// Choose GEMM algorithms under load: takes a minute, unless the folder holds some chosen so
+        #[arg(long)]
+        search: bool,
     },
     /// Print the program of a plan as JSON
     Program {
@@ -109,11 +115,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command, began: Instant) -> Outcome<u8> {
     match command {
-        Command::Train { run, data, resume, trace, profile, program, steps, threads } => {
+        Command::Train { run, data, resume, trace, profile, program, steps, search_gemm, threads } => {
             let local_rank = ranks()?;
             let stop = Stop::install()?;
             let folder = RunFolder::open(&run)?;
-            let options = Options { data, resume, trace, profile, program, steps, threads, local_rank };
+            let options =
+                Options { data, resume, trace, profile, program, steps, search_gemm, threads, local_rank };
             Ok(match train(&folder, &options, &stop)? {
                 Ended::Complete => 0,
                 Ended::Stopped(code) => code,
@@ -138,9 +145,9 @@ fn run(command: Command, began: Instant) -> Outcome<u8> {
             print(&examine(&checkpoint, &data, threads)?)?;
             Ok(0)
         }
-        Command::Bench { plan, steps, algorithms } => {
+        Command::Bench { plan, steps, algorithms, search } => {
             let folder = algorithms.or_else(|| plan.parent().map(Path::to_path_buf)).unwrap_or_default();
-            print(&bench(&read_plan(&plan)?.0, steps.max(1), &folder, began)?)?;
+            print(&bench(&read_plan(&plan)?.0, steps.max(1), &folder, search, began)?)?;
             Ok(0)
         }
         Command::Selftest { device } => {

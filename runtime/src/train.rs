@@ -68,6 +68,8 @@ pub struct Options {
     pub program: Option<PathBuf>,
     /// Stop after this optimizer step (the schedule stays that of the whole run).
     pub steps: Option<u64>,
+    /// Choose GEMM algorithms at length.
+    pub search_gemm: bool,
     /// Threads an operation may use; all cores when not given.
     pub threads: Option<usize>,
     /// Index of the device on this machine.
@@ -135,7 +137,7 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     device::check_device(plan, device)?;
     device::check_libraries(device, &program)?;
     device::check_memory(plan, device, footprint.total)?;
-    tune(&program, plan.determinism, device, &folder.path)?;
+    tune(&program, plan.determinism, device, &folder.path, options.search_gemm)?;
     let explain =
         |ledger: &Ledger, failure| oom::explain(&folder.path, plan, &program, device, ledger, failure);
     let mut machine =

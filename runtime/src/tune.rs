@@ -18,23 +18,31 @@ use crate::run_folder::write_whole;
 /// File of a run folder with the algorithms.
 const FILE: &str = "gemm.json";
 
-/// Chooses an algorithm for every product of `program`, or takes those that `folder` holds.
+/// Chooses an algorithm for every product of `program`, or takes those that `folder` holds. `search`: takes a minute to
+/// choose under load, and takes none that was chosen without.
 ///
 /// # Errors
 /// When a product cannot be run, or the file cannot be written.
-pub fn tune(program: &Program, determinism: Determinism, device: Device, folder: &Path) -> Outcome<()> {
+pub fn tune(
+    program: &Program,
+    determinism: Determinism,
+    device: Device,
+    folder: &Path,
+    search: bool,
+) -> Outcome<()> {
     if !matches!(device, Device::Cuda(_)) || determinism == Determinism::Bitwise {
         return Ok(());
     }
     let path = folder.join(FILE);
     let stored =
         std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<Table>(&text).ok());
-    if let Some(table) = &stored
+    let thorough = search || stored.as_ref().is_some_and(|table| table.thorough);
+    if let Some(table) = stored.as_ref().filter(|table| table.thorough || !search)
         && !blas::adopt(table)?
     {
         eprintln!("{}: made with another cuBLASLt, measured again", path.display());
     }
-    let table = blas::tune(shapes(program), device)?;
+    let table = blas::tune(shapes(program), device, thorough)?;
     if stored.as_ref() != Some(&table) {
         let text = serde_json::to_string(&table).map_err(|e| Failure::bug(e.to_string()))?;
         write_whole(&path, &format!("{text}\n"))?;

@@ -19,6 +19,7 @@ use tch::{Kind, Tensor};
 
 use super::Stopwatch;
 use crate::error::{Error, Result};
+use crate::report::median;
 
 const OP: &str = "gemm";
 
@@ -26,11 +27,35 @@ const OP: &str = "gemm";
 /// cublasSetWorkspace). `plan::op::Gemm` declares the same.
 pub const WORKSPACE: usize = 32 << 20;
 
-/// Candidates asked of cuBLASLt for a shape, and those of them that are measured at length.
-const CANDIDATES: usize = 32;
-const FINALISTS: usize = 5;
-/// Runs of a finalist; its median counts.
-const RUNS: usize = 5;
+/// How long algorithms are looked for.
+#[derive(Clone, Copy, Debug)]
+struct Effort {
+    /// Candidates asked of cuBLASLt, for each of these limits of scratch.
+    candidates: usize,
+    workspaces: &'static [usize],
+    /// Of which so many are measured at length.
+    finalists: usize,
+    /// Seconds of load before that: a card at its power limit lowers its clock only after a while.
+    load: f64,
+    /// Turns of a finalist, of which the median counts, and seconds of a turn.
+    turns: usize,
+    turn: f64,
+}
+
+/// Two runs a turn: a second or two for all products of a model.
+const QUICK: Effort =
+    Effort { candidates: 32, workspaces: &[WORKSPACE], finalists: 5, load: 0.0, turns: 5, turn: 0.0 };
+/// Under the clocks of a training step: 3 to 4 s a shape. Scratch limits change which split sums are offered.
+const THOROUGH: Effort = Effort {
+    candidates: 100,
+    workspaces: &[WORKSPACE, 8 << 20, 0],
+    finalists: 8,
+    load: 0.5,
+    turns: 5,
+    turn: 0.06,
+};
+/// Fewest runs of a turn.
+const RUNS: usize = 2;
 
 /// What an algorithm depends on. The product is `c (+)= op(a)·op(b)` of row-major matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -111,6 +136,9 @@ impl Format {
 pub struct Table {
     /// `cublasLtGetVersion`: the words mean nothing to another version.
     pub version: u64,
+    /// Whether they were looked for at length.
+    #[serde(default)]
+    pub thorough: bool,
     /// One a shape.
     pub algorithms: Vec<(Shape, [u64; 8])>,
 }
@@ -182,23 +210,24 @@ pub fn adopt(table: &Table) -> Result<bool> {
     })
 }
 
-/// Measures algorithms for every shape that has none yet and returns all there are. Takes scratch on `device` for
-/// one product at a time.
+/// Measures algorithms for every shape that has none yet, `thorough`ly or quickly, and returns all there are. Takes
+/// scratch on `device` for one product at a time.
 ///
 /// # Errors
 /// When a product cannot be run at all.
-pub fn tune(shapes: impl IntoIterator<Item = Shape>, device: tch::Device) -> Result<Table> {
+pub fn tune(shapes: impl IntoIterator<Item = Shape>, device: tch::Device, thorough: bool) -> Result<Table> {
+    let effort = if thorough { &THOROUGH } else { &QUICK };
     let workspace = Tensor::f_empty([WORKSPACE as i64], (Kind::Uint8, device))?;
     with(|library| {
         for shape in shapes {
             if !library.known.contains_key(&shape) {
-                let best = library.measure(&shape, device, &workspace)?;
+                let best = library.measure(&shape, device, &workspace, effort)?;
                 library.known.insert(shape, best);
                 library.ready.remove(&shape);
             }
         }
         let algorithms = library.known.iter().map(|(shape, words)| (*shape, *words)).collect();
-        Ok(Table { version: version(), algorithms })
+        Ok(Table { version: version(), thorough, algorithms })
     })
 }
 
@@ -229,17 +258,21 @@ impl Library {
         ready.algorithm = match self.known.get(shape) {
             Some(words) => sys::cublasLtMatmulAlgo_t { data: *words },
             None => {
-                let found = self.candidates(&ready, 1)?;
+                let found = self.candidates(&ready, 1, WORKSPACE)?;
                 *found.first().ok_or_else(|| failed(format!("cuBLASLt has no algorithm for {shape:?}")))?
             }
         };
         Ok(ready)
     }
 
-    /// Up to `count` algorithms, the one cuBLASLt thinks fastest first.
-    fn candidates(&self, ready: &Ready, count: usize) -> Result<Vec<sys::cublasLtMatmulAlgo_t>> {
+    /// Up to `count` algorithms that take at most `bytes` of scratch, the one cuBLASLt thinks fastest first.
+    fn candidates(
+        &self,
+        ready: &Ready,
+        count: usize,
+        bytes: usize,
+    ) -> Result<Vec<sys::cublasLtMatmulAlgo_t>> {
         let preference = result::create_matmul_pref().map_err(status)?;
-        let bytes = WORKSPACE;
         // Split sums may go through scratch, but not be added in place in the order blocks happen to finish.
         let schemes = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32
             | sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE as u32;
@@ -297,7 +330,13 @@ impl Library {
     }
 
     /// The fastest algorithm of a shape on random operands: zeros draw less power and run faster than data does.
-    fn measure(&self, shape: &Shape, device: tch::Device, workspace: &Tensor) -> Result<[u64; 8]> {
+    fn measure(
+        &self,
+        shape: &Shape,
+        device: tch::Device,
+        workspace: &Tensor,
+        effort: &Effort,
+    ) -> Result<[u64; 8]> {
         let mut ready = Ready::describe(shape)?;
         let matrix = |rows: u64, columns: u64, format: Format| -> Result<Tensor> {
             let extents = [rows, columns].map(|x| i64::try_from(x).unwrap_or(i64::MAX));
@@ -319,26 +358,32 @@ impl Library {
             }
             Ok(watch.stop()? / runs as f64)
         };
-        let candidates = self.candidates(&Ready::describe(shape)?, CANDIDATES)?;
-        let mut timed = Vec::new();
-        for algorithm in &candidates {
-            time(algorithm, 1)?; // loads the kernel
-            timed.push((time(algorithm, 2)?, *algorithm));
+        let mut timed: Vec<(f64, sys::cublasLtMatmulAlgo_t)> = Vec::new();
+        for bytes in effort.workspaces {
+            for algorithm in self.candidates(&Ready::describe(shape)?, effort.candidates, *bytes)? {
+                if timed.iter().all(|(_, known)| known.data != algorithm.data) {
+                    time(&algorithm, 1)?; // loads the kernel
+                    timed.push((time(&algorithm, RUNS)?, algorithm));
+                }
+            }
         }
         timed.sort_by(|x, y| x.0.total_cmp(&y.0));
-        let mut best: Option<(f64, [u64; 8])> = None;
-        for (_, algorithm) in timed.iter().take(FINALISTS) {
-            let mut seconds = Vec::with_capacity(RUNS);
-            for _ in 0..RUNS {
-                seconds.push(time(algorithm, 2)?);
-            }
-            seconds.sort_by(f64::total_cmp);
-            let median = seconds.get(RUNS / 2).copied().unwrap_or(f64::INFINITY);
-            if best.is_none_or(|(least, _)| median < least) {
-                best = Some((median, algorithm.data));
+        timed.truncate(effort.finalists);
+        let runs = |seconds: f64, of: f64| ((seconds / of.max(1e-6)) as usize).max(RUNS);
+        if let Some((one, algorithm)) = timed.first().filter(|_| effort.load > 0.0) {
+            time(algorithm, runs(effort.load, *one))?;
+        }
+        // In turns, so that a clock that drifts meets all of them alike.
+        let mut finalists: Vec<_> = timed.iter().map(|_| Vec::with_capacity(effort.turns)).collect();
+        for _ in 0..effort.turns {
+            for ((one, algorithm), seconds) in timed.iter().zip(&mut finalists) {
+                seconds.push(time(algorithm, runs(effort.turn, *one))?);
             }
         }
-        best.map(|(_, words)| words).ok_or_else(|| failed(format!("cuBLASLt has no algorithm for {shape:?}")))
+        let medians = finalists.iter().map(|seconds| median(seconds));
+        let best = timed.iter().zip(medians).min_by(|x, y| x.1.total_cmp(&y.1));
+        best.map(|((_, algorithm), _)| algorithm.data)
+            .ok_or_else(|| failed(format!("cuBLASLt has no algorithm for {shape:?}")))
     }
 }
 
