@@ -65,6 +65,8 @@ const EPOCHS: Slot = Slot {
     binary_k: false,
 };
 const BYTES: Slot = Slot { accepts: &[Dimension::Bytes], bare: None, binary_k: false };
+/// Of a document; a plain number is bytes.
+const LENGTH: Slot = Slot { accepts: &[Dimension::Bytes], bare: Some(Dimension::Bytes), binary_k: false };
 
 /// Languages a heuristic tells apart, by their script.
 const LANGUAGES: &[&str] = &["en", "zh"];
@@ -168,7 +170,7 @@ fn refuse_bound(cx: &mut Cx, setting: &Setting) {
     }
 }
 
-/// `clean < unicode nfc  dedup minhash  similarity 80%  length 64 B 1 MiB  letters >= 50%  lang en zh
+/// `clean < unicode nfc  dedup minhash  similarity 80%  length 64 1 MiB  letters >= 50%  lang en zh
 /// unreadable skip >`
 pub fn clean(cx: &mut Cx, r: &mut Resolved) {
     let Some(mut view) = cx.view(Keyword::Clean) else { return };
@@ -212,7 +214,7 @@ pub fn clean(cx: &mut Cx, r: &mut Resolved) {
     options.finish(cx);
 }
 
-/// `length >= 64 B`, `length <= 1 MiB`, or both as `length 64 B 1 MiB`.
+/// `length >= 64`, `length <= 1 MiB`, or both as `length 64 1 MiB`.
 fn length(cx: &mut Cx, r: &mut Resolved, setting: &Setting) {
     let values = &setting.opt.node.values;
     let paths: &[&str] = match (bound(setting), values.len()) {
@@ -223,15 +225,15 @@ fn length(cx: &mut Cx, r: &mut Resolved, setting: &Setting) {
             let at = span(setting.opt.source, setting.opt.node.span);
             let words = cx.slice(at).to_owned();
             let wanted = text(
-                "`length >= 64 B`, `length <= 1 MiB`, or both as `length 64 B 1 MiB`",
-                "`length >= 64 B`、`length <= 1 MiB`，或同时写作 `length 64 B 1 MiB`",
+                "`length >= 64`, `length <= 1 MiB`, or both as `length 64 1 MiB`",
+                "`length >= 64`、`length <= 1 MiB`，或同时写作 `length 64 1 MiB`",
             );
             cx.report(kind::found(at, &words, "length", wanted));
             return;
         }
     };
     for (path, value) in paths.iter().zip(values) {
-        if let Some(n) = cx.count(&setting.opt, value, &BYTES, (0, 1 << 27), "length") {
+        if let Some(n) = cx.count(&setting.opt, value, &LENGTH, (0, 1 << 27), "length") {
             r.put(path, n.fact());
         }
     }
