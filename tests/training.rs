@@ -124,6 +124,43 @@ fn a_stopped_run_goes_on() {
     assert!((loss / summary["eval_loss"].as_f64().unwrap() - 1.0).abs() < 1e-5, "{report}");
 }
 
+/// Two rates and two batches: a map, a picture and figures; a stopped sweep goes on; what is known is not run again.
+#[test]
+fn a_sweep_maps_losses_and_goes_on() {
+    let folder = small();
+    let arguments = ["sweep", "lr", "small.llm", "--lr", "1e-3,1e-2", "--batch", "512,1024", "--steps", "20"];
+    let sweep = folder.path().join("sweeps/small");
+    let mut child = llmc(folder.path(), &arguments).stderr(Stdio::piped()).spawn().unwrap();
+    until(|| losses(&sweep.join("lr-1e-2_batch-512")).len() > 3);
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!sweep.join("sweep.json").exists());
+    let known = json(&sweep.join("lr-1e-3_batch-512/result.json"));
+
+    let output = well(folder.path(), &arguments);
+    assert!(said(&output).contains("1/4  lr 1e-3  batch 512 tokens") && said(&output).contains("(known)"));
+    let map = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(map.starts_with("validation loss after 10,240 tokens\nbatch \\ lr") && map.contains('*'), "{map}");
+    let figures = json(&sweep.join("sweep.json"));
+    let points = figures["points"].as_array().unwrap();
+    assert_eq!(points.len(), 4);
+    assert_eq!(points[0], known, "a finished point is not run again");
+    for point in points {
+        let at = folder.path().join(point["folder"].as_str().unwrap());
+        assert_eq!(point["steps"].as_u64().unwrap() * point["batch_tokens"].as_u64().unwrap(), 10_240);
+        assert_eq!(point["loss"], json(&at.join("summary.json"))["eval_loss"]);
+        assert!(!at.join("checkpoints").exists());
+    }
+    let least = points.iter().map(|p| p["loss"].as_f64().unwrap()).fold(f64::INFINITY, f64::min);
+    assert_eq!(figures["best"]["loss"].as_f64(), Some(least));
+    assert_ne!(points[0]["loss"], points[1]["loss"]);
+    assert!(std::fs::read_to_string(sweep.join("sweep.svg")).unwrap().contains(&format!("{least:.4}*")));
+
+    let other = llmc(folder.path(), &["sweep", "lr", "small.llm", "--lr", "1e-3", "--steps", "30"]).output().unwrap();
+    assert_eq!(other.status.code(), Some(2), "{}", said(&other));
+    assert!(said(&other).contains("another sweep"), "{}", said(&other));
+}
+
 #[test]
 fn a_gpu_plan_is_refused_here_in_one_sentence() {
     if Path::new("/dev/nvidiactl").exists() {

@@ -121,6 +121,7 @@ pub fn question(r: &Resolved) -> Option<Question> {
             checkpoint_zstd: f.count("schedule.checkpoint_zstd"),
             eval_every: stretch(f, "schedule.eval_every"),
             eval_sequences: f.count("schedule.eval_sequences"),
+            skip_steps: f.count("schedule.skip_steps"),
         },
         seed: f.count("seed")?,
         continued: f.has("from").then(|| Continued {

@@ -332,6 +332,21 @@ pub struct RunSchedule {
     pub eval_every_steps: u64,
     /// Validation sequences an evaluation reads; 0 = all there are.
     pub eval_sequences: u64,
+    /// Steps in a row whose loss or gradient is not finite that are left out before the run stops; 0 = it stops at the
+    /// first.
+    #[serde(default = "skip_steps")]
+    pub skip_steps: u64,
+}
+
+/// What plans of before the key was there mean.
+fn skip_steps() -> u64 {
+    RunSchedule::SKIP_STEPS
+}
+
+impl RunSchedule {
+    /// Unless asked otherwise: bad data or a spike passes within a few steps, a diverged model does not come back.
+    /// (Own choice.)
+    pub const SKIP_STEPS: u64 = 10;
 }
 
 /// Memory of one pipeline stage (one device of it), bytes.

@@ -238,6 +238,7 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
         ("schedule.checkpoint_keep", q.run.checkpoint_keep.is_none()),
         ("schedule.checkpoint_zstd", q.run.checkpoint_zstd.is_none()),
         ("schedule.eval_sequences", q.run.eval_sequences.is_none()),
+        ("schedule.skip_steps", q.run.skip_steps.is_none()),
     ] {
         if open {
             why.push((path, "schedule.defaults"));
@@ -292,6 +293,7 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
             checkpoint_zstd: q.run.checkpoint_zstd.unwrap_or(0),
             eval_every_steps: span_steps(eval, run.steps, global_tokens, step_seconds),
             eval_sequences: q.run.eval_sequences.unwrap_or(0),
+            skip_steps: q.run.skip_steps.unwrap_or(RunSchedule::SKIP_STEPS),
         },
         memory: Memory { device_bytes: stages.iter().map(|m| m.device).max().unwrap_or(0), stages },
         time: Time {

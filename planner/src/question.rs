@@ -254,6 +254,8 @@ pub struct RunAsk {
     pub eval_every: Option<Span>,
     /// Validation sequences an evaluation reads; `None`: all.
     pub eval_sequences: Option<u64>,
+    /// Steps in a row left out for not being finite; `None`: 10.
+    pub skip_steps: Option<u64>,
 }
 
 /// Continued pre-training from a base model.

@@ -160,9 +160,14 @@ pub const RULES: &[Rule] = &[
     Rule {
         id: "schedule.defaults",
         reads: &[],
-        writes: &["schedule.checkpoint_keep", "schedule.checkpoint_zstd", "schedule.eval_sequences"],
+        writes: &[
+            "schedule.checkpoint_keep",
+            "schedule.checkpoint_zstd",
+            "schedule.eval_sequences",
+            "schedule.skip_steps",
+        ],
         cite: "Lightning and DeepSpeed users keep a few; compression costs time on the critical path of a save",
-        doc: "Three checkpoints kept, stored as they are; the whole validation set.",
+        doc: "Three checkpoints kept, stored as they are; the whole validation set; ten steps in a row left out.",
     },
     Rule {
         id: "cost.money",

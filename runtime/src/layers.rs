@@ -36,6 +36,17 @@ pub struct LayersRecord {
     pub layers: Vec<LayerRecord>,
 }
 
+impl LayersRecord {
+    /// As TensorBoard names them: `grad_norm/layers.0`, `update_ratio/layers.0`, …
+    pub fn scalars(&self) -> Vec<(String, f64)> {
+        let both = |l: &LayerRecord| {
+            let named = |what: &str, value: Option<f64>| Some((format!("{what}/{}", l.name), value?));
+            [named("grad_norm", l.grad_norm), named("update_ratio", l.update_ratio)]
+        };
+        self.layers.iter().flat_map(both).flatten().collect()
+    }
+}
+
 /// A layer at a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerRecord {

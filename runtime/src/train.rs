@@ -38,10 +38,6 @@ use crate::tune::tune;
 use crate::watch::Several;
 use crate::{chrome, device, prepare};
 
-/// Updates left out in a row before the run gives up. (Own choice: bad data or a spike passes within a few
-/// steps, a diverged model does not come back.)
-const MOST_SKIPPED: u64 = 10;
-
 /// Micro-batches read before they are used.
 const READ_AHEAD: usize = 4;
 
@@ -377,12 +373,7 @@ impl Run<'_> {
     fn record(&mut self, layers: Layers) -> Outcome<()> {
         let record = layers.finish(self.state.step)?;
         self.layers.write(&record)?;
-        let mut scalars = Vec::new();
-        for layer in &record.layers {
-            for (what, value) in [("grad_norm", layer.grad_norm), ("update_ratio", layer.update_ratio)] {
-                scalars.extend(value.map(|value| (format!("{what}/{}", layer.name), value)));
-            }
-        }
+        let scalars = record.scalars();
         let scalars: Vec<(&str, f64)> = scalars.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         self.events.scalars(record.step, &scalars)
     }
@@ -464,10 +455,11 @@ impl Run<'_> {
             if metrics.loss.is_some() { "finite" } else { "not finite" },
             if metrics.grad_norm.is_some() { "finite" } else { "not finite" },
         );
-        if self.skipped_in_a_row >= MOST_SKIPPED {
+        if self.skipped_in_a_row > self.plan().schedule.skip_steps {
             return Err(Failure::refused(format!(
-                "{what}, the {MOST_SKIPPED}th in a row: lower the peak learning rate, lengthen the warm-up, or look \
-                 at these samples; the last checkpoint is untouched"
+                "{what}, number {} in a row: lower the peak learning rate, lengthen the warm-up, or look \
+                 at these samples; the last checkpoint is untouched",
+                self.skipped_in_a_row
             )));
         }
         let scale = metrics.loss_scale.map_or(String::new(), |scale| format!("; loss scale {scale}"));

@@ -90,6 +90,7 @@ pub fn toy() -> Plan {
             checkpoint_zstd: 0,
             eval_every_steps: 0,
             eval_sequences: 0,
+            skip_steps: 10,
         },
         memory: Memory { device_bytes: 0, stages: Vec::new() },
         time: Time {

@@ -251,14 +251,24 @@ fn a_diverged_run_stops_with_its_samples() {
     let said = said(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("not finite") && said.contains("samples") && said.contains("10th in a row"),
+        said.contains("not finite") && said.contains("samples") && said.contains("number 11 in a row"),
         "{said}"
     );
     let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).expect("metrics");
     let lines: Vec<serde_json::Value> =
         text.lines().map(|l| serde_json::from_str(l).expect("json")).collect();
     let skipped = lines.iter().filter(|l| l["skipped"] == true).count();
-    assert!(skipped >= 10 && lines.iter().any(|l| l["loss"].is_null()), "{skipped} skipped");
+    assert_eq!(skipped, 11, "ten are left out, the next one ends the run");
+    assert!(lines.iter().any(|l| l["loss"].is_null()), "{skipped} skipped");
+
+    // `optimizer < skip 0 >` stops at the first.
+    plan.schedule.skip_steps = 0;
+    let strict = run_folder(&plan);
+    let output = train(strict.path(), &["--threads", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = std::fs::read_to_string(strict.path().join("metrics.jsonl")).expect("metrics");
+    let skipped = text.lines().filter(|l| l.contains("\"skipped\":true")).count();
+    assert_eq!(skipped, 1, "{text}");
 }
 
 fn examine(arguments: &[&Path]) -> serde_json::Value {
