@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::Model;
 
 /// The version written; a reader accepts every `1.x`.
-pub const FORMAT_VERSION: &str = "1.0";
+pub const FORMAT_VERSION: &str = "1.1";
 
 /// JSON schema (draft 2020-12) of `plan.json`: what `llmc schema` prints. Kept equal to the types below by
 /// `tests/schema.rs`.
@@ -195,6 +195,35 @@ pub struct Layout {
     pub recompute: Recompute,
     /// Offload policy.
     pub offload: Offload,
+    /// What each pipeline stage holds where stages or their layers differ (`vp` 1); empty: layers as even as possible,
+    /// all under `recompute` and `offload`. Since 1.1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageLayers>,
+}
+
+/// Decoder blocks of one pipeline stage, by policy. The first `full` of them recompute everything, the next
+/// `selective` what is cheap, the others nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageLayers {
+    /// Blocks in all.
+    pub layers: u64,
+    /// Of these, under selective recomputation.
+    pub selective: u64,
+    /// Of these, under full recomputation.
+    pub full: u64,
+    /// Of `full`, blocks whose input waits in host memory.
+    pub offload: u64,
+}
+
+impl StageLayers {
+    /// Policy of the stage's block number `index`.
+    pub fn recompute(&self, index: u64) -> Recompute {
+        match index {
+            i if i < self.full => Recompute::Full,
+            i if i < self.full.saturating_add(self.selective) => Recompute::Selective,
+            _ => Recompute::None,
+        }
+    }
 }
 
 /// Optimizer family.

@@ -180,3 +180,36 @@ fn a_missing_receive_is_named() {
     let wrong = walk_ranks(&programs, |p| &p.step, &llmc_plan::walk::Instant).unwrap_err();
     assert_eq!(wrong, ["rank 0 send.forward/0 layer 1 micro-batch 1: rank 1 never takes part"]);
 }
+
+#[test]
+fn stages_hold_what_the_plan_says_and_recompute_what_it_says() {
+    let mut plan = spread(1, 1, 1, 2);
+    plan.layout.schedule = Schedule::OneFOneB;
+    plan.model.layers = 5;
+    plan.batch.accumulation = 4;
+    let even = programs(&plan);
+    let stage = |layers, selective, full| StageLayers { layers, selective, full, offload: 0 };
+    plan.layout.stages = vec![stage(4, 1, 2), stage(1, 0, 0)];
+    let uneven = programs(&plan);
+    let calls = |program: &Program, name: &str| {
+        let named = |call: &&llmc_plan::program::Call| program.segment(call.segment).unwrap().name == name;
+        program.step.iter().filter(named).map(|call| call.layer).collect::<std::collections::BTreeSet<u64>>()
+    };
+    let layers = |wanted: &[u64]| wanted.iter().copied().collect::<std::collections::BTreeSet<u64>>();
+    assert_eq!(calls(&uneven[0], "block.forward.full"), layers(&[0, 1]));
+    assert_eq!(calls(&uneven[0], "block.forward.selective"), layers(&[2]));
+    assert_eq!(calls(&uneven[0], "block.forward.none"), layers(&[3]));
+    assert_eq!(calls(&uneven[1], "block.forward.none"), layers(&[4]));
+    // Four layers, two of which keep their input only, need less than three that keep everything would.
+    plan.layout.stages = vec![stage(4, 0, 0), stage(1, 0, 0)];
+    let kept = programs(&plan);
+    assert!(peak(&uneven[0]) < peak(&kept[0]) && peak(&kept[0]) > peak(&even[0]));
+    // Ranks agree on who sends what: the pair runs to its end.
+    assert!(timed(&uneven).seconds > 0.0);
+    for wrong in [vec![stage(4, 0, 0)], vec![stage(4, 3, 2), stage(1, 0, 0)], vec![stage(5, 0, 0), stage(0, 0, 0)]] {
+        plan.layout.stages = wrong;
+        let place = llmc_plan::lower::Coordinates::default();
+        let refused = llmc_plan::lower::lower(&plan, &place, llmc_plan::op::Backend::Cpu);
+        assert!(matches!(refused, Err(llmc_plan::lower::LowerError::Invalid { path: "layout.stages", .. })));
+    }
+}

@@ -15,6 +15,7 @@ fn schema() -> Value {
 /// A plan in which every optional value and every list holds something.
 fn full() -> Plan {
     let mut plan = support::toy();
+    plan.layout.stages = vec![StageLayers { layers: 2, selective: 1, full: 1, offload: 0 }];
     plan.freeze = vec!["embeddings".to_string()];
     plan.from = Some("models/base".to_string());
     plan.memory.stages = vec![StageMemory {
@@ -215,8 +216,8 @@ fn a_plan_survives_json() {
 #[test]
 fn an_unknown_major_version_is_refused_and_a_minor_is_not() {
     let text = full().to_json().unwrap();
-    let newer = text.replacen("\"format_version\": \"1.0\"", "\"format_version\": \"1.7\", \"new\": 1", 1);
+    let newer = text.replacen("\"format_version\": \"1.1\"", "\"format_version\": \"1.7\", \"new\": 1", 1);
     assert!(Plan::from_json(&newer).is_ok());
-    let other = text.replacen("\"format_version\": \"1.0\"", "\"format_version\": \"2.0\"", 1);
+    let other = text.replacen("\"format_version\": \"1.1\"", "\"format_version\": \"2.0\"", 1);
     assert_eq!(Plan::from_json(&other), Err(ReadError::Version("2.0".to_string())));
 }

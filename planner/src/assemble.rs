@@ -91,6 +91,7 @@ fn layout(s: &Setting, p: &Point) -> Layout {
         schedule: p.schedule,
         recompute: p.recompute,
         offload: p.offload,
+        stages: Vec::new(),
     }
 }
 

@@ -71,7 +71,8 @@ struct Segments {
     embed_backward: Option<SegmentId>,
     head: Option<SegmentId>,
     head_eval: Option<SegmentId>,
-    block: Block,
+    /// By policy.
+    blocks: [(Recompute, Block); 3],
     block_eval: SegmentId,
     receive_forward: Option<SegmentId>,
     send_forward: Option<SegmentId>,
@@ -87,7 +88,8 @@ struct Segments {
     head_unit: Unit,
 }
 
-/// A block's passes under the plan's recompute policy.
+/// A block's passes under one recompute policy.
+#[derive(Clone, Copy)]
 struct Block {
     forward: SegmentId,
     /// Forward of a block whose input waits in host memory.
@@ -137,7 +139,7 @@ impl Segments {
         Ok(Segments {
             load: b.add(head::load(l))?,
             embed: some(b, head::embed_forward(l))?,
-            block: block_passes(b, l)?,
+            blocks: block_passes(b, l)?,
             head: some(b, head::loss(l))?,
             embed_backward: some(b, head::embed_backward(l))?,
             embed_eval: some(b, head::embed_eval(l))?,
@@ -158,12 +160,11 @@ impl Segments {
     }
 }
 
-/// Writes the block under every policy, so that a pass over the program can change the policy of a layer by
-/// changing its calls; returns the segments of the plan's.
-fn block_passes(b: &mut Builder, l: &Lowering) -> Result<Block, LowerError> {
+/// Writes the block under every policy, also those of no layer: a pass over the program can change the policy of a
+/// layer by changing its calls.
+fn block_passes(b: &mut Builder, l: &Lowering) -> Result<[(Recompute, Block); 3], LowerError> {
     let stops = l.params.embed.as_ref().is_some_and(|embed| embed.gradient.is_none());
-    let mut chosen = None;
-    for policy in [Recompute::None, Recompute::Selective, Recompute::Full] {
+    let mut passes = |policy| {
         let forward = b.add(block::forward(l, policy, true))?;
         let forward_offload = if l.shape.offload_activations && policy == Recompute::Full {
             b.add(block::forward(l, policy, false))?
@@ -177,11 +178,9 @@ fn block_passes(b: &mut Builder, l: &Lowering) -> Result<Block, LowerError> {
         let (backward, weight) = add(block::backward(l, policy, false))?;
         let (first_backward, first_weight) =
             if stops { add(block::backward(l, policy, true))? } else { (backward, weight) };
-        if policy == l.plan.layout.recompute {
-            chosen = Some(Block { forward, forward_offload, backward, weight, first_backward, first_weight });
-        }
-    }
-    chosen.ok_or(LowerError::Bug { place: "recompute".to_string(), reason: "is unknown".to_string() })
+        Ok((policy, Block { forward, forward_offload, backward, weight, first_backward, first_weight }))
+    };
+    Ok([passes(Recompute::None)?, passes(Recompute::Selective)?, passes(Recompute::Full)?])
 }
 
 /// Calls that belong together, and what must be gathered before them.
@@ -230,6 +229,13 @@ impl Writer<'_> {
         Call { segment, layer, micro_batch, slot: micro_batch % self.l.shape.slots }
     }
 
+    /// A layer's passes.
+    fn passes(&self, layer: u64) -> Block {
+        let [(_, none), rest @ ..] = &self.s.blocks;
+        let policy = self.l.shape.policy(layer);
+        *rest.iter().find(|(p, _)| *p == policy).map_or(none, |(_, block)| block)
+    }
+
     /// Calls without weights.
     fn plain(&mut self, segment: Option<SegmentId>, layer: u64, m: u64) {
         let calls = segment.map(|s| self.call(s, layer, m)).into_iter().collect();
@@ -274,7 +280,8 @@ impl Writer<'_> {
             // The last block's input is needed again at once.
             let stays = layer + 1 == chunk.after();
             self.plain(s.offload.filter(|_| !stays), layer, m);
-            self.block(if stays { s.block.forward } else { s.block.forward_offload }, layer, m);
+            let block = self.passes(layer);
+            self.block(if stays { block.forward } else { block.forward_offload }, layer, m);
         }
         if chunk.after() < self.l.plan.model.layers {
             self.plain(s.send_forward, chunk.after(), m);
@@ -293,7 +300,8 @@ impl Writer<'_> {
             if layer > chunk.first {
                 self.plain(s.fetch, layer - 1, m);
             }
-            self.block(if layer == 0 { s.block.first_backward } else { s.block.backward }, layer, m);
+            let block = self.passes(layer);
+            self.block(if layer == 0 { block.first_backward } else { block.backward }, layer, m);
             if !self.l.shape.deferred {
                 self.reduce(s.block_unit, layer, m);
             }
@@ -308,7 +316,7 @@ impl Writer<'_> {
 
     fn weight(&mut self, chunk: Chunk, m: u64) {
         for layer in chunk.range().rev() {
-            let block = &self.s.block;
+            let block = self.passes(layer);
             self.plain(if layer == 0 { block.first_weight } else { block.weight }, layer, m);
             self.finish(self.s.block_unit, layer, m);
         }

@@ -2,7 +2,7 @@
 
 use super::pipeline::{Action, Pipe, actions, in_flight};
 use super::{LowerError, Options};
-use crate::plan::{DType, Offload, OptimizerKind, Plan, Precision, Recompute, Schedule};
+use crate::plan::{DType, Offload, OptimizerKind, Plan, Precision, Recompute, Schedule, StageLayers};
 use crate::program::Axis;
 
 /// A rank's place on each axis of the mesh.
@@ -125,6 +125,8 @@ pub struct Shape {
     pub eight_bit: bool,
     /// Rows of logits at a time.
     pub head_rows: u64,
+    /// Recompute policy of all blocks, and of this rank's where they differ.
+    recompute: (Recompute, Option<StageLayers>),
 }
 
 /// Largest logits held at once: the larger of 256 MiB and 1,024 rows (own choice: a GEMM of 1,024 rows fills a
@@ -204,7 +206,17 @@ impl Shape {
             compute,
             eight_bit: plan.precision == Precision::Fp8,
             head_rows: head_rows(tokens / tp, model.vocab_padded * compute.bytes()),
+            recompute: (layout.recompute, layout.stages.get(coordinates.pipeline as usize).copied()),
         })
+    }
+
+    /// Recompute policy of a layer of this rank.
+    pub fn policy(&self, layer: u64) -> Recompute {
+        let first = self.chunks.first().map_or(0, |c| c.first);
+        match self.recompute {
+            (_, Some(stage)) => stage.recompute(layer.saturating_sub(first)),
+            (all, None) => all,
+        }
     }
 
     /// All layers held, in order.
@@ -238,6 +250,10 @@ fn chunks(plan: &Plan, rank: u64) -> Vec<Chunk> {
     if runs > 1 {
         let each = layers / (ranks * runs);
         return (0..runs).map(|run| Chunk { first: (run * ranks + rank) * each, layers: each }).collect();
+    }
+    if !plan.layout.stages.is_empty() {
+        let held = |r: u64| plan.layout.stages.get(r as usize).map_or(0, |s| s.layers);
+        return vec![Chunk { first: (0..rank).map(held).sum(), layers: held(rank) }];
     }
     let (each, rest) = (layers / ranks, layers % ranks);
     let turn = |r: u64| match r {
@@ -334,6 +350,22 @@ fn mesh(plan: &Plan, coordinates: &Coordinates) -> Result<(), LowerError> {
         let reason = format!("{} layers cannot be cut into {parts} runs", model.layers);
         return Err(invalid("layout.pp", reason));
     }
+    if !layout.stages.is_empty() {
+        let whole = layout.stages.iter().all(|s| {
+            (1..=model.layers).contains(&s.layers)
+                && s.selective.checked_add(s.full).is_some_and(|again| again <= s.layers)
+                && s.offload <= s.full
+        });
+        let count = layout.stages.len() as u64;
+        let total = layout.stages.iter().fold(0u64, |sum, s| sum.saturating_add(s.layers));
+        if !whole || count != layout.pp || total != model.layers || layout.vp > 1 {
+            let reason = format!(
+                "{count} stages of {total} layers where {} ranks of one run share {}",
+                layout.pp, model.layers
+            );
+            return Err(invalid("layout.stages", reason));
+        }
+    }
     if layout.schedule == Schedule::Interleaved && !plan.batch.accumulation.is_multiple_of(layout.pp) {
         let reason = format!("{} is not a multiple of {} pipeline ranks", plan.batch.accumulation, layout.pp);
         return Err(invalid("batch.accumulation", reason));
@@ -390,6 +422,9 @@ fn lowered(plan: &Plan, options: &Options) -> Result<(), LowerError> {
     }
     if layout.offload == Offload::Activations && layout.recompute != Recompute::Full {
         return no("layout.offload", "only block inputs are offloaded: choose recompute full");
+    }
+    if layout.offload != Offload::Activations && layout.stages.iter().any(|s| s.offload > 0) {
+        return no("layout.stages", "the inputs of all blocks are offloaded, or of none");
     }
     if layout.offload == Offload::Activations && layout.pp > 1 {
         return no("layout.offload", "activations are not offloaded from a pipeline: choose pp 1");

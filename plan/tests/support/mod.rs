@@ -62,6 +62,7 @@ pub fn toy() -> Plan {
             schedule: Schedule::None,
             recompute: Recompute::None,
             offload: Offload::None,
+            stages: Vec::new(),
         },
         optimizer: Optimizer {
             kind: OptimizerKind::Adamw,
