@@ -1,12 +1,12 @@
-//! Uneven pipeline stages: how many layers each stage holds under which policy, so that the slowest stage is as fast
-//! as possible and every stage fits. A mixed-integer programme with a count per (stage, policy), as in
+//! Uneven pipeline stages: how many layers each stage holds under which policy, so that the step is as short as
+//! possible and every stage fits. A mixed-integer programme with a count per (stage, policy), as in
 //! Mist (Dazz993/Mist, `mist/analyzer/inter_tuning_mip.py`), solved in pure Rust; its relaxation prices a gibibyte.
 //!
-//! Not here: which pipelines are worth asking about (`search`).
+//! Not here: which pipelines are worth asking about (`uneven`).
 
 use good_lp::{
-    Expression, ProblemVariables, ResolutionError, Solution, SolverModel, Variable, constraint, microlp,
-    variable,
+    Expression, ProblemVariables, ResolutionError, Solution, SolverModel, Variable, WithInitialSolution,
+    WithMipGap, constraint, microlp, variable,
 };
 
 /// One way to run a layer: recompute nothing, some, all; keep or offload.
@@ -27,90 +27,331 @@ pub struct Stage {
     pub layer: Vec<f64>,
 }
 
-/// A split and its slowest stage.
+/// The whole programme: minimise `micro_batches · T + idle`, T the slowest stage and
+/// `idle ≥ Σ stages − T − filled` what fill and drain cost (Alpa, arXiv 2201.12023: Σ stage + (m − 1)·max).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Programme {
+    /// Layers to share out.
+    pub layers: u64,
+    /// Ways to run a layer.
+    pub policies: Vec<Policy>,
+    /// Pipeline ranks, each of which holds a layer at least.
+    pub stages: Vec<Stage>,
+    /// Micro-batches a step.
+    pub micro_batches: f64,
+    /// Idle seconds that a zero-bubble schedule fills with weight gradients; 0 in 1F1B.
+    pub filled: f64,
+}
+
+/// A split and what it costs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
     /// Layers by stage and policy.
     pub counts: Vec<Vec<u64>>,
     /// Seconds of the slowest stage.
     pub slowest: f64,
+    /// Seconds of the pipeline, sends aside.
+    pub seconds: f64,
 }
 
 /// Gibibyte, for scaling: a solver wants coefficients near 1.
 const GIB: f64 = 1073741824.0;
 /// Solver's own tolerance on integers.
 const WHOLE: f64 = 1e-6;
+/// Splits of at most [`FEW`] counts are proven best to this share of the objective.
+const EXACT: f32 = 1e-8;
+/// Larger ones to this: a sixteenth of the cost model's own error, and more than whole layers can differ by.
+const CLOSE: f32 = 5e-3;
+/// Counts (stages × policies) up to which branching proves the best within milliseconds.
+const FEW: usize = 12;
 
-/// The variables and the objective; integers or their relaxation.
-fn solve(
-    layers: u64,
-    policies: &[Policy],
-    stages: &[Stage],
-    extra: f64,
-    integer: bool,
-) -> Result<(Vec<Vec<f64>>, f64), ResolutionError> {
-    let mut vars = ProblemVariables::new();
-    let count = |vars: &mut ProblemVariables| {
-        let bounded = variable().min(0.0).max(layers as f64);
-        vars.add(if integer { bounded.integer() } else { bounded })
-    };
-    let counts: Vec<Vec<Variable>> =
-        stages.iter().map(|_| policies.iter().map(|_| count(&mut vars)).collect()).collect();
-    let slowest = vars.add(variable().min(0.0));
-    // Milliseconds and gibibytes keep the coefficients near 1.
-    let mut model = vars.minimise(slowest).using(microlp);
-    let all: Expression = counts.iter().flatten().copied().sum();
-    model = model.with(constraint!(all == layers as f64));
-    for (stage, row) in stages.iter().zip(&counts) {
-        let busy: Expression = row.iter().zip(policies).map(|(c, p)| *c * (p.seconds * 1e3)).sum();
-        model = model.with(constraint!(busy + stage.seconds * 1e3 <= slowest));
-        let bytes: Expression = row.iter().zip(&stage.layer).map(|(c, b)| *c * (*b / GIB)).sum();
-        model = model.with(constraint!(bytes <= (stage.room + extra) / GIB));
-        let held: Expression = row.iter().copied().sum();
-        model = model.with(constraint!(held >= 1.0));
+impl Programme {
+    /// Seconds of the pipeline whose stages take these.
+    pub fn seconds(&self, stages: impl Iterator<Item = f64>) -> (f64, f64) {
+        let (slowest, sum) = stages.fold((0.0, 0.0), |(most, sum), x| (f64::max(most, x), sum + x));
+        (slowest, self.micro_batches * slowest + (sum - slowest - self.filled).max(0.0))
     }
-    let solution = model.solve()?;
-    let values = counts.iter().map(|row| row.iter().map(|v| solution.value(*v)).collect()).collect();
-    Ok((values, solution.value(slowest) / 1e3))
-}
 
-/// The best split of `layers`; `None` when none fits. Every stage holds at least one layer.
-pub fn split(layers: u64, policies: &[Policy], stages: &[Stage]) -> Option<Split> {
-    let (values, _) = solve(layers, policies, stages, 0.0, true).ok()?;
-    let whole = |v: &f64| {
-        let near = v.round();
-        ((v - near).abs() < WHOLE * layers.max(1) as f64).then_some(near as u64)
-    };
-    let counts: Vec<Vec<u64>> =
-        values.iter().map(|row| row.iter().map(whole).collect::<Option<_>>()).collect::<Option<_>>()?;
-    let busy = |(stage, row): (&Stage, &Vec<u64>)| {
-        stage.seconds + row.iter().zip(policies).map(|(c, p)| *c as f64 * p.seconds).sum::<f64>()
-    };
-    let slowest = stages.iter().zip(&counts).map(busy).fold(0.0, f64::max);
-    Some(Split { counts, slowest })
-}
-
-/// Seconds that the slowest stage of the relaxed programme gains by one gibibyte more on every stage: the price of
-/// memory. 0 where memory binds nowhere, `None` where nothing fits even then.
-pub fn gibibyte(layers: u64, policies: &[Policy], stages: &[Stage]) -> Option<f64> {
-    let now = solve(layers, policies, stages, 0.0, false).ok()?.1;
-    let more = solve(layers, policies, stages, GIB, false).ok()?.1;
-    Some((now - more).max(0.0))
-}
-
-/// Bytes that every stage lacks, at the least, for `layers` to fit: the elastic programme. 0 when they fit.
-pub fn lacking(layers: u64, stages: &[Stage]) -> Option<f64> {
-    let mut vars = ProblemVariables::new();
-    let cheapest: Vec<f64> =
-        stages.iter().map(|s| s.layer.iter().copied().fold(f64::INFINITY, f64::min) / GIB).collect();
-    let counts: Vec<Variable> =
-        stages.iter().map(|_| vars.add(variable().integer().min(1.0).max(layers as f64))).collect();
-    let slack = vars.add(variable().min(0.0));
-    let mut model = vars.minimise(slack).using(microlp);
-    let all: Expression = counts.iter().copied().sum();
-    model = model.with(constraint!(all == layers as f64));
-    for ((stage, count), bytes) in stages.iter().zip(&counts).zip(&cheapest) {
-        model = model.with(constraint!(*count * *bytes <= slack + stage.room / GIB));
+    /// Seconds below which no split can stay, memory forgotten: the fastest policy everywhere, layers whole.
+    pub fn bound(&self) -> f64 {
+        let each = self.policies.iter().map(|p| p.seconds).fold(f64::INFINITY, f64::min);
+        let most = self.stages.iter().map(|s| s.seconds).fold(0.0, f64::max);
+        // The k-th layer of a stage ends at seconds + k·each: the slowest stage is one of these.
+        let holds = |t: f64| -> u64 {
+            let held = |s: &Stage| ((t - s.seconds) / each * (1.0 + 1e-12)).floor().max(0.0) as u64;
+            self.stages.iter().map(held).fold(0, u64::saturating_add)
+        };
+        let ends = self.stages.iter().flat_map(|s| (1..=self.layers).map(move |k| s.seconds + k as f64 * each));
+        let mut ends: Vec<f64> = ends.filter(|t| *t >= most + each * (1.0 - 1e-12)).collect();
+        ends.sort_by(f64::total_cmp);
+        let at = ends.partition_point(|t| holds(*t) < self.layers);
+        let slowest = ends.get(at).copied().unwrap_or(f64::INFINITY);
+        let sum = self.layers as f64 * each + self.stages.iter().map(|s| s.seconds).sum::<f64>();
+        self.micro_batches * slowest + (sum - slowest - self.filled).max(0.0)
     }
-    model.solve().ok().map(|solution| solution.value(slack) * GIB)
+
+    /// Whether the layers fit at all, each under its smallest policy: the integer programme is feasible exactly then.
+    pub fn fits(&self) -> bool {
+        let held = |s: &Stage| {
+            let least = s.layer.iter().copied().fold(f64::INFINITY, f64::min);
+            (s.room / least * (1.0 + 1e-12)).floor().max(0.0) as u64
+        };
+        self.stages.iter().all(|s| held(s) >= 1)
+            && self.stages.iter().map(held).fold(0, u64::saturating_add) >= self.layers
+            && self.layers >= self.stages.len() as u64
+    }
+
+    /// Fastest mix of policies under which `stage` holds `layers`; `None` when no mix fits.
+    fn mix(&self, stage: &Stage, layers: u64) -> Option<(f64, Vec<u64>)> {
+        let kinds: Vec<(f64, f64)> =
+            self.policies.iter().map(|p| p.seconds).zip(stage.layer.iter().copied()).collect();
+        let mut best: Option<(f64, Vec<u64>)> = None;
+        let mut counts = vec![0; kinds.len()];
+        mixes(&kinds, layers, stage.room * (1.0 + 1e-12), 0, &mut counts, &mut best, 0.0);
+        best.map(|(seconds, counts)| (stage.seconds + seconds, counts))
+    }
+
+    /// Of every stage, the fastest mix of 1, 2, … layers, as far as they fit.
+    fn table(&self) -> Vec<Vec<(f64, Vec<u64>)>> {
+        let most = (self.layers + 1).saturating_sub(self.stages.len() as u64);
+        (self.stages.iter()).map(|s| (1..=most).map_while(|n| self.mix(s, n)).collect()).collect()
+    }
+
+    /// The least slowest stage under which all layers fit: a cut, for no split is faster.
+    fn least_slowest(&self, table: &[Vec<(f64, Vec<u64>)>]) -> Option<f64> {
+        let held = |limit: f64| -> u64 {
+            table.iter().map(|row| row.partition_point(|(t, _)| *t <= limit) as u64).fold(0, u64::saturating_add)
+        };
+        let first = table.iter().filter_map(|row| row.first().map(|(t, _)| *t)).fold(0.0, f64::max);
+        let mut times: Vec<f64> = table.iter().flatten().map(|(t, _)| *t).filter(|t| *t >= first).collect();
+        times.sort_by(f64::total_cmp);
+        times.get(times.partition_point(|t| held(*t) < self.layers)).copied()
+    }
+
+    /// How far from the best a split may be.
+    fn gap(&self) -> f32 {
+        if self.stages.len() * self.policies.len() <= FEW { EXACT } else { CLOSE }
+    }
+
+    /// A split to start from: under the least slowest stage, every layer goes where it costs least. The best there is
+    /// where a stage's time is convex in its layers;
+    /// where it is not, moves of one layer mend what they can.
+    fn start(&self, table: &[Vec<(f64, Vec<u64>)>], slowest: f64) -> Option<Vec<usize>> {
+        let mut held = vec![1_usize; table.len()];
+        for _ in self.stages.len() as u64..self.layers {
+            let cost = |(i, n): (usize, &usize)| {
+                let row = table.get(i)?;
+                let (now, then) = (row.get(n.checked_sub(1)?)?.0, row.get(*n)?.0);
+                (then <= slowest).then_some((then - now, i))
+            };
+            let (_, at) = held.iter().enumerate().filter_map(cost).min_by(|a, b| a.0.total_cmp(&b.0))?;
+            *held.get_mut(at)? += 1;
+        }
+        let time = |i: usize, n: usize| Some(table.get(i)?.get(n.checked_sub(1)?)?.0).filter(|t| *t <= slowest);
+        let gain = |held: &[usize], from: usize, to: usize, layers: usize| {
+            let (a, b) = (*held.get(from)?, *held.get(to)?);
+            let before = time(from, a)? + time(to, b)?;
+            Some(before - time(from, a.checked_sub(layers)?)? - time(to, b + layers)?)
+        };
+        for _ in 0..4 * self.layers {
+            let places = 0..held.len();
+            let moves = places.clone().flat_map(|a| places.clone().map(move |b| (a, b)));
+            let moves = moves.filter(|(a, b)| a != b).flat_map(|(a, b)| [(a, b, 1), (a, b, 2), (a, b, 3)]);
+            let gains = moves.filter_map(|(a, b, n)| Some((gain(&held, a, b, n)?, a, b, n)));
+            let best = gains.max_by(|x, y| x.0.total_cmp(&y.0)).filter(|x| x.0 > 1e-12 * slowest);
+            let Some((_, from, to, layers)) = best else { break };
+            *held.get_mut(from)? -= layers;
+            *held.get_mut(to)? += layers;
+        }
+        Some(held)
+    }
+
+    /// The programme in numbers: integers or their relaxation. Milliseconds and gibibytes keep the coefficients near 1.
+    /// With `cuts`, what is known about whole layers is added: a stage takes no less than the lower convex hull of its
+    /// fastest mixes, and the slowest no less than the least there is.
+    fn solve(
+        &self,
+        extra: f64,
+        cuts: Option<(&[Vec<(f64, Vec<u64>)>], f64)>,
+    ) -> Result<(Vec<Vec<f64>>, f64), ResolutionError> {
+        let mut vars = ProblemVariables::new();
+        let start = cuts.and_then(|(table, slowest)| self.start(table, slowest));
+        let counts: Vec<Vec<Variable>> = (self.stages.iter())
+            .map(|_| {
+                let one = |_| {
+                    let bounded = variable().min(0.0).max(self.layers as f64);
+                    vars.add(if cuts.is_some() { bounded.integer() } else { bounded })
+                };
+                self.policies.iter().map(one).collect()
+            })
+            .collect();
+        let slowest = vars.add(variable().min(cuts.map_or(0.0, |(_, least)| least * 1e3 * (1.0 - 1e-12))));
+        let idle = vars.add(variable().min(0.0));
+        let busy: Vec<Expression> = (self.stages.iter().zip(&counts))
+            .map(|(stage, row)| {
+                let layers: Expression =
+                    row.iter().zip(&self.policies).map(|(c, p)| *c * (p.seconds * 1e3)).sum();
+                layers + stage.seconds * 1e3
+            })
+            .collect();
+        let sum: Expression = busy.iter().cloned().sum();
+        let mut model = vars.minimise(self.micro_batches * slowest + idle).using(microlp);
+        model = model.with(constraint!(idle >= sum - slowest - self.filled * 1e3));
+        let all: Expression = counts.iter().flatten().copied().sum();
+        model = model.with(constraint!(all == self.layers as f64));
+        for (i, ((stage, row), busy)) in self.stages.iter().zip(&counts).zip(busy).enumerate() {
+            let bytes: Expression = row.iter().zip(&stage.layer).map(|(c, b)| *c * (*b / GIB)).sum();
+            model = model.with(constraint!(bytes <= (stage.room + extra) / GIB));
+            let held: Expression = row.iter().copied().sum();
+            model = model.with(constraint!(held.clone() >= 1.0));
+            for (slope, level) in cuts.and_then(|(table, _)| table.get(i)).map(|row| hull(row)).unwrap_or_default() {
+                // Coefficients that cancel to rounding noise would mislead the solver's pivots.
+                let over: Vec<f64> = (self.policies.iter())
+                    .map(|p| p.seconds * 1e3 - slope)
+                    .map(|c| if c.abs() < 1e-9 * slope { 0.0 } else { c })
+                    .collect();
+                let least = (level - stage.seconds * 1e3) * (1.0 + 1e-9) - 1e-7;
+                if least <= 0.0 && over.iter().all(|c| *c >= 0.0) {
+                    continue;
+                }
+                let above: Expression = row.iter().zip(&over).map(|(c, over)| *c * *over).sum();
+                model = model.with(constraint!(above >= least));
+            }
+            model = model.with(constraint!(busy <= slowest));
+        }
+        if let (Some((table, _)), Some(start)) = (cuts, start) {
+            let rows: Vec<&(f64, Vec<u64>)> =
+                table.iter().zip(&start).filter_map(|(row, n)| row.get(n.checked_sub(1)?)).collect();
+            let (most, objective) = self.seconds(rows.iter().map(|(t, _)| *t));
+            let values = counts.iter().flatten().copied().zip(rows.iter().flat_map(|(_, c)| c.iter().map(|n| *n as f64)));
+            let ends = [(slowest, most * 1e3), (idle, (objective - self.micro_batches * most) * 1e3)];
+            model = model.with_initial_solution(values.chain(ends));
+            model = model.with_mip_gap(self.gap()).map_err(|e| ResolutionError::Str(e.to_string()))?;
+        }
+        let solution = model.solve()?;
+        let values = counts.iter().map(|row| row.iter().map(|v| solution.value(*v)).collect()).collect();
+        Ok((values, (self.micro_batches * solution.value(slowest) + solution.value(idle)) / 1e3))
+    }
+
+    /// The best split; `None` when none fits.
+    pub fn split(&self) -> Option<Split> {
+        if !self.fits() {
+            return None;
+        }
+        let table = self.table();
+        let least = self.least_slowest(&table)?;
+        let (values, _) = self.solve(0.0, Some((&table, least))).ok()?;
+        let whole = |v: &f64| {
+            let near = v.round();
+            ((v - near).abs() < WHOLE * self.layers.max(1) as f64).then_some(near as u64)
+        };
+        let counts: Vec<Vec<u64>> =
+            values.iter().map(|row| row.iter().map(whole).collect::<Option<_>>()).collect::<Option<_>>()?;
+        let busy = |(stage, row): (&Stage, &Vec<u64>)| {
+            stage.seconds + row.iter().zip(&self.policies).map(|(c, p)| *c as f64 * p.seconds).sum::<f64>()
+        };
+        let (slowest, seconds) = self.seconds(self.stages.iter().zip(&counts).map(busy));
+        Some(Split { counts, slowest, seconds })
+    }
+
+    /// Seconds that the relaxed programme gains by one gibibyte more on every stage: the dual price of memory, over a
+    /// whole gibibyte. 0 where memory binds nowhere, `None` where nothing fits.
+    pub fn gibibyte(&self) -> Option<f64> {
+        let now = self.solve(0.0, None).ok()?.1;
+        let more = self.solve(GIB, None).ok()?.1;
+        Some((now - more).max(0.0))
+    }
+
+    /// Bytes that every stage lacks, at the least, for the layers to fit: the elastic programme. 0 when they fit.
+    pub fn lacking(&self) -> Option<f64> {
+        let mut vars = ProblemVariables::new();
+        let cheapest: Vec<f64> = (self.stages.iter())
+            .map(|s| s.layer.iter().copied().fold(f64::INFINITY, f64::min) / GIB)
+            .collect();
+        let counts: Vec<Variable> = (self.stages.iter())
+            .map(|_| vars.add(variable().integer().min(1.0).max(self.layers as f64)))
+            .collect();
+        let slack = vars.add(variable().min(0.0));
+        let mut model = vars.minimise(slack).using(microlp);
+        let all: Expression = counts.iter().copied().sum();
+        model = model.with(constraint!(all == self.layers as f64));
+        for ((stage, count), bytes) in self.stages.iter().zip(&counts).zip(&cheapest) {
+            model = model.with(constraint!(*count * *bytes <= slack + stage.room / GIB));
+        }
+        model.solve().ok().map(|solution| solution.value(slack) * GIB)
+    }
+}
+
+/// Tries every count of all but the last two policies, whose best counts follow; keeps the fastest mix in `best`.
+fn mixes(
+    kinds: &[(f64, f64)],
+    left: u64,
+    room: f64,
+    at: usize,
+    counts: &mut Vec<u64>,
+    best: &mut Option<(f64, Vec<u64>)>,
+    seconds: f64,
+) {
+    let Some(((fast, large), rest)) = kinds.get(at..).and_then(|k| k.split_first()) else { return };
+    let mut offer = |n: u64, other: u64, seconds: f64| {
+        if best.as_ref().is_none_or(|(least, _)| seconds < *least) {
+            let mut found = counts.clone();
+            for (place, count) in [(at, n), (at + 1, other)] {
+                if let Some(c) = found.get_mut(place) {
+                    *c = count;
+                }
+            }
+            *best = Some((seconds, found));
+        }
+    };
+    match rest {
+        [] if left as f64 * large <= room => offer(left, 0, seconds + left as f64 * fast),
+        [] => {}
+        [(slow, small)] => {
+            let total = |n: u64| n as f64 * fast + (left - n) as f64 * slow;
+            let fits = |n: u64| n as f64 * large + (left - n) as f64 * small <= room;
+            // Linear in n: the best is at one end of what fits.
+            let edge = ((room - left as f64 * small) / (large - small)).floor();
+            let near = if edge.is_finite() { (edge.max(0.0) as u64).min(left) } else { 0 };
+            for n in [0, near.saturating_sub(1), near, (near + 1).min(left), left] {
+                if fits(n) {
+                    offer(n, left - n, seconds + total(n));
+                }
+            }
+        }
+        _ => {
+            for n in 0..=left {
+                if let Some(c) = counts.get_mut(at) {
+                    *c = n;
+                }
+                mixes(kinds, left - n, room - n as f64 * large, at + 1, counts, best, seconds + n as f64 * fast);
+            }
+            if let Some(c) = counts.get_mut(at) {
+                *c = 0;
+            }
+        }
+    }
+}
+
+/// Lower convex hull of (layers, milliseconds), as slopes and levels of the lines that bound it.
+fn hull(row: &[(f64, Vec<u64>)]) -> Vec<(f64, f64)> {
+    let mut points: Vec<(f64, f64)> = Vec::new();
+    for (i, (seconds, _)) in row.iter().enumerate() {
+        let next = ((i + 1) as f64, seconds * 1e3);
+        while let [.., a, b] = points[..] {
+            if (b.1 - a.1) * (next.0 - b.0) < (next.1 - b.1) * (b.0 - a.0) {
+                break;
+            }
+            points.pop();
+        }
+        points.push(next);
+    }
+    let line = |pair: &[(f64, f64)]| match pair {
+        [a, b] => {
+            let slope = (b.1 - a.1) / (b.0 - a.0);
+            Some((slope, a.1 - slope * a.0))
+        }
+        _ => None,
+    };
+    points.windows(2).filter_map(line).collect()
 }

@@ -1,7 +1,7 @@
 //! The programme of uneven stages against a dynamic programme over (stage, layers) with every mix of policies.
 #![allow(clippy::unwrap_used)] // random instances are built here
 
-use llmc_planner::milp::{Policy, Stage, gibibyte, lacking, split};
+use llmc_planner::milp::{Policy, Programme, Stage};
 
 /// A small generator: the instances are the same on every machine.
 struct Random(u64);
@@ -23,7 +23,7 @@ impl Random {
 
 const GIB: f64 = 1073741824.0;
 
-fn instance(random: &mut Random) -> (u64, Vec<Policy>, Vec<Stage>) {
+fn instance(random: &mut Random) -> Programme {
     let stages = random.among(1, 4);
     let layers = random.among(stages, 12);
     let kinds = random.among(1, 3) as usize;
@@ -40,7 +40,9 @@ fn instance(random: &mut Random) -> (u64, Vec<Policy>, Vec<Stage>) {
                 .collect(),
         })
         .collect();
-    (layers, policies, stages)
+    let micro_batches = random.among(1, 12) as f64;
+    let filled = if random.among(0, 1) == 0 { 0.0 } else { 1e-3 * random.share() * layers as f64 };
+    Programme { layers, policies, stages, micro_batches, filled }
 }
 
 /// Fastest way for one stage to hold `layers`, by trying every mix.
@@ -68,26 +70,40 @@ fn stage_seconds(layers: u64, policies: &[Policy], stage: &Stage) -> Option<f64>
         .min_by(f64::total_cmp)
 }
 
-/// Best slowest stage, by dynamic programming over (stage, layers so far).
-fn oracle(layers: u64, policies: &[Policy], stages: &[Stage]) -> Option<f64> {
-    let mut best: Vec<Option<f64>> = vec![None; layers as usize + 1];
-    best[0] = Some(0.0);
-    for stage in stages {
-        let mut next = vec![None; layers as usize + 1];
-        for (before, slowest) in best.iter().enumerate() {
-            let Some(slowest) = slowest else { continue };
-            for held in 1..=layers - before as u64 {
-                let Some(seconds) = stage_seconds(held, policies, stage) else { continue };
-                let value = f64::max(*slowest, seconds);
-                let place: &mut Option<f64> = &mut next[before + held as usize];
-                if place.is_none_or(|old| value < old) {
-                    *place = Some(value);
+/// Best objective. The slowest stage is one of finitely many; under each, the least sum of stages, by dynamic
+/// programming over (stage, layers so far).
+fn oracle(p: &Programme) -> Option<f64> {
+    let layers = p.layers as usize;
+    let table: Vec<Vec<Option<f64>>> = (p.stages.iter())
+        .map(|stage| (0..=layers).map(|n| stage_seconds(n as u64, &p.policies, stage)).collect())
+        .collect();
+    // A stage within a limit may take less time than its fastest mix only by holding less: times are those of mixes.
+    let mut limits: Vec<f64> = table.iter().flat_map(|row| row.iter().skip(1).flatten()).copied().collect();
+    limits.sort_by(f64::total_cmp);
+    let mut best: Option<f64> = None;
+    for limit in limits {
+        let mut sums: Vec<Option<f64>> = vec![None; layers + 1];
+        sums[0] = Some(0.0);
+        for row in &table {
+            let mut next = vec![None; layers + 1];
+            for (before, sum) in sums.iter().enumerate() {
+                let Some(sum) = sum else { continue };
+                for held in 1..=layers - before {
+                    let Some(seconds) = row[held].filter(|s| *s <= limit) else { continue };
+                    let place: &mut Option<f64> = &mut next[before + held];
+                    if place.is_none_or(|old| sum + seconds < old) {
+                        *place = Some(sum + seconds);
+                    }
                 }
             }
+            sums = next;
         }
-        best = next;
+        if let Some(sum) = sums[layers] {
+            let value = p.micro_batches * limit + (sum - limit - p.filled).max(0.0);
+            best = Some(best.map_or(value, |b| b.min(value)));
+        }
     }
-    best[layers as usize]
+    best
 }
 
 #[test]
@@ -95,14 +111,15 @@ fn equals_the_dynamic_programme_on_500_instances() {
     let mut random = Random(20261124);
     let mut solved = 0;
     for at in 0..500 {
-        let (layers, policies, stages) = instance(&mut random);
-        let found = split(layers, &policies, &stages);
-        match oracle(layers, &policies, &stages) {
-            None => assert!(found.is_none(), "{at}: {found:?} where nothing fits"),
+        let programme = instance(&mut random);
+        let found = programme.split();
+        match oracle(&programme) {
+            None => assert!(found.is_none() && !programme.fits(), "{at}: {found:?} where nothing fits"),
             Some(best) => {
                 let found = found.unwrap_or_else(|| panic!("{at}: nothing found, {best} is there"));
-                assert!((found.slowest / best - 1.0).abs() < 1e-6, "{at}: {} against {best}", found.slowest);
-                assert_eq!(found.counts.iter().flatten().sum::<u64>(), layers);
+                assert!((found.seconds / best - 1.0).abs() < 1e-6, "{at}: {} against {best}", found.seconds);
+                assert_eq!(found.counts.iter().flatten().sum::<u64>(), programme.layers);
+                assert!(programme.bound() <= found.seconds * (1.0 + 1e-9), "{at}: the bound is none");
                 solved += 1;
             }
         }
@@ -115,11 +132,42 @@ fn memory_has_a_price_where_it_binds() {
     let policies = [Policy { seconds: 1e-3 }, Policy { seconds: 1.3e-3 }];
     let stage = |room: f64| Stage { seconds: 0.0, room: room * GIB, layer: vec![2.0 * GIB, 0.5 * GIB] };
     // Eight layers on two stages: 16 GiB keep everything, 8 GiB force half of each stage to recompute.
-    let loose = gibibyte(8, &policies, &[stage(16.0), stage(16.0)]).unwrap();
-    let tight = gibibyte(8, &policies, &[stage(5.0), stage(5.0)]).unwrap();
-    assert_eq!(loose, 0.0);
+    let of = |room: f64| Programme {
+        layers: 8,
+        policies: policies.to_vec(),
+        stages: vec![stage(room), stage(room)],
+        micro_batches: 1.0,
+        filled: 1.0,
+    };
+    assert_eq!(of(16.0).gibibyte().unwrap(), 0.0);
     // One layer switched saves 1.5 GiB and costs 0.3 ms.
+    let tight = of(5.0).gibibyte().unwrap();
     assert!((tight - 0.3e-3 / 1.5).abs() < 1e-9, "{tight}");
-    assert!((lacking(8, &[stage(1.0), stage(1.0)]).unwrap() / GIB - 1.0).abs() < 1e-6);
-    assert_eq!(lacking(8, &[stage(5.0), stage(5.0)]).unwrap(), 0.0);
+    assert!((of(1.0).lacking().unwrap() / GIB - 1.0).abs() < 1e-6);
+    assert_eq!(of(5.0).lacking().unwrap(), 0.0);
+}
+
+/// The largest programme that a search asks: 126 layers on 16 stages, whose memory forces some to recompute.
+#[test]
+fn a_whole_405b_is_split_at_once() {
+    let stage = |i: u64| Stage {
+        seconds: match i {
+            0 => 1e-4,
+            15 => 4e-3,
+            _ => 0.0,
+        },
+        room: 40.0 * GIB,
+        layer: [3.1, 2.0, 0.4].iter().map(|b| (0.9 + b * (16 - i) as f64 * 0.5) * GIB).collect(),
+    };
+    let programme = Programme {
+        layers: 126,
+        policies: [6.0e-3, 6.3e-3, 7.9e-3].map(|seconds| Policy { seconds }).to_vec(),
+        stages: (0..16).map(stage).collect(),
+        micro_batches: 32.0,
+        filled: 0.0,
+    };
+    let start = std::time::Instant::now();
+    let found = programme.split().unwrap();
+    assert_eq!(found.counts.iter().flatten().sum::<u64>(), 126);
+    println!("{found:?} after {:?}, bound {}", start.elapsed(), programme.bound());
 }
