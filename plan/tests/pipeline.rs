@@ -206,7 +206,9 @@ fn stages_hold_what_the_plan_says_and_recompute_what_it_says() {
     assert!(peak(&uneven[0]) < peak(&kept[0]) && peak(&kept[0]) > peak(&even[0]));
     // Ranks agree on who sends what: the pair runs to its end.
     assert!(timed(&uneven).seconds > 0.0);
-    for wrong in [vec![stage(4, 0, 0)], vec![stage(4, 3, 2), stage(1, 0, 0)], vec![stage(5, 0, 0), stage(0, 0, 0)]] {
+    for wrong in
+        [vec![stage(4, 0, 0)], vec![stage(4, 3, 2), stage(1, 0, 0)], vec![stage(5, 0, 0), stage(0, 0, 0)]]
+    {
         plan.layout.stages = wrong;
         let place = llmc_plan::lower::Coordinates::default();
         let refused = llmc_plan::lower::lower(&plan, &place, llmc_plan::op::Backend::Cpu);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use llmc_plan::plan::{
     Batch, Budget, FORMAT_VERSION, HardwareSummary, Layout, Loss, Memory, ParetoPoint, Plan, Recipe,
-    RunSchedule, RunnerUp, Search, Time,
+    RunSchedule, RunnerUp, Search, StageLayers, Time,
 };
 
 use crate::answer::{Answer, Reason};
@@ -15,7 +15,7 @@ use crate::derive::{batch_tokens, flops_6nt, learning_rate, span_steps};
 use crate::money::{FAILURES_PER_GPU_HOUR, RESTART_SECONDS, Rates, WRITER_BANDWIDTH, daly, goodput, rates};
 use crate::question::{Question, Span};
 use crate::search::{Costed, Found};
-use crate::{laws, settle};
+use crate::{laws, settle, uneven};
 
 /// Frontier points shown differ by at least this many free bytes.
 const FRONTIER_STEP: u64 = 1 << 30;
@@ -76,7 +76,7 @@ impl Outcome {
     }
 }
 
-fn layout(s: &Setting, p: &Point) -> Layout {
+fn layout(s: &Setting, p: &Point, stages: &[StageLayers]) -> Layout {
     Layout {
         nodes: s.nodes,
         gpus: s.gpus(),
@@ -91,13 +91,18 @@ fn layout(s: &Setting, p: &Point) -> Layout {
         schedule: p.schedule,
         recompute: p.recompute,
         offload: p.offload,
-        stages: Vec::new(),
+        stages: stages.to_vec(),
     }
 }
 
 /// The layout of a point in the plan's words.
-pub fn layout_of(s: &Setting, costed: &Costed) -> Layout {
-    layout(s, &costed.point)
+pub fn layout_of(s: &Setting, found: &Found, costed: &Costed) -> Layout {
+    layout(s, &costed.point, stages_of(found, costed))
+}
+
+/// What its stages hold where they differ.
+fn stages_of<'a>(found: &'a Found, costed: &Costed) -> &'a [StageLayers] {
+    costed.split.and_then(|at| found.splits.get(at)).map_or(&[], |(held, _)| held)
 }
 
 /// The term in which `second` loses most against `first`.
@@ -125,7 +130,7 @@ fn search_record(out: &Outcome, q: &Question, rates: &Rates) -> Search {
         }
         let seconds = out.run(q, c.step.total).seconds;
         pareto.push(ParetoPoint {
-            layout: layout_of(s, c),
+            layout: layout_of(s, &out.found, c),
             micro_batch_sequences: c.point.micro,
             step_seconds: settle(c.step.total),
             cost: rates.bill(s.gpus(), seconds).total,
@@ -138,7 +143,7 @@ fn search_record(out: &Outcome, q: &Question, rates: &Rates) -> Search {
         feasible: out.found.feasible,
         rejected_by: out.found.rejected_by.iter().map(|(rule, n)| (rule.to_string(), *n)).collect(),
         runner_up: out.found.runner_up.map(|second| RunnerUp {
-            layout: layout_of(s, &second),
+            layout: layout_of(s, &out.found, &second),
             micro_batch_sequences: second.point.micro,
             slower_by_seconds: settle(second.step.total - out.best.step.total),
             decided_by: decided_by(&out.best, &second),
@@ -192,7 +197,10 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
     spread.extend(lr_spread);
     let seen = trained as f64 + q.continued.and_then(|c| c.base_tokens).unwrap_or(0) as f64;
     let (predicted, low, high) = laws::loss(q.model.params as f64, seen, q.model.vocab);
-    let stages: Vec<_> = (0..p.pp).map(|stage| stage_memory(s, p, stage)).collect();
+    let stages: Vec<_> = match out.best.split.and_then(|at| out.found.splits.get(at)) {
+        Some((held, node)) => uneven::stage_memories(s, &q.pins, node, p, held),
+        None => (0..p.pp).map(|stage| stage_memory(s, p, stage)).collect(),
+    };
     let tokens_per_second = global_tokens as f64 / step_seconds;
     let each = tokens_per_second / s.gpus() as f64;
 
@@ -280,7 +288,7 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
             memory_bytes: s.hardware.memory_bytes,
             peak_bf16_flops: s.hardware.peak_bf16,
         },
-        layout: layout(s, p),
+        layout: layout_of(s, &out.found, &out.best),
         optimizer: q.optimizer.clone(),
         lr,
         precision: q.precision,

@@ -30,6 +30,7 @@ mod solve;
 pub mod space;
 pub mod stack;
 pub mod table;
+pub mod uneven;
 
 pub use answer::{Answer, Candidate, Fix, Infeasible, Nearest, Reason};
 pub use question::Question;

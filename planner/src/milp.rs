@@ -54,6 +54,13 @@ pub struct Split {
     pub seconds: f64,
 }
 
+/// The fastest mixes of a programme's stages, and the least slowest stage: what its cuts are made of.
+#[derive(Debug, Clone)]
+pub struct Open {
+    table: Vec<Vec<(f64, Vec<u64>)>>,
+    least: f64,
+}
+
 /// Gibibyte, for scaling: a solver wants coefficients near 1.
 const GIB: f64 = 1073741824.0;
 /// Solver's own tolerance on integers.
@@ -81,7 +88,8 @@ impl Programme {
             let held = |s: &Stage| ((t - s.seconds) / each * (1.0 + 1e-12)).floor().max(0.0) as u64;
             self.stages.iter().map(held).fold(0, u64::saturating_add)
         };
-        let ends = self.stages.iter().flat_map(|s| (1..=self.layers).map(move |k| s.seconds + k as f64 * each));
+        let ends =
+            self.stages.iter().flat_map(|s| (1..=self.layers).map(move |k| s.seconds + k as f64 * each));
         let mut ends: Vec<f64> = ends.filter(|t| *t >= most + each * (1.0 - 1e-12)).collect();
         ends.sort_by(f64::total_cmp);
         let at = ends.partition_point(|t| holds(*t) < self.layers);
@@ -111,16 +119,24 @@ impl Programme {
         best.map(|(seconds, counts)| (stage.seconds + seconds, counts))
     }
 
-    /// Of every stage, the fastest mix of 1, 2, … layers, as far as they fit.
-    fn table(&self) -> Vec<Vec<(f64, Vec<u64>)>> {
+    /// Of every stage, the fastest mix of 1, 2, … layers, as far as they fit and take no longer than `slowest`.
+    fn table(&self, slowest: f64) -> Vec<Vec<(f64, Vec<u64>)>> {
         let most = (self.layers + 1).saturating_sub(self.stages.len() as u64);
-        (self.stages.iter()).map(|s| (1..=most).map_while(|n| self.mix(s, n)).collect()).collect()
+        let each = self.policies.iter().map(|p| p.seconds).fold(f64::INFINITY, f64::min);
+        let row = |s: &Stage| {
+            let in_time = (1..=most).take_while(|n| s.seconds + *n as f64 * each <= slowest);
+            in_time.map_while(|n| self.mix(s, n).filter(|(t, _)| *t <= slowest)).collect()
+        };
+        self.stages.iter().map(row).collect()
     }
 
     /// The least slowest stage under which all layers fit: a cut, for no split is faster.
     fn least_slowest(&self, table: &[Vec<(f64, Vec<u64>)>]) -> Option<f64> {
         let held = |limit: f64| -> u64 {
-            table.iter().map(|row| row.partition_point(|(t, _)| *t <= limit) as u64).fold(0, u64::saturating_add)
+            table
+                .iter()
+                .map(|row| row.partition_point(|(t, _)| *t <= limit) as u64)
+                .fold(0, u64::saturating_add)
         };
         let first = table.iter().filter_map(|row| row.first().map(|(t, _)| *t)).fold(0.0, f64::max);
         let mut times: Vec<f64> = table.iter().flatten().map(|(t, _)| *t).filter(|t| *t >= first).collect();
@@ -147,7 +163,8 @@ impl Programme {
             let (_, at) = held.iter().enumerate().filter_map(cost).min_by(|a, b| a.0.total_cmp(&b.0))?;
             *held.get_mut(at)? += 1;
         }
-        let time = |i: usize, n: usize| Some(table.get(i)?.get(n.checked_sub(1)?)?.0).filter(|t| *t <= slowest);
+        let time =
+            |i: usize, n: usize| Some(table.get(i)?.get(n.checked_sub(1)?)?.0).filter(|t| *t <= slowest);
         let gain = |held: &[usize], from: usize, to: usize, layers: usize| {
             let (a, b) = (*held.get(from)?, *held.get(to)?);
             let before = time(from, a)? + time(to, b)?;
@@ -204,7 +221,9 @@ impl Programme {
             model = model.with(constraint!(bytes <= (stage.room + extra) / GIB));
             let held: Expression = row.iter().copied().sum();
             model = model.with(constraint!(held.clone() >= 1.0));
-            for (slope, level) in cuts.and_then(|(table, _)| table.get(i)).map(|row| hull(row)).unwrap_or_default() {
+            for (slope, level) in
+                cuts.and_then(|(table, _)| table.get(i)).map(|row| hull(row)).unwrap_or_default()
+            {
                 // Coefficients that cancel to rounding noise would mislead the solver's pivots.
                 let over: Vec<f64> = (self.policies.iter())
                     .map(|p| p.seconds * 1e3 - slope)
@@ -223,7 +242,11 @@ impl Programme {
             let rows: Vec<&(f64, Vec<u64>)> =
                 table.iter().zip(&start).filter_map(|(row, n)| row.get(n.checked_sub(1)?)).collect();
             let (most, objective) = self.seconds(rows.iter().map(|(t, _)| *t));
-            let values = counts.iter().flatten().copied().zip(rows.iter().flat_map(|(_, c)| c.iter().map(|n| *n as f64)));
+            let values = counts
+                .iter()
+                .flatten()
+                .copied()
+                .zip(rows.iter().flat_map(|(_, c)| c.iter().map(|n| *n as f64)));
             let ends = [(slowest, most * 1e3), (idle, (objective - self.micro_batches * most) * 1e3)];
             model = model.with_initial_solution(values.chain(ends));
             model = model.with_mip_gap(self.gap()).map_err(|e| ResolutionError::Str(e.to_string()))?;
@@ -235,12 +258,23 @@ impl Programme {
 
     /// The best split; `None` when none fits.
     pub fn split(&self) -> Option<Split> {
-        if !self.fits() {
-            return None;
-        }
-        let table = self.table();
+        if self.fits() { self.worth(f64::INFINITY).and_then(|open| self.solved(&open)) } else { None }
+    }
+
+    /// What is known about whole layers, if by that a split may take less than `limit` seconds.
+    pub fn worth(&self, limit: f64) -> Option<Open> {
+        let table = self.table(limit / self.micro_batches.max(1.0));
         let least = self.least_slowest(&table)?;
-        let (values, _) = self.solve(0.0, Some((&table, least))).ok()?;
+        let each = self.policies.iter().map(|p| p.seconds).fold(f64::INFINITY, f64::min);
+        let sum = self.layers as f64 * each + self.stages.iter().map(|s| s.seconds).sum::<f64>();
+        let bound = self.micro_batches * least + (sum - least - self.filled).max(0.0);
+        (bound < limit).then_some(Open { table, least })
+    }
+
+    /// Solves the programme.
+    pub fn solved(&self, open: &Open) -> Option<Split> {
+        let Open { table, least } = open;
+        let (values, _) = self.solve(0.0, Some((table, *least))).ok()?;
         let whole = |v: &f64| {
             let near = v.round();
             ((v - near).abs() < WHOLE * self.layers.max(1) as f64).then_some(near as u64)
@@ -324,7 +358,15 @@ fn mixes(
                 if let Some(c) = counts.get_mut(at) {
                     *c = n;
                 }
-                mixes(kinds, left - n, room - n as f64 * large, at + 1, counts, best, seconds + n as f64 * fast);
+                mixes(
+                    kinds,
+                    left - n,
+                    room - n as f64 * large,
+                    at + 1,
+                    counts,
+                    best,
+                    seconds + n as f64 * fast,
+                );
             }
             if let Some(c) = counts.get_mut(at) {
                 *c = 0;

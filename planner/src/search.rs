@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
-use llmc_plan::plan::{Offload, Recompute};
+use llmc_plan::plan::{Offload, Recompute, StageLayers};
 
 use crate::cost::layer::{LayerTime, ends, plain_layer, recompute};
 use crate::cost::memory::{Parts, host_bytes, states, totals, working};
@@ -15,9 +15,13 @@ use crate::cost::step::{Compute, Step, assemble, step};
 use crate::cost::{Point, Setting};
 use crate::question::Pins;
 use crate::space::{enumerate, sharding};
+use crate::uneven::{self, Node};
 
 /// Candidates kept for confirmation by the walk over their programs.
 const TOP: usize = 64;
+
+/// What memory is priced by.
+const GIB: u64 = 1 << 30;
 
 /// The frontier shows plans at most this much slower than the best.
 const FRONTIER: f64 = 2.0;
@@ -36,6 +40,8 @@ pub struct Costed {
     pub step: Step,
     /// Device bytes of the fullest stage.
     pub device: u64,
+    /// Place of its uneven stages in [`Found::splits`]; `None` = even stages, one policy.
+    pub split: Option<usize>,
 }
 
 impl Costed {
@@ -74,6 +80,12 @@ pub struct Found {
     pub first: BTreeMap<&'static str, BTreeMap<&'static str, f64>>,
     /// Bound → points it spared.
     pub pruned_by: BTreeMap<&'static str, u64>,
+    /// Mixed-integer programmes solved: where a bound beat the best plan found so far.
+    pub milp: u64,
+    /// What uneven stages hold, and the node they share out.
+    pub splits: Vec<(Vec<StageLayers>, Node)>,
+    /// Best of the points that a gibibyte more on every device would let in.
+    pub roomier: Option<Costed>,
 }
 
 /// Device bytes of the fullest stage and which it is. Between the first and the last stage memory falls with the
@@ -99,7 +111,13 @@ pub fn evaluate(s: &Setting, point: &Point) -> Costed {
     layer.recompute = recompute(s, point, &layer);
     let compute = assemble(s, point, layer, ends(s, point));
     let work = stages(point.pp).map(|stage| working(s, point, stage));
-    Costed { point: *point, compute, step: step(s, point, &compute), device: fullest(s, point, &work).0 }
+    Costed {
+        point: *point,
+        compute,
+        step: step(s, point, &compute),
+        device: fullest(s, point, &work).0,
+        split: None,
+    }
 }
 
 /// Rules on a whole point that need no cost.
@@ -138,12 +156,17 @@ pub fn search_by(s: &Setting, pins: &Pins, limit: u64, bound: fn(&Compute) -> f6
         first: space.first,
         ..Found::default()
     };
+    let mut open: Vec<Node> = Vec::new();
     let mut layers: HashMap<LayerKey, (LayerTime, (f64, f64))> = HashMap::new();
+    let first = pins.recompute.unwrap_or(Recompute::None);
     let mut nodes: Vec<(f64, Point, Compute)> = Vec::with_capacity(space.nodes.len());
     for node in &space.nodes {
         let p = &node.point;
         let (plain, both) =
             layers.entry((p.tp, p.sp, p.cp, p.micro)).or_insert_with(|| (plain_layer(s, p), ends(s, p)));
+        if p.recompute == first {
+            open.push(Node { point: *p, plain: *plain, ends: *both });
+        }
         let mut time = *plain;
         time.recompute = recompute(s, p, plain);
         let compute = assemble(s, p, time, *both);
@@ -171,25 +194,44 @@ pub fn search_by(s: &Setting, pins: &Pins, limit: u64, bound: fn(&Compute) -> f6
                 found.evaluated += 1;
                 let (device, stage) = fullest(s, &point, &work);
                 if device > limit {
+                    if device <= limit + GIB {
+                        let more = Costed {
+                            point,
+                            compute: *compute,
+                            step: step(s, &point, compute),
+                            device,
+                            split: None,
+                        };
+                        if found.roomier.is_none_or(|known| more.order(&known) == Ordering::Less) {
+                            found.roomier = Some(more);
+                        }
+                    }
                     *found.rejected_by.entry("memory").or_default() += 1;
                     if found.best.is_none() && found.nearest.as_ref().is_none_or(|n| device < n.0.device) {
                         let step = step(s, &point, compute);
-                        found.nearest = Some((Costed { point, compute: *compute, step, device }, stage));
+                        found.nearest =
+                            Some((Costed { point, compute: *compute, step, device, split: None }, stage));
                     }
                     continue;
                 }
                 found.feasible += 1;
-                let costed = Costed { point, compute: *compute, step: step(s, &point, compute), device };
+                let costed =
+                    Costed { point, compute: *compute, step: step(s, &point, compute), device, split: None };
                 consider(&mut found, costed);
             }
         }
+    }
+    // On one device the walk over the program has the last word on memory: less is asked of the closed form, in steps.
+    let shares: &[f64] = if s.gpus() == 1 { &[0.95, 0.92, 0.88] } else { &[1.0] };
+    for share in shares {
+        uneven::improve(s, pins, (limit as f64 * share) as u64, &space.offloads, &open, &mut found);
     }
     found.frontier.retain(|c| found.best.as_ref().is_some_and(|b| c.step.total <= FRONTIER * b.step.total));
     found
 }
 
 /// Places a feasible point among best, runner-up and frontier.
-fn consider(found: &mut Found, costed: Costed) {
+pub(crate) fn consider(found: &mut Found, costed: Costed) {
     if found.top.len() < TOP || found.top.last().is_some_and(|last| costed.order(last) == Ordering::Less) {
         let place = found.top.partition_point(|other| other.order(&costed) == Ordering::Less);
         found.top.insert(place, costed);

@@ -181,6 +181,7 @@ pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting
         precision: q.precision,
         determinism: q.determinism.unwrap_or(if bitwise { Determinism::Bitwise } else { Determinism::Fast }),
         state,
+        split: Vec::new(),
     })
 }
 
@@ -232,7 +233,11 @@ pub(crate) fn nothing_fits(
 ) -> Infeasible {
     let weighed = || found.nearest.map(|(costed, stage)| (costed, stage_memory(s, &costed.point, stage)));
     let nearest = walked.or_else(weighed).map(|(costed, memory)| {
-        Box::new(Nearest { layout: layout_of(s, &costed), micro_batch_sequences: costed.point.micro, memory })
+        Box::new(Nearest {
+            layout: layout_of(s, &found, &costed),
+            micro_batch_sequences: costed.point.micro,
+            memory,
+        })
     });
     // Memory is the reason whenever a layout got as far as being weighed; else the rule that rejected most.
     let rule = if nearest.is_some() {

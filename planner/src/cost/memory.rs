@@ -85,6 +85,13 @@ pub fn stage_params(s: &Setting, point: &Point, stage: u64) -> f64 {
     params
 }
 
+/// Parameters of the rank that holds most. Of even stages that is the first or the last.
+pub fn most_params(s: &Setting, point: &Point) -> f64 {
+    let ends = stage_params(s, point, 0).max(stage_params(s, point, point.pp - 1));
+    let inner = 1..if s.split.is_empty() { 1 } else { point.pp };
+    inner.map(|stage| stage_params(s, point, stage)).fold(ends, f64::max)
+}
+
 /// Sum of the parts, as floats; [`stage_memory`] rounds them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Parts {
@@ -106,6 +113,18 @@ impl Parts {
     /// Bytes in live tensors at the peak.
     pub fn allocated(&self) -> f64 {
         self.parameters + self.gradients + self.optimizer + self.activations + self.logits + self.buffers
+    }
+
+    /// These and `times` the others.
+    pub fn plus(&self, other: &Parts, times: f64) -> Parts {
+        Parts {
+            parameters: self.parameters + times * other.parameters,
+            gradients: self.gradients + times * other.gradients,
+            optimizer: self.optimizer + times * other.optimizer,
+            activations: self.activations + times * other.activations,
+            logits: self.logits + times * other.logits,
+            buffers: self.buffers + times * other.buffers,
+        }
     }
 }
 
@@ -204,16 +223,19 @@ pub fn totals(s: &Setting, point: &Point, allocated: f64) -> (f64, f64) {
 
 /// All figures of pipeline rank `stage`.
 pub fn stage_memory(s: &Setting, point: &Point, stage: u64) -> StageMemory {
-    let a = states(s, point, stage);
-    let w = working(s, point, stage);
+    whole_bytes(s, point, states(s, point, stage).plus(&working(s, point, stage), 1.0))
+}
+
+/// Parts as whole bytes, with their totals.
+pub fn whole_bytes(s: &Setting, point: &Point, parts: Parts) -> StageMemory {
     let whole = |x: f64| x.ceil().max(0.0) as u64;
     let mut m = StageMemory {
-        parameters: whole(a.parameters),
-        gradients: whole(a.gradients),
-        optimizer: whole(a.optimizer),
-        activations: whole(w.activations),
-        logits: whole(w.logits),
-        buffers: whole(w.buffers),
+        parameters: whole(parts.parameters),
+        gradients: whole(parts.gradients),
+        optimizer: whole(parts.optimizer),
+        activations: whole(parts.activations),
+        logits: whole(parts.logits),
+        buffers: whole(parts.buffers),
         allocated: 0,
         reserved: 0,
         device: 0,
@@ -228,7 +250,7 @@ pub fn stage_memory(s: &Setting, point: &Point, stage: u64) -> StageMemory {
 /// Host bytes that one machine must hold for `point`.
 pub fn host_bytes(s: &Setting, point: &Point) -> f64 {
     let mut each = 0.0_f64;
-    let params = stage_params(s, point, 0).max(stage_params(s, point, point.pp - 1));
+    let params = most_params(s, point);
     let share = if point.zero >= 1 { params / (point.shard * point.cp).max(1) as f64 } else { params };
     if point.offload == Offload::Optimizer {
         each += share * (s.state.optimizer + s.state.gradient);

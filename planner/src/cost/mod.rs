@@ -38,6 +38,8 @@ pub struct Setting {
     pub determinism: Determinism,
     /// Bytes per parameter by kind of state.
     pub state: StateBytes,
+    /// Layers of each pipeline rank where a split was chosen; empty: as even as possible.
+    pub split: Vec<u64>,
 }
 
 /// Bytes a parameter, by what they hold.
@@ -124,6 +126,9 @@ impl Setting {
     /// Layers of pipeline rank `stage` of `pp`: as even as possible, the rest on the middle ranks first, because the
     /// first holds the embedding and the last the head.
     pub fn stage_layers(&self, pp: u64, stage: u64) -> u64 {
+        if let Some(layers) = self.split.get(stage as usize) {
+            return *layers;
+        }
         let (each, rest) = (self.shape.layers / pp, self.shape.layers % pp);
         // Rank order of who gets one of the `rest`: 1, 2, …, pp−2, 0, pp−1.
         let turn = if pp == 1 {

@@ -6,11 +6,11 @@ use llmc_plan::plan::{Offload, Recompute, Schedule};
 
 use super::comm::{Group, all_reduce, scatter, send};
 use super::layer::{LayerTime, ends, layer, tokens};
-use super::memory::{layer_activations, stage_params};
+use super::memory::{layer_activations, most_params};
 use super::{Point, Setting};
 
 /// Parts of a step that depend on tp, sp, cp, pp, vp, schedule, micro-batch and recompute, not on ZeRO or offload.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Compute {
     /// One layer and micro-batch.
     pub layer: LayerTime,
@@ -30,6 +30,8 @@ pub struct Compute {
     pub bubble: f64,
     /// Of `pipeline`, exposed sends.
     pub sends: f64,
+    /// Of `stage`, exposed traffic of block inputs to host memory, where only some of the layers send theirs.
+    pub travel: f64,
 }
 
 /// Terms of a step, seconds; their sum is the step.
@@ -58,17 +60,8 @@ pub fn compute(s: &Setting, point: &Point) -> Compute {
 
 /// The compute part of `point` over its layer and its (embedding, head), which many points share.
 pub fn assemble(s: &Setting, point: &Point, time: LayerTime, (embedding, head): (f64, f64)) -> Compute {
-    let m = s.micro_batches(point) as f64;
     let p = point.pp;
-    // The host must enqueue a layer faster than the device runs it.
-    let collectives = match (point.tp > 1, point.sp) {
-        (false, _) => 0.0,
-        (true, false) => 2.0,
-        (true, true) => 4.0,
-    };
-    let host = s.profile.fixed.host_layer + collectives * s.profile.fixed.host_collective;
-    let again = if point.recompute == Recompute::Full { 3.0 } else { 2.0 };
-    let each = slower(time.forward(), host) + slower(time.backward(), again * host);
+    let each = layer_seconds(s, point, &time);
     let mut slowest = 0.0_f64;
     let mut layers = 0.0;
     for stage in [0, p.min(2) - 1, p - 1].iter().copied() {
@@ -80,26 +73,66 @@ pub fn assemble(s: &Setting, point: &Point, time: LayerTime, (embedding, head): 
     }
     // Every stage once: the layers are shared out, so the sum needs no walk over stages.
     let sum = s.shape.layers as f64 * each + embedding + head;
+    pipeline(s, point, time, (embedding, head), (slowest, layers, sum))
+}
+
+/// Seconds a layer and micro-batch keep a rank busy, forward and backward.
+pub fn layer_seconds(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
+    // The host must enqueue a layer faster than the device runs it.
+    let collectives = match (point.tp > 1, point.sp) {
+        (false, _) => 0.0,
+        (true, false) => 2.0,
+        (true, true) => 4.0,
+    };
+    let host = s.profile.fixed.host_layer + collectives * s.profile.fixed.host_collective;
+    let again = if point.recompute == Recompute::Full { 3.0 } else { 2.0 };
+    slower(time.forward(), host) + slower(time.backward(), again * host)
+}
+
+/// Idle seconds that the schedule fills with weight gradients. ZB-H1: (p − 1)(F + B − 2W) of idle time where 1F1B has
+/// (p − 1)(F + B + W) (arXiv 2401.10241, table 2). One W a stage leaves the critical path always, the other two fill
+/// the warm-up once 2p micro-batches are there.
+pub fn filled(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
+    if point.schedule != Schedule::ZeroBubble {
+        return 0.0;
+    }
+    let (p, m) = (point.pp, s.micro_batches(point) as f64);
+    let weight = time.gemm_weight * s.shape.layers as f64 * (p - 1) as f64 / p as f64;
+    (1.0 + 2.0 * ((m - 1.0) / (2 * p) as f64).min(1.0)) * weight
+}
+
+/// Exposed sends of a step.
+pub fn sends(s: &Setting, point: &Point) -> f64 {
+    let p = point.pp;
+    if p == 1 {
+        return 0.0;
+    }
     let crossing = point.tp * point.cp * point.dp >= s.link_domain;
     let message =
         tokens(s, point) * s.shape.hidden as f64 * s.act() / if point.sp { point.tp as f64 } else { 1.0 };
-    let hop = if p > 1 { send(s, message, crossing && s.nodes > 1) } else { 0.0 };
-    let v = point.vp as f64;
-    let (bubble, sends) = match point.schedule {
-        Schedule::None => (0.0, 0.0),
+    // Every chunk boundary is a send.
+    let rounds = s.micro_batches(point) as f64 * point.vp as f64;
+    (2.0 * (p - 1) as f64 + rounds) * send(s, message, crossing && s.nodes > 1)
+}
+
+/// The pipeline over its slowest stage, that stage's layers, and the sum of all stages.
+pub fn pipeline(
+    s: &Setting,
+    point: &Point,
+    time: LayerTime,
+    (embedding, head): (f64, f64),
+    (slowest, layers, sum): (f64, f64, f64),
+) -> Compute {
+    let m = s.micro_batches(point) as f64;
+    let bubble = match point.schedule {
+        Schedule::None => 0.0,
         // Fill and drain: every other stage once (Alpa, arXiv 2201.12023: Σ stage + (m − 1)·max).
-        Schedule::OneFOneB => (sum - slowest, 2.0 * (p - 1) as f64 * hop + m * hop),
-        // Each of v chunks is 1/v as long (arXiv 2104.04473, section 2.2); every chunk boundary is a send.
-        Schedule::Interleaved => ((sum - slowest) / v, 2.0 * (p - 1) as f64 * hop + m * v * hop),
-        // ZB-H1: (p − 1)(F + B − 2W) of idle time where 1F1B has (p − 1)(F + B + W) (arXiv 2401.10241, table 2). One W
-        // a stage leaves the critical path always, the other two fill the warm-up once 2p micro-batches are there.
-        Schedule::ZeroBubble => {
-            let weight = time.gemm_weight * s.shape.layers as f64 * (p - 1) as f64 / p as f64;
-            let filled = 1.0 + 2.0 * ((m - 1.0) / (2 * p) as f64).min(1.0);
-            ((sum - slowest - filled * weight).max(0.0), 2.0 * (p - 1) as f64 * hop + m * hop)
-        }
+        Schedule::OneFOneB => sum - slowest,
+        // Each of v chunks is 1/v as long (arXiv 2104.04473, section 2.2).
+        Schedule::Interleaved => (sum - slowest) / point.vp as f64,
+        Schedule::ZeroBubble => (sum - slowest - filled(s, point, &time)).max(0.0),
     };
-    let sends = sends + contention(s, point) * (m * slowest + bubble);
+    let sends = sends(s, point) + contention(s, point) * (m * slowest + bubble);
     Compute {
         layer: time,
         embedding,
@@ -110,6 +143,7 @@ pub fn assemble(s: &Setting, point: &Point, time: LayerTime, (embedding, head): 
         pipeline: m * slowest + bubble + sends,
         bubble,
         sends,
+        travel: 0.0,
     }
 }
 
@@ -154,7 +188,7 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
     if replicas <= 1 {
         return (0.0, 0.0);
     }
-    let params = stage_params(s, point, 0).max(stage_params(s, point, point.pp - 1));
+    let params = most_params(s, point);
     let gradient = params * s.state.gradient;
     let weight = params * s.state.weight;
     let shard = if point.zero == 0 { 1 } else { point.shard * point.cp };
@@ -197,16 +231,29 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
     (exposed, hidden)
 }
 
-/// The whole step of `point` over its compute part.
-pub fn step(s: &Setting, point: &Point, c: &Compute) -> Step {
-    let (exposed, hidden) = data_parallel(s, point, c);
-    let params = stage_params(s, point, 0).max(stage_params(s, point, point.pp - 1));
+/// Seconds that data parallelism keeps the links busy in a step, hidden or not.
+pub fn wire(s: &Setting, point: &Point) -> f64 {
+    let one = Compute { micro_batches: s.micro_batches(point) as f64, ..Compute::default() };
+    let (exposed, hidden) = data_parallel(s, point, &one);
+    exposed + hidden
+}
+
+/// Seconds of the optimizer's pass and of the gradient norm.
+pub fn optimizer(s: &Setting, point: &Point) -> f64 {
+    let params = most_params(s, point);
     let mine = if point.zero >= 1 { params / (point.shard * point.cp).max(1) as f64 } else { params };
-    let rate = s.hardware.memory_bandwidth * s.profile.memory.optimizer;
     // Read and write master and moments, read gradient, write weight; the norm reads the gradients once before.
     let pass = mine * (2.0 * s.state.optimizer + s.state.gradient + s.state.weight);
     let norm = (if point.zero >= 2 { mine } else { params }) * s.state.gradient;
-    let optimizer = (pass + norm) / rate;
+    (pass + norm) / (s.hardware.memory_bandwidth * s.profile.memory.optimizer)
+}
+
+/// The whole step of `point` over its compute part.
+pub fn step(s: &Setting, point: &Point, c: &Compute) -> Step {
+    let (exposed, hidden) = data_parallel(s, point, c);
+    let params = most_params(s, point);
+    let mine = if point.zero >= 1 { params / (point.shard * point.cp).max(1) as f64 } else { params };
+    let optimizer = optimizer(s, point);
     let mut offload = 0.0;
     if point.offload == Offload::Optimizer {
         // Master and moments travel to the device and back; the link works both ways at once at 0.83 of its rate
@@ -257,16 +304,18 @@ pub fn breakdown(c: &Compute, step: &Step) -> BTreeMap<String, f64> {
         terms.insert(name.to_string(), m * c.layers * seconds);
     }
     let layers: f64 = terms.values().sum();
-    let ends =
-        (m * (c.stage - c.layers * (l.forward() + l.backward()))).max(0.0).min(m * (c.head + c.embedding));
+    let ends = (m * (c.stage - c.travel - c.layers * (l.forward() + l.backward())))
+        .max(0.0)
+        .min(m * (c.head + c.embedding));
     terms.insert("head".to_string(), ends);
-    terms.insert("launch".to_string(), (m * c.stage - layers - ends).max(0.0));
+    let travel = m * c.travel;
+    terms.insert("launch".to_string(), (m * c.stage - layers - ends - travel).max(0.0));
     terms.insert("pipeline_bubble".to_string(), c.bubble);
     terms.insert("pipeline_send".to_string(), c.sends);
     terms.insert("data_parallel".to_string(), step.data_parallel);
     terms.insert("interference".to_string(), step.interference);
     terms.insert("optimizer".to_string(), step.optimizer);
-    terms.insert("offload".to_string(), step.offload);
+    terms.insert("offload".to_string(), step.offload + travel);
     terms.insert("overhead".to_string(), step.overhead);
     terms.insert("straggler".to_string(), step.straggler);
     // What cancels to rounding noise is no term.

@@ -1,0 +1,354 @@
+//! Pipelines whose stages differ: layers shared out unevenly, some of them recomputed or offloaded, by the programme of
+//! [`crate::milp`]. It is solved only where a lower bound beats the best plan found so far.
+//!
+//! Bytes of a stage are linear in its layers, so each coefficient is the difference of two calls of the closed form.
+
+use llmc_plan::plan::{Offload, Recompute, Schedule, StageLayers, StageMemory};
+
+use crate::cost::layer::LayerTime;
+use crate::cost::memory::{
+    Parts, host_bytes, layer_activations, most_params, stage_params, states, totals, whole_bytes, working,
+};
+use crate::cost::step::{Compute, filled, layer_seconds, optimizer, pipeline, sends, step, wire};
+use crate::cost::{Point, Setting};
+use crate::milp::{Policy, Programme, Stage};
+use crate::question::Pins;
+use crate::search::{Costed, Found, consider, refused};
+use crate::space::sharding;
+
+/// A plan with uneven stages is more to look at: it must save this share of a step at least.
+const MIN_GAIN: f64 = 2e-3;
+
+/// A way to run a layer.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    recompute: Recompute,
+    travels: bool,
+    /// Parts of a layer and micro-batch under it.
+    time: LayerTime,
+    /// Seconds a layer keeps a rank busy, exposed traffic included.
+    seconds: f64,
+    /// Of these, exposed traffic.
+    travel: f64,
+}
+
+/// A node of the search: layout and micro-batch, with the plain times of a layer and of the ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Node {
+    /// ZeRO, shard group, offload and recompute hold their defaults.
+    pub point: Point,
+    /// Layer without recomputation.
+    pub plain: LayerTime,
+    /// Embedding and head.
+    pub ends: (f64, f64),
+}
+
+/// Settings in which every stage holds one count of layers, for the coefficients.
+struct Scales {
+    two: Setting,
+    three: Setting,
+}
+
+impl Scales {
+    fn new(s: &Setting) -> Scales {
+        let with = |layers| Setting { split: vec![layers; s.shape.layers as usize], ..s.clone() };
+        Scales { two: with(2), three: with(3) }
+    }
+
+    /// Bytes of a stage without layers, and of one layer of it, under a way.
+    fn parts(&self, point: &Point, stage: u64, way: &Way) -> (Parts, Parts) {
+        let point = Point {
+            recompute: way.recompute,
+            offload: if way.travels { Offload::Activations } else { point.offload },
+            ..*point
+        };
+        let of = |s: &Setting| states(s, &point, stage).plus(&working(s, &point, stage), 1.0);
+        let (two, three) = (of(&self.two), of(&self.three));
+        let each = three.plus(&two, -1.0);
+        (two.plus(&each, -2.0), each)
+    }
+}
+
+/// Ways that the pins leave, fastest first.
+fn ways(s: &Setting, pins: &Pins, node: &Node, travel: bool) -> Vec<Way> {
+    let kinds = [Recompute::None, Recompute::Selective, Recompute::Full];
+    let open = kinds.into_iter().filter(|r| pins.recompute.is_none_or(|pin| pin == *r));
+    let mut all: Vec<Way> = Vec::new();
+    for recompute in open {
+        let point = Point { recompute, ..node.point };
+        let mut time = node.plain;
+        time.recompute = crate::cost::layer::recompute(s, &point, &node.plain);
+        let seconds = layer_seconds(s, &point, &time);
+        all.push(Way { recompute, travels: false, time, seconds, travel: 0.0 });
+        if recompute == Recompute::Full && travel {
+            // Its input goes out beside its forward and comes back beside a later one.
+            let wire = layer_activations(s, &point, recompute) / s.hardware.host_bandwidth;
+            let hidden = wire.min(time.forward());
+            let travel = 2.0 * (wire - hidden) + s.profile.comm.tax * 2.0 * hidden;
+            all.push(Way { recompute, travels: true, time, seconds: seconds + travel, travel });
+        }
+    }
+    all
+}
+
+/// The programme of one layout, and the bytes behind its coefficients.
+struct Asked {
+    programme: Programme,
+    /// By stage and way: bytes without layers, bytes a layer.
+    parts: Vec<Vec<(Parts, Parts)>>,
+}
+
+fn asked(s: &Setting, scales: &Scales, point: &Point, node: &Node, ways: &[Way], limit: u64) -> Asked {
+    // Device bytes = allocated × (1 + slack) + the rest: what may be allocated.
+    let (_, rest) = totals(s, point, 0.0);
+    let allocated = (limit as f64 - rest) / (1.0 + s.profile.fixed.slack);
+    let mut parts = Vec::new();
+    let mut stages = Vec::new();
+    for stage in 0..point.pp {
+        let row: Vec<(Parts, Parts)> = ways.iter().map(|way| scales.parts(point, stage, way)).collect();
+        let base = row.iter().map(|(base, _)| base.allocated()).fold(0.0, f64::max);
+        let mut seconds = 0.0;
+        if stage == 0 {
+            seconds += node.ends.0;
+        }
+        if stage == point.pp - 1 {
+            seconds += node.ends.1;
+        }
+        stages.push(Stage {
+            seconds,
+            room: allocated - base,
+            layer: row.iter().map(|(_, each)| each.allocated().max(1.0)).collect(),
+        });
+        parts.push(row);
+    }
+    let policies = ways.iter().map(|way| Policy { seconds: way.seconds }).collect();
+    let programme = Programme {
+        layers: s.shape.layers,
+        policies,
+        stages,
+        micro_batches: s.micro_batches(point) as f64,
+        filled: filled(s, point, &node.plain),
+    };
+    Asked { programme, parts }
+}
+
+/// Memory of every stage under a split, by kind.
+fn memories(s: &Setting, point: &Point, asked: &Asked, counts: &[Vec<u64>]) -> Vec<StageMemory> {
+    let one = |(row, counts): (&Vec<(Parts, Parts)>, &Vec<u64>)| {
+        let used = row.iter().zip(counts).filter(|(_, n)| **n > 0);
+        let base =
+            used.clone().map(|((base, _), _)| *base).max_by(|a, b| a.allocated().total_cmp(&b.allocated()));
+        let sum = used.fold(base.unwrap_or_default(), |sum, ((_, each), n)| sum.plus(each, *n as f64));
+        whole_bytes(s, point, sum)
+    };
+    asked.parts.iter().zip(counts).map(one).collect()
+}
+
+/// What stages hold under a split of `s`, for the plan.
+fn layers_of(ways: &[Way], counts: &[u64]) -> StageLayers {
+    let of = |keep: &dyn Fn(&Way) -> bool| -> u64 {
+        ways.iter().zip(counts).filter(|(w, _)| keep(w)).map(|(_, n)| *n).sum()
+    };
+    StageLayers {
+        layers: counts.iter().sum(),
+        selective: of(&|w| w.recompute == Recompute::Selective),
+        full: of(&|w| w.recompute == Recompute::Full),
+        offload: of(&|w| w.travels),
+    }
+}
+
+/// Memory of the stages that a plan names, for its `memory.stages`.
+pub fn stage_memories(
+    s: &Setting,
+    pins: &Pins,
+    node: &Node,
+    point: &Point,
+    held: &[StageLayers],
+) -> Vec<StageMemory> {
+    let travel = held.iter().any(|h| h.offload > 0);
+    let ways = ways(s, pins, node, travel);
+    let asked = asked(s, &Scales::new(s), point, node, &ways, u64::MAX);
+    let counts: Vec<Vec<u64>> = (held.iter())
+        .map(|h| {
+            let count = |w: &Way| match (w.recompute, w.travels) {
+                (Recompute::None, _) => h.layers - h.selective - h.full,
+                (Recompute::Selective, _) => h.selective,
+                (Recompute::Full, true) => h.offload,
+                (Recompute::Full, false) => h.full - h.offload,
+            };
+            ways.iter().map(count).collect()
+        })
+        .collect();
+    memories(s, point, &asked, &counts)
+}
+
+/// The whole cost of a split.
+fn cost(
+    s: &Setting,
+    node: &Node,
+    point: &Point,
+    ways: &[Way],
+    counts: &[Vec<u64>],
+    device: u64,
+) -> (Costed, Vec<StageLayers>) {
+    let held: Vec<StageLayers> = counts.iter().map(|row| layers_of(ways, row)).collect();
+    let ends = |stage: usize| {
+        (if stage == 0 { node.ends.0 } else { 0.0 })
+            + (if stage + 1 == counts.len() { node.ends.1 } else { 0.0 })
+    };
+    let busy = |(stage, row): (usize, &Vec<u64>)| {
+        ends(stage) + row.iter().zip(ways).map(|(n, w)| *n as f64 * w.seconds).sum::<f64>()
+    };
+    let (mut slowest, mut sum, mut at) = (0.0, 0.0, 0);
+    for (stage, seconds) in counts.iter().enumerate().map(|x| (x.0, busy(x))) {
+        sum += seconds;
+        if seconds > slowest {
+            (slowest, at) = (seconds, stage);
+        }
+    }
+    let row = counts.get(at).map(Vec::as_slice).unwrap_or_default();
+    let layers = row.iter().sum::<u64>() as f64;
+    let over = |f: &dyn Fn(&Way) -> f64| row.iter().zip(ways).map(|(n, w)| *n as f64 * f(w)).sum::<f64>();
+    let mut time = node.plain;
+    time.recompute = over(&|w| w.time.recompute) / layers.max(1.0);
+    let mut compute: Compute = pipeline(s, point, time, node.ends, (slowest, layers, sum));
+    compute.travel = over(&|w| w.travel);
+    let split = Setting { split: held.iter().map(|h| h.layers).collect(), ..s.clone() };
+    let step = step(&split, point, &compute);
+    // What most layers do stands for the whole; the stages say the rest.
+    let total = |f: &dyn Fn(&StageLayers) -> u64| held.iter().map(f).sum::<u64>();
+    let (all, full, selective) = (total(&|h| h.layers), total(&|h| h.full), total(&|h| h.selective));
+    let recompute = if 2 * full >= all {
+        Recompute::Full
+    } else if 2 * (full + selective) >= all {
+        Recompute::Selective
+    } else {
+        Recompute::None
+    };
+    (Costed { point: Point { recompute, ..*point }, compute, step, device, split: None }, held)
+}
+
+/// Lower bound of the pipeline of a node in constant time: all layers shared out to the second.
+fn quick(s: &Setting, node: &Node, each: f64) -> f64 {
+    let (p, m) = (node.point.pp as f64, s.micro_batches(&node.point) as f64);
+    let sum = s.shape.layers as f64 * each + node.ends.0 + node.ends.1;
+    let slowest = (sum / p).max(each + node.ends.0.max(node.ends.1));
+    m * slowest + (sum - slowest - filled(s, &node.point, &node.plain)).max(0.0) + sends(s, &node.point)
+}
+
+/// Least seconds of data parallelism and optimizer under any split: as if the parameters were shared out evenly to the
+/// last one, and all traffic that may hide did.
+fn least_rest(s: &Setting, point: &Point) -> f64 {
+    let total: f64 = (0..point.pp).map(|stage| stage_params(s, point, stage)).sum();
+    let share = (total / point.pp as f64 / most_params(s, point)).min(1.0);
+    share * (wire(s, point) * (1.0 - s.profile.comm.overlap) + optimizer(s, point))
+}
+
+/// Looks for uneven stages that beat what `found` has; adds what it finds.
+pub fn improve(
+    s: &Setting,
+    pins: &Pins,
+    limit: u64,
+    offloads: &[Offload],
+    nodes: &[Node],
+    found: &mut Found,
+) {
+    let x = libm::log2(s.gpus() as f64);
+    let wait = 1.0 + s.profile.comm.straggler * libm::sqrt(x) * x / (x + 1.0);
+    let scales = Scales::new(s);
+    let mut order: Vec<(f64, usize)> = Vec::new();
+    let mut kinds: Vec<Vec<Way>> = Vec::with_capacity(nodes.len());
+    for (i, node) in nodes.iter().enumerate() {
+        let pipeline = node.point.pp > 1;
+        let ways = ways(s, pins, node, pipeline && offloads.contains(&Offload::Activations));
+        let each = ways.iter().map(|w| w.seconds).fold(f64::INFINITY, f64::min);
+        // One rank with one policy has nothing to share out; interleaved runs must be even.
+        let open = (pipeline || ways.len() > 1)
+            && node.point.schedule != Schedule::Interleaved
+            && (s.shape.layers >= 2 * node.point.pp || node.point.pp == 1);
+        if open {
+            order.push(((quick(s, node, each) + s.profile.fixed.step) * wait, i));
+        }
+        kinds.push(ways);
+    }
+    order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    for (bound, i) in order {
+        let (Some(node), Some(ways)) = (nodes.get(i), kinds.get(i)) else { continue };
+        let beaten = |found: &Found, bound: f64| {
+            found.best.as_ref().is_some_and(|best| bound >= best.step.total * (1.0 - MIN_GAIN))
+        };
+        if beaten(found, bound) {
+            *found.pruned_by.entry("uneven_bound").or_default() += 1;
+            continue;
+        }
+        for &offload in offloads.iter().filter(|o| **o != Offload::Activations) {
+            for (zero, shard) in sharding(pins, node.point.dp) {
+                let point = Point { offload, zero, shard, ..node.point };
+                if refused(s, &point).is_some() {
+                    continue;
+                }
+                let asked = asked(s, &scales, &point, node, ways, limit);
+                let programme = &asked.programme;
+                // Sends, and what data parallelism and the optimizer take at the least, with layers shared out to the
+                // second: what computation cannot hide of the traffic, and the optimizer's share.
+                let rest = sends(s, &point) + s.profile.fixed.step + least_rest(s, &point);
+                let most = found.best.as_ref().map_or(f64::INFINITY, |b| b.step.total * (1.0 - MIN_GAIN));
+                let room = most / wait - rest;
+                if programme.bound() >= room {
+                    *found.pruned_by.entry("uneven_bound").or_default() += 1;
+                    continue;
+                }
+                let Some(open) = Some(programme).filter(|p| p.fits()).and_then(|p| p.worth(room)) else {
+                    *found.pruned_by.entry("uneven_memory").or_default() += 1;
+                    continue;
+                };
+                found.milp += 1;
+                let Some(split) = programme.solved(&open) else { continue };
+                let device = memories(s, &point, &asked, &split.counts).iter().map(|m| m.device).max();
+                let (mut costed, held) = cost(s, node, &point, ways, &split.counts, device.unwrap_or(0));
+                let even =
+                    held.iter().enumerate().all(|(stage, h)| {
+                        h.layers == s.stage_layers(point.pp, stage as u64) && h.offload == 0
+                    }) && held.windows(2).all(|w| w.first().map(share) == w.last().map(share))
+                        && held.first().is_some_and(|h| matches!(share(h), (0, 0) | (1, 0) | (0, 1)));
+                let travels = held.iter().any(|h| h.offload > 0);
+                let full = Point { offload: Offload::Activations, recompute: Recompute::Full, ..point };
+                let host = !travels || host_bytes(s, &full) <= s.hardware.host_memory_bytes as f64;
+                if even || costed.device > limit || !host || beaten(found, costed.step.total) {
+                    continue;
+                }
+                costed.split = Some(found.splits.len());
+                found.splits.push((held, *node));
+                found.feasible += 1;
+                consider(found, costed);
+            }
+        }
+    }
+}
+
+/// Whether all, none or some layers of a stage recompute selectively and fully: 1, 0, 2.
+fn share(h: &StageLayers) -> (u64, u64) {
+    let part = |n: u64| {
+        if n == 0 {
+            0
+        } else if n == h.layers {
+            1
+        } else {
+            2
+        }
+    };
+    (part(h.selective), part(h.full))
+}
+
+/// Seconds that the relaxed programme of a layout gains by a gibibyte more on every device: the dual price of memory.
+pub fn gibibyte(s: &Setting, pins: &Pins, node: &Node, point: &Point, limit: u64) -> Option<f64> {
+    let ways = ways(s, pins, node, false);
+    asked(s, &Scales::new(s), point, node, &ways, limit).programme.gibibyte()
+}
+
+/// Bytes that every device lacks, at the least, for a layout to hold its layers under the pins.
+pub fn lacking(s: &Setting, pins: &Pins, node: &Node, point: &Point, limit: u64) -> Option<f64> {
+    let ways = ways(s, pins, node, false);
+    let lacks = asked(s, &Scales::new(s), point, node, &ways, limit).programme.lacking()?;
+    Some(lacks * (1.0 + s.profile.fixed.slack))
+}
