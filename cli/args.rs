@@ -44,7 +44,7 @@ pub struct Global {
     /// A hardware record to use beside the built-in ones
     #[arg(long, global = true, value_name = "FILE")]
     pub hardware: Vec<PathBuf>,
-    /// Say more on stderr
+    /// Say more: how the search of a plan went, what a run does
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }
@@ -130,11 +130,17 @@ pub enum Command {
         /// Another one
         b: PathBuf,
     },
-    /// What recipes cost: GPU hours, electricity, money
+    /// What recipes cost: GPU hours, electricity, money; without one, 3B, 7B and 13B at 4k and 8k
+    #[command(
+        after_help = "Examples:\n  llmc cost\n  llmc cost --set 'price.gpu=¥15/h' --set 'price.electricity=¥0.6/kWh' --set price.pue=1.2\n  llmc cost recipe.llm --tokens-per-second 11000\n  llmc cost --set 'price.buy=¥250k' --set price.spares=3%"
+    )]
     Cost {
         /// Recipes
-        #[arg(required = true, value_name = "RECIPE")]
+        #[arg(value_name = "RECIPE")]
         recipes: Vec<PathBuf>,
+        /// Measured tokens a second and device, instead of the predicted ones
+        #[arg(long, value_name = "N")]
+        tokens_per_second: Option<f64>,
     },
     /// Execute a plan: build the data, train, checkpoint
     #[command(

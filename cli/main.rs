@@ -63,7 +63,9 @@ fn dispatch(terminal: &Terminal, cli: Cli) -> Outcome {
         Command::Why { recipe, path } => why::run(terminal, global, &recipe, &path),
         Command::WhyNot { recipe, choice } => why::not(terminal, global, &recipe, &choice),
         Command::Diff { a, b } => diff::run(terminal, global, &a, &b),
-        Command::Cost { recipes } => cost::run(terminal, global, &recipes),
+        Command::Cost { recipes, tokens_per_second } => {
+            cost::run(terminal, global, &recipes, tokens_per_second)
+        }
         Command::Explain { name } => explain::run(terminal, name.as_deref()),
         Command::Schema => {
             terminal::data(include_str!("../plan/plan.schema.json"))?;

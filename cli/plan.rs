@@ -25,6 +25,7 @@ pub fn run(terminal: &Terminal, global: &Global, args: &PlanArgs) -> Outcome {
     let Some((earlier, _)) = earlier else {
         data(&match terminal.format {
             Format::Json => json,
+            Format::Human if global.verbose => view::human_verbose(plan, terminal.lang),
             Format::Human => view::human(plan, terminal.lang),
             Format::Markdown => view::markdown(plan).map_err(|error| Failure::new(&error, &error))?,
         })?;

@@ -113,6 +113,13 @@ pub fn question(r: &Resolved) -> Option<Question> {
             pue: f.real("cost.pue"),
             electricity_kwh: f.real("cost.electricity_per_kwh"),
             other_hour: f.real("cost.other_hour"),
+            storage_hour: f.real("cost.storage_hour"),
+            network_hour: f.real("cost.network_hour"),
+            spares: f.real("cost.spare_share"),
+            buy: f.real("cost.buy"),
+            life_seconds: f.real("cost.life_seconds"),
+            usage: f.real("cost.usage"),
+            upkeep: f.real("cost.upkeep"),
         },
         reliability: Reliability::default(),
         run: RunAsk {

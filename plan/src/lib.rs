@@ -16,6 +16,7 @@ pub mod pass;
 pub mod plan;
 pub mod program;
 pub mod ranks;
+pub mod record;
 pub mod sync;
 pub mod verify;
 pub mod walk;

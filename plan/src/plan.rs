@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Model;
+pub use crate::record::{Exchange, LawValue, MemoryPrice, ParetoPoint, RampStep, RunnerUp, Search};
 
 /// The version written; a reader accepts every `1.x`.
 pub const FORMAT_VERSION: &str = "1.1";
@@ -456,6 +457,32 @@ pub struct Cost {
     pub electricity_per_kwh: f64,
     /// Which of the four prices were assumed, not given.
     pub assumed: Vec<String>,
+    /// Of `other`, idle devices kept ready. Since 1.1, as are the following.
+    #[serde(default)]
+    pub spares: f64,
+    /// Of `other`, storage.
+    #[serde(default)]
+    pub storage: f64,
+    /// Of `other`, network.
+    #[serde(default)]
+    pub network: f64,
+    /// Failures to expect over the run.
+    #[serde(default)]
+    pub failures: f64,
+    /// The same run on bought devices, where their price is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<Ownership>,
+}
+
+/// Owning instead of renting.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ownership {
+    /// Price a device hour: purchase and upkeep over the hours in which it trains.
+    pub gpu_per_hour: f64,
+    /// Price of the run.
+    pub total: f64,
+    /// Hours of rent that would have paid for a device.
+    pub break_even_hours: f64,
 }
 
 /// Loss prediction, nats a token.
@@ -469,53 +496,6 @@ pub struct Loss {
     pub high: f64,
     /// The law used, for example `chinchilla-besiroglu`.
     pub law: String,
-}
-
-/// How the search went. The only part of a plan that needs no reasons.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Search {
-    /// Points before pruning.
-    pub considered: u64,
-    /// Points whose cost was evaluated.
-    pub evaluated: u64,
-    /// Points that fit.
-    pub feasible: u64,
-    /// Rule → points it rejected.
-    pub rejected_by: BTreeMap<String, u64>,
-    /// The second-best layout and what decided.
-    pub runner_up: Option<RunnerUp>,
-    /// Points no other beats in time, money and memory at once.
-    pub pareto: Vec<ParetoPoint>,
-    /// Inputs outside what was measured.
-    pub extrapolated: Vec<String>,
-}
-
-/// The second-best layout.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunnerUp {
-    /// Its layout.
-    pub layout: Layout,
-    /// Its micro-batch in sequences.
-    pub micro_batch_sequences: u64,
-    /// Seconds a step it loses.
-    pub slower_by_seconds: f64,
-    /// The breakdown term with the largest difference.
-    pub decided_by: String,
-}
-
-/// One point of the frontier.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ParetoPoint {
-    /// Its layout.
-    pub layout: Layout,
-    /// Its micro-batch in sequences.
-    pub micro_batch_sequences: u64,
-    /// Seconds a step.
-    pub step_seconds: f64,
-    /// Total cost of the run in the plan's currency.
-    pub cost: f64,
-    /// Bytes free on the fullest device.
-    pub margin_bytes: u64,
 }
 
 /// Why a plan file was refused.

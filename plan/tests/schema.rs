@@ -31,6 +31,7 @@ fn full() -> Plan {
     }];
     plan.time.breakdown.insert("compute".to_string(), 0.5);
     plan.cost.assumed = vec!["gpu_per_hour".to_string()];
+    plan.cost.ownership = Some(Ownership { gpu_per_hour: 1.0, total: 1.0, break_even_hours: 1.0 });
     plan.search.rejected_by.insert("memory".to_string(), 1);
     plan.search.runner_up = Some(RunnerUp {
         layout: plan.layout.clone(),
@@ -44,7 +45,17 @@ fn full() -> Plan {
         step_seconds: 1.0,
         cost: 1.0,
         margin_bytes: 1,
+        tokens: 1,
+        train_seconds: 1.0,
+        loss: 3.0,
     }];
+    plan.search.pruned_by.insert("compute_bound".to_string(), 1);
+    plan.search.memory_price =
+        Some(MemoryPrice { bytes: 1, step_seconds: 0.1, cost: 1.0, relaxed_step_seconds: 0.1 });
+    plan.search.laws = vec![LawValue { path: "lr.peak".into(), law: "step_law".into(), value: 1e-3 }];
+    plan.search.exchange =
+        vec![Exchange { change: "batch x2".into(), loss: 0.1, tokens: 1.0, seconds: 1.0, cost: 1.0 }];
+    plan.search.ramp = vec![RampStep { from_tokens: 0, global_tokens: 24 }];
     plan.search.extrapolated = vec!["hidden".to_string()];
     plan.facts.insert("seed".to_string(), Fact { value: json!(1), why: json!({"kind": "preset"}) });
     plan

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use llmc_plan::plan::{
-    Batch, Budget, FORMAT_VERSION, HardwareSummary, Layout, Loss, Memory, ParetoPoint, Plan, Recipe,
-    RunSchedule, RunnerUp, Search, StageLayers, Time,
+    Batch, Budget, Cost, FORMAT_VERSION, HardwareSummary, LawValue, Layout, Loss, Memory, MemoryPrice,
+    ParetoPoint, Plan, Recipe, RunSchedule, RunnerUp, Search, StageLayers, Time,
 };
 
-use crate::answer::{Answer, Reason};
+use crate::answer::{Answer, Candidate, Reason};
+use crate::cost::layer::{ends, plain_layer};
 use crate::cost::memory::stage_memory;
 use crate::cost::step::breakdown;
 use crate::cost::{Point, Setting};
@@ -15,7 +16,8 @@ use crate::derive::{batch_tokens, flops_6nt, learning_rate, span_steps};
 use crate::money::{FAILURES_PER_GPU_HOUR, RESTART_SECONDS, Rates, WRITER_BANDWIDTH, daly, goodput, rates};
 use crate::question::{Question, Span};
 use crate::search::{Costed, Found};
-use crate::{laws, settle, uneven};
+use crate::uneven::{self, Node};
+use crate::{joint, laws, settle};
 
 /// Frontier points shown differ by at least this many free bytes.
 const FRONTIER_STEP: u64 = 1 << 30;
@@ -46,6 +48,8 @@ pub struct Run {
     pub goodput: f64,
     /// Seconds between checkpoints.
     pub interval: f64,
+    /// Seconds between failures.
+    pub mtbf: f64,
 }
 
 impl Outcome {
@@ -72,7 +76,7 @@ impl Outcome {
         // A run shorter than its interval writes one checkpoint, at its end, and loses half of itself to a failure.
         let interval = interval.min(useful.max(step_seconds));
         let share = goodput(delta, interval, restart, mtbf);
-        Run { steps, seconds: useful / share, goodput: share, interval }
+        Run { steps, seconds: useful / share, goodput: share, interval, mtbf }
     }
 }
 
@@ -119,7 +123,32 @@ fn decided_by(first: &Costed, second: &Costed) -> String {
     if most.1.is_empty() { "memory".into() } else { most.1 }
 }
 
-fn search_record(out: &Outcome, q: &Question, rates: &Rates) -> Search {
+/// A layout that trains `tokens`, as a point of the frontier of time, money, loss and memory.
+fn frontier_point(out: &Outcome, q: &Question, rates: &Rates, c: &Costed, tokens: u64) -> ParetoPoint {
+    let s = &out.setting;
+    let run = Outcome { tokens, ..out.clone() }.run(q, c.step.total);
+    let trained = run.steps * out.global_tokens();
+    ParetoPoint {
+        layout: layout_of(s, &out.found, c),
+        micro_batch_sequences: c.point.micro,
+        step_seconds: settle(c.step.total),
+        cost: rates.bill(s.gpus(), run.seconds).total,
+        margin_bytes: s.hardware.memory_bytes.saturating_sub(c.device),
+        tokens: trained,
+        train_seconds: settle(run.seconds),
+        loss: settle(loss_of(q, trained, out.global_tokens()).0),
+    }
+}
+
+/// Loss with its interval after `trained` tokens in batches of `batch`: of as many tokens at the best batch as these are
+/// worth.
+fn loss_of(q: &Question, trained: u64, batch: u64) -> (f64, f64, f64) {
+    let base = q.continued.and_then(|c| c.base_tokens).unwrap_or(0) as f64;
+    let worth = trained as f64 / joint::tokens_factor(q, trained as f64, batch as f64);
+    laws::loss(q.model.params as f64, worth + base, q.model.vocab)
+}
+
+fn search_record(out: &Outcome, q: &Question, rates: &Rates, spread: &[Candidate]) -> Search {
     let s = &out.setting;
     let memory = s.hardware.memory_bytes;
     let mut pareto: Vec<ParetoPoint> = Vec::new();
@@ -128,15 +157,31 @@ fn search_record(out: &Outcome, q: &Question, rates: &Rates) -> Search {
         if pareto.last().is_some_and(|last| margin < last.margin_bytes + FRONTIER_STEP) {
             continue;
         }
-        let seconds = out.run(q, c.step.total).seconds;
-        pareto.push(ParetoPoint {
-            layout: layout_of(s, &out.found, c),
-            micro_batch_sequences: c.point.micro,
-            step_seconds: settle(c.step.total),
-            cost: rates.bill(s.gpus(), seconds).total,
-            margin_bytes: margin,
-        });
+        pareto.push(frontier_point(out, q, rates, c, out.tokens));
     }
+    // Fewer and more tokens at the best layout: cheaper and sooner, or a lower loss.
+    for tokens in [out.tokens / 2, out.tokens.saturating_mul(2)] {
+        if out.tokens >= 2 * out.global_tokens() {
+            pareto.push(frontier_point(out, q, rates, &out.best, tokens));
+        }
+    }
+    let step = out.best.step.total;
+    let own = Node {
+        point: out.best.point,
+        plain: plain_layer(s, &out.best.point),
+        ends: ends(s, &out.best.point),
+    };
+    let saves = out.found.roomier.map_or(0.0, |more| (step - more.step.total).max(0.0));
+    let run = out.run(q, step);
+    let (relaxed, whole) = uneven::gibibyte(s, &q.pins, &own, &out.best, out.limit).unwrap_or((0.0, 0.0));
+    let saves = saves.max(whole);
+    let memory_price = MemoryPrice {
+        bytes: 1 << 30,
+        step_seconds: settle(saves),
+        cost: settle(rates.bill(s.gpus(), run.seconds).total * saves / step),
+        relaxed_step_seconds: settle(relaxed),
+    };
+    let laws = spread.iter().map(|c| LawValue { path: c.path.into(), law: c.rule.into(), value: c.value });
     Search {
         considered: out.found.considered,
         evaluated: out.found.evaluated,
@@ -150,6 +195,12 @@ fn search_record(out: &Outcome, q: &Question, rates: &Rates) -> Search {
         }),
         pareto,
         extrapolated: extrapolated(s, q.model.params as f64, out.tokens as f64),
+        pruned_by: out.found.pruned_by.iter().map(|(bound, n)| (bound.to_string(), *n)).collect(),
+        milp: out.found.milp,
+        memory_price: Some(memory_price),
+        laws: laws.collect(),
+        exchange: joint::exchange(q, out, &run, rates),
+        ramp: joint::ramp(q, out),
     }
 }
 
@@ -195,8 +246,7 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
     let (lr, lr_why, lr_spread) = learning_rate(q, trained as f64, global_tokens, run.steps, step_seconds);
     let (_, mut spread) = batch_tokens(&q.model, trained as f64);
     spread.extend(lr_spread);
-    let seen = trained as f64 + q.continued.and_then(|c| c.base_tokens).unwrap_or(0) as f64;
-    let (predicted, low, high) = laws::loss(q.model.params as f64, seen, q.model.vocab);
+    let (predicted, low, high) = loss_of(q, trained, global_tokens);
     let stages: Vec<_> = match out.best.split.and_then(|at| out.found.splits.get(at)) {
         Some((held, node)) => uneven::stage_memories(s, &q.pins, node, p, held),
         None => (0..p.pp).map(|stage| stage_memory(s, p, stage)).collect(),
@@ -206,7 +256,8 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
 
     let mut why: Vec<(&str, &'static str)> = decided;
     why.extend(lr_why);
-    let fixed: [(&str, &'static str, bool); 13] = [
+    let fixed: [(&str, &'static str, bool); 14] = [
+        ("layout.stages", "search", out.best.split.is_some()),
         ("layout.tp", "search", q.pins.tp.is_none()),
         ("layout.sequence_parallel", "search", q.pins.sequence_parallel.is_none()),
         ("layout.cp", "search", q.pins.cp.is_none()),
@@ -317,14 +368,14 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
             train_seconds: settle(run.seconds),
             goodput: settle(run.goodput),
         },
-        cost: rates.bill(s.gpus(), run.seconds),
+        cost: Cost { failures: settle(run.seconds / run.mtbf), ..rates.bill(s.gpus(), run.seconds) },
         loss: Loss {
             predicted: settle(predicted),
             low: settle(low),
             high: settle(high),
             law: laws::BESIROGLU.name.into(),
         },
-        search: search_record(out, q, &rates),
+        search: search_record(out, q, &rates, &spread),
         facts: BTreeMap::new(),
     };
     Answer {

@@ -79,13 +79,21 @@ pub fn learning_rate(
     let n = matrix_params(&q.model);
     let compute = flops_6nt(&q.model, tokens);
     let batch = global_tokens as f64;
-    let step_law = laws::lr_at_batch(laws::lr_step_law(n, tokens), laws::batch_step_law(tokens), batch);
+    let own = laws::lr_step_law(n, tokens);
+    let step_law = laws::lr_at_batch(own, laws::batch_step_law(tokens), batch);
     let deepseek = laws::lr_at_batch(laws::lr_deepseek(compute), laws::batch_deepseek(compute), batch);
     let path = "lr.peak";
     let spread = vec![
         Candidate { path, rule: "step_law", value: settle(step_law) },
         Candidate { path, rule: "deepseek", value: settle(deepseek) },
         Candidate { path, rule: "kaplan", value: settle(laws::lr_kaplan(n)) },
+        // Step Law's rate at its own batch, scaled to this one by either rule.
+        Candidate {
+            path,
+            rule: "sqrt_scaling",
+            value: settle(own * libm::sqrt(batch / laws::batch_step_law(tokens))),
+        },
+        Candidate { path, rule: "linear_scaling", value: settle(own * batch / laws::batch_step_law(tokens)) },
     ];
     let mut why = Vec::new();
     let rule = two_digits(step_law.min(deepseek));

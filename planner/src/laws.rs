@@ -132,6 +132,20 @@ pub fn token_price_of_batch(batch: f64, base: f64, critical: f64) -> f64 {
     (1.0 + batch / critical) / (1.0 + base / critical)
 }
 
+/// Tokens that `batch` needs for the loss that `tokens` reach at the batch `best`, as a multiple of them, 1 or more.
+/// Above it the price of a batch; below it the basin of Step Law's public grid, where half the batch costs 0.45 % of loss
+/// and a quarter 1.4 % (means over 17 cells): 0.45 % · log2².
+pub fn tokens_factor(params: f64, tokens: f64, batch: f64, best: f64, critical: f64) -> f64 {
+    if batch >= best {
+        return token_price_of_batch(batch, best, critical);
+    }
+    let halvings = libm::log2(best / batch.max(1.0));
+    let loss = BESIROGLU.loss(params, tokens);
+    let worse = loss * (1.0 + 0.0045 * halvings * halvings);
+    // Tokens that reach that loss at the best batch: this many fewer.
+    (tokens / BESIROGLU.tokens_for(params, worse)).max(1.0)
+}
+
 /// Value of repeated data (Muennighoff et al. 2023, arXiv 2305.16264, equation 5): unique tokens that `epochs` over
 /// `unique` are worth, R* = 15.39.
 pub fn repeated(unique: f64, epochs: f64) -> f64 {

@@ -16,6 +16,7 @@ pub mod fit;
 pub mod fitted;
 mod fixes;
 pub mod hardware;
+pub mod joint;
 pub mod laws;
 pub mod logs;
 pub mod milp;

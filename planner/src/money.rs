@@ -1,7 +1,7 @@
 //! Failures and money: goodput at Daly's checkpoint interval, and the bill of a run.
 
 use libm::sqrt;
-use llmc_plan::plan::Cost;
+use llmc_plan::plan::{Cost, Ownership};
 
 use crate::hardware::Hardware;
 use crate::question::Prices;
@@ -19,6 +19,16 @@ pub const WRITER_BANDWIDTH: f64 = 2e9;
 pub const PUE: f64 = 1.3;
 /// CNY a kilowatt-hour when none is given; assumed 2026-11, large industrial users in China pay 0.6 to 0.9.
 pub const ELECTRICITY_CNY_KWH: f64 = 0.8;
+
+/// Years until a bought server is written off; assumed 2026-11: China's tax law lets electronic equipment be written off
+/// over three years at the least (Enterprise Income Tax Law Implementation Regulations, article 60), clouds use four to six.
+pub const LIFE_YEARS: f64 = 4.0;
+/// Share of its life that a bought device trains; assumed 2026-11, for a cluster that is queued for.
+pub const USAGE: f64 = 0.8;
+/// Upkeep a year as a share of the price; assumed 2026-11, a server maintenance contract's usual 5 %.
+pub const UPKEEP: f64 = 0.05;
+/// Seconds of a year.
+const YEAR: f64 = 365.25 * 86400.0;
 
 /// Young's interval: √(2δM), δ the cost of a checkpoint, M the mean time between failures (Young 1974).
 pub fn young(delta: f64, mtbf: f64) -> f64 {
@@ -53,8 +63,16 @@ pub struct Rates {
     pub pue: f64,
     /// Per kilowatt-hour.
     pub electricity_kwh: f64,
-    /// Per hour of the run.
+    /// Per hour of the run: storage, network, the rest.
+    pub storage_hour: f64,
+    /// Network.
+    pub network_hour: f64,
+    /// The rest.
     pub other_hour: f64,
+    /// Idle devices per training one.
+    pub spares: f64,
+    /// A bought device, where its price is given: price an hour of training, and hours of rent that would buy it.
+    pub owned: Option<(f64, f64)>,
     /// Names of `cost` keys that were assumed.
     pub assumed: Vec<String>,
 }
@@ -79,8 +97,19 @@ pub fn rates(prices: &Prices, hardware: &Hardware) -> Rates {
         })
     };
     let unit = cny(&currency);
+    let gpu_hour = fill("gpu_per_hour", prices.gpu_hour, hardware.rent_cny_hour / unit);
+    let owned = prices.buy.map(|buy| {
+        let years = prices.life_seconds.map_or(LIFE_YEARS, |s| s / YEAR).max(1e-3);
+        let whole = buy * (1.0 + prices.upkeep.unwrap_or(UPKEEP) * years);
+        let hours = years * YEAR / 3600.0 * prices.usage.unwrap_or(USAGE).max(1e-3);
+        (whole / hours, whole / gpu_hour.max(1e-9))
+    });
     Rates {
-        gpu_hour: fill("gpu_per_hour", prices.gpu_hour, hardware.rent_cny_hour / unit),
+        owned,
+        storage_hour: prices.storage_hour.unwrap_or(0.0),
+        network_hour: prices.network_hour.unwrap_or(0.0),
+        spares: prices.spares.unwrap_or(0.0),
+        gpu_hour,
         power_kw: fill("power_kw", prices.power_kw, hardware.power_kw),
         pue: fill("pue", prices.pue, PUE),
         electricity_kwh: fill("electricity_per_kwh", prices.electricity_kwh, ELECTRICITY_CNY_KWH / unit),
@@ -93,7 +122,8 @@ pub fn rates(prices: &Prices, hardware: &Hardware) -> Rates {
 impl Rates {
     /// Price of an hour of `gpus` devices, electricity and the rest included.
     pub fn hour(&self, gpus: u64) -> f64 {
-        gpus as f64 * (self.gpu_hour + self.power_kw * self.pue * self.electricity_kwh) + self.other_hour
+        let device = self.gpu_hour * (1.0 + self.spares) + self.power_kw * self.pue * self.electricity_kwh;
+        gpus as f64 * device + self.storage_hour + self.network_hour + self.other_hour
     }
 
     /// The bill of `seconds` on `gpus` devices.
@@ -101,8 +131,15 @@ impl Rates {
         let hours = seconds / 3600.0;
         let gpu_hours = gpus as f64 * hours;
         let kwh = self.power_kw * gpu_hours * self.pue;
-        let (gpu, electricity, other) =
-            (gpu_hours * self.gpu_hour, kwh * self.electricity_kwh, hours * self.other_hour);
+        let (gpu, electricity) = (gpu_hours * self.gpu_hour, kwh * self.electricity_kwh);
+        let (storage, network) = (hours * self.storage_hour, hours * self.network_hour);
+        let spares = gpu * self.spares;
+        let other = spares + storage + network + hours * self.other_hour;
+        let ownership = self.owned.map(|(device_hour, break_even)| Ownership {
+            gpu_per_hour: settle(device_hour),
+            total: settle(gpu_hours * device_hour * (1.0 + self.spares) + electricity + other - spares),
+            break_even_hours: settle(break_even),
+        });
         Cost {
             currency: self.currency.clone(),
             gpu_hours: settle(gpu_hours),
@@ -110,6 +147,11 @@ impl Rates {
             electricity_kwh: settle(kwh),
             electricity: settle(electricity),
             other: settle(other),
+            spares: settle(spares),
+            storage: settle(storage),
+            network: settle(network),
+            failures: 0.0,
+            ownership,
             total: settle(gpu + electricity + other),
             gpu_per_hour: settle(self.gpu_hour),
             power_kw: settle(self.power_kw),
@@ -135,6 +177,29 @@ mod tests {
             assert!((got - expected).abs() < 0.012, "{gpus}: {got}");
         }
         assert!((daly(30.0, mtbf(64.0)) / 3600.0 - 3.6).abs() < 0.2);
+    }
+
+    #[test]
+    fn owning_is_weighed_against_renting() {
+        let hardware = crate::hardware::preset("H100").unwrap();
+        // 250,000 over four years at 80 %, 5 % upkeep a year: 300,000 over 28,051 h are 10.69 an hour; 18 an hour of rent
+        // have paid for it after 16,667 h.
+        let prices = Prices {
+            gpu_hour: Some(18.0),
+            buy: Some(250_000.0),
+            spares: Some(0.05),
+            storage_hour: Some(10.0),
+            network_hour: Some(5.0),
+            ..Prices::default()
+        };
+        let cost = rates(&prices, &hardware).bill(64, 480.0 * 3600.0);
+        let own = cost.ownership.clone().unwrap();
+        assert!((own.gpu_per_hour - 300_000.0 / (4.0 * 365.25 * 24.0 * 0.8)).abs() < 1e-6);
+        assert!((own.break_even_hours - 300_000.0 / 18.0).abs() < 1e-3);
+        assert!((cost.spares - 64.0 * 480.0 * 18.0 * 0.05).abs() < 1e-3);
+        assert!((cost.total - cost.gpu - cost.electricity - cost.other).abs() < 1e-3);
+        assert!((cost.other - cost.spares - 15.0 * 480.0).abs() < 1e-3);
+        assert!(own.total < cost.total);
     }
 
     #[test]

@@ -226,8 +226,22 @@ pub struct Prices {
     pub pue: Option<f64>,
     /// Per kilowatt-hour.
     pub electricity_kwh: Option<f64>,
-    /// Everything else that grows with time (storage, network, staff), per hour of the whole run.
+    /// Everything else that grows with time (staff, licences), per hour of the whole run.
     pub other_hour: Option<f64>,
+    /// Storage of corpus and checkpoints, per hour of the whole run.
+    pub storage_hour: Option<f64>,
+    /// Network, per hour of the whole run.
+    pub network_hour: Option<f64>,
+    /// Idle devices kept ready, as a share of those that train; rented or bought like them.
+    pub spares: Option<f64>,
+    /// Price of owning: one device with its share of server, network and hall.
+    pub buy: Option<f64>,
+    /// Seconds until a bought device is written off; `None`: four years.
+    pub life_seconds: Option<f64>,
+    /// Share of that time in which it trains; `None`: 0.8.
+    pub usage: Option<f64>,
+    /// Upkeep a year as a share of the price (repair, staff, space); `None`: 0.05.
+    pub upkeep: Option<f64>,
 }
 
 /// Failures and checkpoints.

@@ -57,7 +57,7 @@ pub const RULES: &[Rule] = &[
         reads: &["budget.tokens"],
         writes: &["batch.global_tokens"],
         cite: "Step Law, Li et al. 2025, arXiv 2503.04715: B = 0.58·D^0.571 tokens",
-        doc: "Global batch from the tokens of the run, capped by the critical batch, whole sequences on every rank.",
+        doc: "Global batch from the tokens of the run, capped by the critical batch, whole sequences on every rank; another where its layout reaches the same loss sooner, its extra tokens counted (`search.exchange`).",
     },
     Rule {
         id: "batch.critical",
@@ -178,10 +178,10 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         id: "loss.chinchilla",
-        reads: &["model.params", "budget.trained_tokens"],
+        reads: &["model.params", "budget.trained_tokens", "batch.global_tokens"],
         writes: &["loss"],
         cite: "Besiroglu et al. 2024, arXiv 2404.10102: L = 1.8169 + 482.01/N^0.3478 + 2085.43/D^0.3658",
-        doc: "Loss of the run, with the interval that the constants' errors and the other fits span.",
+        doc: "Loss of the run, with the interval that the constants' errors and the other fits span; a batch above or below the best counts as fewer tokens.",
     },
 ];
 

@@ -14,7 +14,7 @@ use crate::fixes;
 use crate::money::rates;
 use crate::question::{Budget, Cluster, Question};
 use crate::search::{Costed, Found, search};
-use crate::{fitted, hardware, laws, profile};
+use crate::{fitted, hardware, joint, laws, profile};
 
 /// Ceilings, checked before anything is searched.
 const MAX_GPUS: u64 = 1 << 20;
@@ -199,11 +199,31 @@ fn searched(q: &Question, cluster: Cluster, tokens: u64) -> Result<Outcome, Infe
         None => {
             // A run of fewer tokens than one batch still takes one step.
             let wanted = batch_tokens(&q.model, tokens as f64).0.min(tokens as f64) / q.model.context as f64;
-            let dp = q.pins.dp.unwrap_or(1).max(1) * q.pins.micro_batch.unwrap_or(1).max(1);
-            let spread = cluster.gpus() / cluster.gpus().min(fixed_ranks(q)).max(1);
-            whole_sequences(wanted, dp.max(spread))
+            whole_sequences(wanted, spread_of(q, cluster))
         }
     };
+    let out = with_batch(q, cluster, tokens, sequences)?;
+    if q.batch_tokens.is_some() {
+        return Ok(out);
+    }
+    // The laws' batch is the best for the loss; another may reach that loss sooner.
+    match joint::candidate(q, &out, spread_of(q, cluster)) {
+        Some(sequences) => {
+            let other = with_batch(q, cluster, tokens, sequences);
+            Ok(other.ok().filter(|other| joint::wins(q, &out, other)).unwrap_or(out))
+        }
+        None => Ok(out),
+    }
+}
+
+/// Ranks over which a batch that nobody pinned must spread.
+fn spread_of(q: &Question, cluster: Cluster) -> u64 {
+    let dp = q.pins.dp.unwrap_or(1).max(1) * q.pins.micro_batch.unwrap_or(1).max(1);
+    dp.max(cluster.gpus() / cluster.gpus().min(fixed_ranks(q)).max(1))
+}
+
+/// Searches the layouts of `q` at one batch.
+fn with_batch(q: &Question, cluster: Cluster, tokens: u64, sequences: u64) -> Result<Outcome, Infeasible> {
     let limit = memory_limit(q);
     let mut setting = setting(q, cluster, sequences).ok_or_else(|| refuse("hardware.profile", &[]))?;
     if let Some(own) = fitted::own(&setting.profile.name, setting.precision) {

@@ -18,6 +18,11 @@ use crate::space::sharding;
 
 /// A plan with uneven stages is more to look at: it must save this share of a step at least.
 const MIN_GAIN: f64 = 2e-3;
+/// Stages of all programmes that are written at most: where no even plan fits, no bound spares any. What is left out then
+/// is counted (`uneven_work`).
+const WORK: u64 = 100_000;
+/// Longest pipeline whose stages are shared out; longer ones hold few layers a stage.
+const LONGEST: u64 = 128;
 
 /// A way to run a layer.
 #[derive(Debug, Clone, Copy)]
@@ -256,6 +261,7 @@ pub fn improve(
     let x = libm::log2(s.gpus() as f64);
     let wait = 1.0 + s.profile.comm.straggler * libm::sqrt(x) * x / (x + 1.0);
     let scales = Scales::new(s);
+    let mut work = WORK;
     let mut order: Vec<(f64, usize)> = Vec::new();
     let mut kinds: Vec<Vec<Way>> = Vec::with_capacity(nodes.len());
     for (i, node) in nodes.iter().enumerate() {
@@ -264,6 +270,7 @@ pub fn improve(
         let each = ways.iter().map(|w| w.seconds).fold(f64::INFINITY, f64::min);
         // One rank with one policy has nothing to share out; interleaved runs must be even.
         let open = (pipeline || ways.len() > 1)
+            && node.point.pp <= LONGEST
             && node.point.schedule != Schedule::Interleaved
             && (s.shape.layers >= 2 * node.point.pp || node.point.pp == 1);
         if open {
@@ -287,13 +294,23 @@ pub fn improve(
                 if refused(s, &point).is_some() {
                     continue;
                 }
-                let asked = asked(s, &scales, &point, node, ways, limit);
-                let programme = &asked.programme;
                 // Sends, and what data parallelism and the optimizer take at the least, with layers shared out to the
                 // second: what computation cannot hide of the traffic, and the optimizer's share.
                 let rest = sends(s, &point) + s.profile.fixed.step + least_rest(s, &point);
                 let most = found.best.as_ref().map_or(f64::INFINITY, |b| b.step.total * (1.0 - MIN_GAIN));
                 let room = most / wait - rest;
+                let each = ways.iter().map(|w| w.seconds).fold(f64::INFINITY, f64::min);
+                if quick(s, node, each) - sends(s, &point) >= room {
+                    *found.pruned_by.entry("uneven_bound").or_default() += 1;
+                    continue;
+                }
+                if work < point.pp {
+                    *found.pruned_by.entry("uneven_work").or_default() += 1;
+                    continue;
+                }
+                work -= point.pp;
+                let asked = asked(s, &scales, &point, node, ways, limit);
+                let programme = &asked.programme;
                 if programme.bound() >= room {
                     *found.pruned_by.entry("uneven_bound").or_default() += 1;
                     continue;
@@ -340,10 +357,22 @@ fn share(h: &StageLayers) -> (u64, u64) {
     (part(h.selective), part(h.full))
 }
 
-/// Seconds that the relaxed programme of a layout gains by a gibibyte more on every device: the dual price of memory.
-pub fn gibibyte(s: &Setting, pins: &Pins, node: &Node, point: &Point, limit: u64) -> Option<f64> {
+/// What a gibibyte more on every device saves a layout, seconds a step: by the relaxed programme (the dual price of
+/// memory), and in whole layers.
+pub fn gibibyte(s: &Setting, pins: &Pins, node: &Node, costed: &Costed, limit: u64) -> Option<(f64, f64)> {
     let ways = ways(s, pins, node, false);
-    asked(s, &Scales::new(s), point, node, &ways, limit).programme.gibibyte()
+    let scales = Scales::new(s);
+    let point = &costed.point;
+    if point.schedule == Schedule::Interleaved || ways.len() < 2 && point.pp == 1 {
+        return None;
+    }
+    let relaxed = asked(s, &scales, point, node, &ways, limit).programme.gibibyte()?;
+    if relaxed <= 0.0 {
+        return Some((0.0, 0.0));
+    }
+    let more = asked(s, &scales, point, node, &ways, limit.saturating_add(1 << 30)).programme.split()?;
+    let whole = costed.compute.pipeline - more.seconds - sends(s, point);
+    Some((relaxed, whole.max(0.0)))
 }
 
 /// Bytes that every device lacks, at the least, for a layout to hold its layers under the pins.

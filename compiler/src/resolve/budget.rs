@@ -184,7 +184,8 @@ fn device(
     }
 }
 
-/// `price < gpu ¥18/h  power 0.7 kW  pue 1.3  electricity ¥0.8/kWh  other ¥120/h >`
+/// `price < gpu ¥18/h  power 0.7 kW  pue 1.3  electricity ¥0.8/kWh  other ¥120/h >`; `storage network spares`, and
+/// `buy life usage upkeep` of owning.
 pub fn price(cx: &mut Cx, r: &mut Resolved) {
     const PER_HOUR: Slot = Slot { accepts: &[Dimension::MoneyPerHour], bare: None, binary_k: false };
     const PER_KWH: Slot = Slot { accepts: &[Dimension::MoneyPerKwh], bare: None, binary_k: false };
@@ -194,6 +195,8 @@ pub fn price(cx: &mut Cx, r: &mut Resolved) {
         bare: Some(Dimension::Count),
         binary_k: false,
     };
+    const SUM: Slot = Slot { accepts: &[Dimension::Money], bare: None, binary_k: false };
+    const SPAN: Slot = Slot { accepts: &[Dimension::Time], bare: None, binary_k: false };
     let Some(mut view) = cx.view(Keyword::Price) else { return };
     if view.options.is_empty() {
         cx.report(valueless::found(view.at, "price", Some("price < gpu ¥18/h >")));
@@ -205,6 +208,13 @@ pub fn price(cx: &mut Cx, r: &mut Resolved) {
         ("pue", "cost.pue", &PUE, (1.0, 10.0)),
         ("electricity", "cost.electricity_per_kwh", &PER_KWH, (0.0, 1e4)),
         ("other", "cost.other_hour", &PER_HOUR, (0.0, 1e9)),
+        ("storage", "cost.storage_hour", &PER_HOUR, (0.0, 1e9)),
+        ("network", "cost.network_hour", &PER_HOUR, (0.0, 1e9)),
+        ("spares", "cost.spare_share", &SHARE, (0.0, 1.0)),
+        ("buy", "cost.buy", &SUM, (0.0, 1e9)),
+        ("life", "cost.life_seconds", &SPAN, (86_400.0, 1e10)),
+        ("usage", "cost.usage", &SHARE, (0.01, 1.0)),
+        ("upkeep", "cost.upkeep", &SHARE, (0.0, 1.0)),
     ] {
         let Some(m) = options.measure(cx, name, slot) else { continue };
         if !one_currency(cx, r, &m) {

@@ -9,18 +9,18 @@ use crate::unit::{grouped, human_bytes, human_count, human_time};
 /// Width of the label column.
 const LABEL: usize = 11;
 
-struct Page {
-    lang: Lang,
+pub(super) struct Page {
+    pub(super) lang: Lang,
     lines: Vec<String>,
 }
 
 impl Page {
-    fn t(&self, en: &'static str, zh: &'static str) -> &'static str {
+    pub(super) fn t(&self, en: &'static str, zh: &'static str) -> &'static str {
         if self.lang == Lang::En { en } else { zh }
     }
 
     /// A labelled line; an empty label continues the line above.
-    fn line(&mut self, en: &'static str, zh: &'static str, text: impl AsRef<str>) {
+    pub(super) fn line(&mut self, en: &'static str, zh: &'static str, text: impl AsRef<str>) {
         let label = self.t(en, zh);
         // Chinese characters take two columns.
         let width: usize = label.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum();
@@ -28,13 +28,22 @@ impl Page {
         self.lines.push(format!("{label}{pad}{}", text.as_ref()).trim_end().to_owned());
     }
 
-    fn more(&mut self, text: impl AsRef<str>) {
+    pub(super) fn more(&mut self, text: impl AsRef<str>) {
         self.line("", "", text);
     }
 }
 
 /// The plan for people.
 pub fn human(p: &Plan, lang: Lang) -> String {
+    page_of(p, lang, false)
+}
+
+/// The same with how the search went: space, evaluated, pruned by which bound, what each law asks for.
+pub fn human_verbose(p: &Plan, lang: Lang) -> String {
+    page_of(p, lang, true)
+}
+
+fn page_of(p: &Plan, lang: Lang, verbose: bool) -> String {
     let mut page = Page { lang, lines: Vec::new() };
     head(&mut page, p);
     training(&mut page, p);
@@ -45,6 +54,10 @@ pub fn human(p: &Plan, lang: Lang) -> String {
     money_and_loss(&mut page, p);
     page.lines.push(String::new());
     search(&mut page, p);
+    prices(&mut page, p);
+    if verbose {
+        super::detail::search(&mut page, p);
+    }
     let mut out = page.lines.join("\n");
     out.push('\n');
     out
@@ -337,6 +350,22 @@ fn money_and_loss(page: &mut Page, p: &Plan) {
         ),
     };
     page.more(basis);
+    if let Some(own) = &c.ownership {
+        page.more(match page.lang {
+            Lang::En => format!(
+                "owned: {} at {} a device hour; rent has paid for a device after {} hours",
+                unit(own.total),
+                unit(own.gpu_per_hour),
+                grouped(own.break_even_hours as u64)
+            ),
+            Lang::Zh => format!(
+                "自有：{}，每卡时 {}；租用 {} 小时即可抵购置价",
+                unit(own.total),
+                unit(own.gpu_per_hour),
+                grouped(own.break_even_hours as u64)
+            ),
+        });
+    }
     if !c.assumed.is_empty() {
         let text = page.t("assumed, not given: ", "未给出，取假定值：");
         page.more(format!("{text}{}", c.assumed.join(", ")));
@@ -389,7 +418,9 @@ fn search(page: &mut Page, p: &Plan) {
         };
         page.more(text);
     }
-    for point in s.pareto.iter().skip(1).filter(|x| x.step_seconds > p.time.step_seconds).take(4) {
+    for point in
+        s.pareto.iter().skip(1).filter(|x| x.step_seconds > p.time.step_seconds * (1.0 + 1e-6)).take(4)
+    {
         let slower = (point.step_seconds / p.time.step_seconds - 1.0) * 100.0;
         let layout = words::layout_words(&point.layout, point.micro_batch_sequences, page.lang);
         let text = match page.lang {
@@ -401,6 +432,51 @@ fn search(page: &mut Page, p: &Plan) {
     for item in s.extrapolated.iter().take(3) {
         let text = page.t("extrapolated: ", "外推：");
         page.more(format!("{text}{item}"));
+    }
+}
+
+/// What departures from the plan cost, in money and time.
+fn prices(page: &mut Page, p: &Plan) {
+    let unit = |x: f64| {
+        let sign = if x < 0.0 { "−" } else { "+" };
+        format!("{sign}{}", money(libm::fabs(x), &p.cost.currency))
+    };
+    let of = |change: &str| p.search.exchange.iter().find(|e| e.change == change);
+    let mut parts = Vec::new();
+    if let Some(e) = of("loss -0.1%") {
+        let tokens = e.tokens / p.budget.trained_tokens.max(1) as f64 * 100.0;
+        parts.push(match page.lang {
+            Lang::En => format!("0.1% less loss +{tokens:.1}% tokens, {}", unit(e.cost)),
+            Lang::Zh => format!("损失降 0.1% 需多 {tokens:.1}% 词元，{}", unit(e.cost)),
+        });
+    }
+    for (change, en, zh) in [
+        ("batch x2", "batch ×2", "批 ×2"),
+        ("batch x0.5", "batch ×½", "批 ×½"),
+        ("lr x2", "lr ×2", "学习率 ×2"),
+        ("lr x0.5", "lr ×½", "学习率 ×½"),
+    ] {
+        if let Some(e) = of(change) {
+            parts.push(format!("{} {}", page.t(en, zh), unit(e.cost)));
+        }
+    }
+    if !parts.is_empty() {
+        let to = page.t(" to the same loss", "（达到同样损失）");
+        page.line("prices", "代价", format!("{}{to}", parts.join(page.t("; ", "；"))));
+    }
+    if let Some(m) = p.search.memory_price.as_ref().filter(|m| m.step_seconds > 0.0) {
+        page.more(match page.lang {
+            Lang::En => format!(
+                "1 GiB more on every device saves {} a step, {}",
+                human_time(m.step_seconds),
+                money(m.cost, &p.cost.currency)
+            ),
+            Lang::Zh => format!(
+                "每卡多 1 GiB 显存，每步省 {}，共省 {}",
+                human_time(m.step_seconds),
+                money(m.cost, &p.cost.currency)
+            ),
+        });
     }
 }
 

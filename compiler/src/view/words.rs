@@ -45,7 +45,33 @@ pub fn layout_words(l: &Layout, micro: u64, lang: Lang) -> String {
     if l.schedule != Schedule::None {
         parts.push(word(&l.schedule));
     }
-    if l.recompute != Recompute::None {
+    if !l.stages.is_empty() {
+        let sum = |f: fn(&llmc_plan::plan::StageLayers) -> u64| l.stages.iter().map(f).sum::<u64>();
+        let layers = sum(|s| s.layers);
+        let (most, least) =
+            (l.stages.iter().map(|s| s.layers).max(), l.stages.iter().map(|s| s.layers).min());
+        if most.zip(least).is_some_and(|(most, least)| most > least + 1) || l.pp > 1 {
+            let held: Vec<String> = l.stages.iter().map(|s| s.layers.to_string()).collect();
+            parts.push(format!("{} {}", if lang == Lang::En { "layers" } else { "层" }, held.join("/")));
+        }
+        for (name, n) in [("selective", sum(|s| s.selective)), ("full", sum(|s| s.full))] {
+            if n > 0 {
+                parts.push(if lang == Lang::En {
+                    format!("recompute {name} in {n} of {layers} layers")
+                } else {
+                    format!("{layers} 层中 {n} 层重计算 {name}")
+                });
+            }
+        }
+        if sum(|s| s.offload) > 0 {
+            let n = sum(|s| s.offload);
+            parts.push(if lang == Lang::En {
+                format!("offload {n} inputs")
+            } else {
+                format!("卸载 {n} 个输入")
+            });
+        }
+    } else if l.recompute != Recompute::None {
         parts.push(format!(
             "{} {}",
             if lang == Lang::En { "recompute" } else { "重计算" },
@@ -81,8 +107,16 @@ pub fn sum_of_money(p: &Plan, lang: Lang) -> String {
     let m = |x: f64| money(x, &c.currency);
     let (gpu, power) = if lang == Lang::En { ("GPU", "electricity") } else { ("算力", "电费") };
     let mut parts = vec![format!("{gpu} {}", m(c.gpu)), format!("{power} {}", m(c.electricity))];
-    if c.other > 0.0 {
-        parts.push(format!("{} {}", if lang == Lang::En { "other" } else { "其他" }, m(c.other)));
+    let rest = c.other - c.spares - c.storage - c.network;
+    for (en, zh, amount) in [
+        ("spares", "备机", c.spares),
+        ("storage", "存储", c.storage),
+        ("network", "网络", c.network),
+        ("other", "其他", rest),
+    ] {
+        if amount > 1e-6 * c.total {
+            parts.push(format!("{} {}", if lang == Lang::En { en } else { zh }, m(amount)));
+        }
     }
     parts.join(" + ")
 }

@@ -1,0 +1,132 @@
+//! How the search went, for `plan -v`: space, bounds, programmes, laws, ramp, frontier.
+
+use llmc_plan::plan::Plan;
+
+use super::human::Page;
+use super::words;
+use crate::diag::{Lang, money, short_float};
+use crate::unit::{grouped, human_bytes, human_count, human_time};
+
+/// Appends it.
+pub(super) fn search(page: &mut Page, p: &Plan) {
+    let s = &p.search;
+    page.line(
+        "search",
+        "搜索",
+        match page.lang {
+            Lang::En => format!(
+                "space {} points, {} evaluated, {} fit",
+                grouped(s.considered),
+                grouped(s.evaluated),
+                grouped(s.feasible)
+            ),
+            Lang::Zh => format!(
+                "空间 {} 点，评估 {}，可行 {}",
+                grouped(s.considered),
+                grouped(s.evaluated),
+                grouped(s.feasible)
+            ),
+        },
+    );
+    let list = |map: &std::collections::BTreeMap<String, u64>| {
+        let parts: Vec<String> = map.iter().map(|(k, n)| format!("{k} {}", grouped(*n))).collect();
+        if parts.is_empty() { "0".to_owned() } else { parts.join(", ") }
+    };
+    let text = page.t("pruned by bound: ", "被界剪去：");
+    page.more(format!("{text}{}", list(&s.pruned_by)));
+    let text = page.t("rejected by rule: ", "被规则否决：");
+    page.more(format!("{text}{}", list(&s.rejected_by)));
+    let text = page.t(
+        "mixed-integer programmes solved where a bound beat the best plan: ",
+        "界优于当前最佳而求解的整数规划数：",
+    );
+    page.more(format!("{text}{}", s.milp));
+    if let Some(m) = &s.memory_price {
+        page.more(match page.lang {
+            Lang::En => format!(
+                "dual of memory: {} a step and GiB in this layout; the best plan with 1 GiB more saves {}, {}",
+                human_time(m.relaxed_step_seconds),
+                human_time(m.step_seconds),
+                money(m.cost, &p.cost.currency)
+            ),
+            Lang::Zh => format!(
+                "显存对偶价：此布局每 GiB 每步 {}；多 1 GiB 的最佳计划每步省 {}，共 {}",
+                human_time(m.relaxed_step_seconds),
+                human_time(m.step_seconds),
+                money(m.cost, &p.cost.currency)
+            ),
+        });
+    }
+    for (path, chosen, en, zh) in [
+        ("batch.global_tokens", p.batch.global_tokens as f64, "batch", "批"),
+        ("lr.peak", p.lr.peak, "lr", "学习率"),
+    ] {
+        let show = |x: f64| if x >= 1e3 { human_count(x) } else { format!("{x:.2e}") };
+        let laws: Vec<String> = s
+            .laws
+            .iter()
+            .filter(|l| l.path == path)
+            .map(|l| format!("{} {}", l.law, show(l.value)))
+            .collect();
+        let taken = page.t("taken", "取");
+        page.more(format!("{}: {}; {taken} {}", page.t(en, zh), laws.join(", "), show(chosen)));
+    }
+    let hours = p.time.train_seconds / 3600.0;
+    page.more(match page.lang {
+        Lang::En => format!(
+            "failures: {} expected, one in {}; checkpoint every {} (Young/Daly)",
+            short_float(libm::round(p.cost.failures * 100.0) / 100.0),
+            human_time(hours * 3600.0 / p.cost.failures.max(1e-9)),
+            human_time(p.schedule.checkpoint_every_steps as f64 * p.time.step_seconds)
+        ),
+        Lang::Zh => format!(
+            "故障：预计 {} 次，平均 {} 一次；每 {} 保存检查点（Young/Daly）",
+            short_float(libm::round(p.cost.failures * 100.0) / 100.0),
+            human_time(hours * 3600.0 / p.cost.failures.max(1e-9)),
+            human_time(p.schedule.checkpoint_every_steps as f64 * p.time.step_seconds)
+        ),
+    });
+    if !s.ramp.is_empty() {
+        let steps: Vec<String> = (s.ramp.iter())
+            .map(|r| {
+                format!("{} @ {}", human_count(r.global_tokens as f64), human_count(r.from_tokens as f64))
+            })
+            .collect();
+        let text = page.t(
+            "batch ramp by the critical batch (advice, not run): ",
+            "按临界批的渐增方案（仅建议，不执行）：",
+        );
+        page.more(format!("{text}{}", steps.join(" → ")));
+    }
+    for e in &s.exchange {
+        page.more(format!(
+            "{}: {}{}% loss, {}{} tokens, {}{}, {}{}",
+            e.change,
+            sign(e.loss),
+            short_float(libm::round(libm::fabs(e.loss) * 1e5) / 1e3),
+            sign(e.tokens),
+            human_count(libm::fabs(e.tokens)),
+            sign(e.seconds),
+            human_time(libm::fabs(e.seconds)),
+            sign(e.cost),
+            money(libm::fabs(e.cost), &p.cost.currency)
+        ));
+    }
+    let text = page.t("frontier of time, money, loss and free memory", "时间、费用、损失、剩余显存的前沿");
+    page.line("frontier", "前沿", text);
+    let last = s.pareto.len().saturating_sub(2);
+    for x in s.pareto.iter().take(last.min(8)).chain(s.pareto.iter().skip(last)) {
+        page.more(format!(
+            "{:>9} {:>12} {:.3} {:>9}  {}",
+            human_time(x.train_seconds),
+            money(x.cost, &p.cost.currency),
+            x.loss,
+            human_bytes(x.margin_bytes),
+            words::layout_words(&x.layout, x.micro_batch_sequences, page.lang)
+        ));
+    }
+}
+
+fn sign(x: f64) -> &'static str {
+    if x < 0.0 { "−" } else { "+" }
+}
