@@ -50,13 +50,16 @@ test-run: worker quickstart-text ## the real programs end to end: run, kill, res
 	cargo test --release --quiet --features worker --test training --test determinism
 
 PEERS := .cache/peers
-test-peers: toolchain ## read and write files with pyarrow, datasets, webdataset, Megatron-core, as far as they install
+test-peers: toolchain ## files by pyarrow, datasets, webdataset, Megatron-core, as far as they install; programmes by HiGHS
 	cargo build --release --quiet -p llmc-corpus
 	python3 -m venv $(PEERS)
 	@for peer in pyarrow datasets webdataset "torch megatron-core"; do \
 	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $$peer >$(PEERS)/pip.log 2>&1 \
 	    || echo "skipped $$peer: $$(tail -n 1 $(PEERS)/pip.log)"; done
 	$(PEERS)/bin/python corpus/tests/peers.py $(LLMC_DATA)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check highspy
+	LLMC_INSTANCES=$(abspath $(PEERS))/instances.jsonl cargo test --quiet -p llmc-planner --test milp
+	$(PEERS)/bin/python planner/tests/highs.py $(PEERS)/instances.jsonl planner/tests/highs.csv
 
 worker: libtorch ## build llmc, llmc-worker and llmc-data
 	cargo build --release --quiet
