@@ -112,6 +112,18 @@ fn findings_for_programs() {
     }
 }
 
+/// The whole plan with every reason, over a frozen device.
+#[test]
+fn one_liner_in_full() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(root.join("recipes/one-liner.llm"), folder.path().join("one-liner.llm")).unwrap();
+    std::fs::copy(root.join("tests/frozen/h100.toml"), folder.path().join("h100.toml")).unwrap();
+    let output =
+        llmc(folder.path(), &["plan", "one-liner.llm", "--hardware", "h100.toml", "--format", "json"]);
+    insta::assert_snapshot!("one-liner-json", text(&output.stdout));
+}
+
 /// What the front pages show is what the command prints.
 #[test]
 fn front_pages_are_true() {

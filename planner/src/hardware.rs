@@ -9,6 +9,8 @@ use std::fmt;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::profile::{self, Profile};
+
 /// What executes the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -67,6 +69,8 @@ pub struct Hardware {
     pub rent_cny_hour: f64,
     /// Source of each figure, by field.
     pub sources: BTreeMap<String, String>,
+    /// The file's own efficiencies, used instead of the profile of that name.
+    pub efficiencies: Option<Profile>,
 }
 
 /// A hardware file that cannot be used.
@@ -107,6 +111,7 @@ struct File {
     link_domain: Option<Spanned<i64>>,
     multiprocessors: Spanned<i64>,
     figures: Spanned<BTreeMap<String, Figure>>,
+    efficiencies: Option<Profile>,
 }
 
 #[derive(Deserialize)]
@@ -165,6 +170,15 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
             expected: "\"nvlink\", \"pcie\" or \"memory\"".into(),
             found: format!("\"{link}\""),
         });
+    }
+    let efficiencies = file.efficiencies;
+    if let Some(own) = &efficiencies {
+        let start = text.find("[efficiencies").unwrap_or(0);
+        profile::check(own, text.get(start..).unwrap_or(text)).map_err(|wrong| HardwareError {
+            line: line_of(start) + wrong.line - 1,
+            field: format!("efficiencies.{}", wrong.field),
+            ..wrong
+        })?;
     }
     let table_line = line_of(file.figures.span().start);
     let gpus_per_node = count("gpus_per_node", &file.gpus_per_node)?;
@@ -255,6 +269,7 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
         power_kw,
         rent_cny_hour,
         sources,
+        efficiencies,
     })
 }
 
@@ -298,6 +313,25 @@ mod tests {
             let hardware = read(text).unwrap_or_else(|e| panic!("{names:?}: {e}"));
             assert_eq!(hardware.name, names[0]);
             assert!(hardware.sources.len() >= 11, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_may_bring_its_own_efficiencies() {
+        let profile = include_str!("../data/profiles/h100.toml");
+        let own: String = (profile.lines().filter(|l| !l.starts_with('#')))
+            .map(|l| {
+                l.strip_prefix('[').map_or(l.to_string(), |table| format!("[efficiencies.{table}")) + "\n"
+            })
+            .collect();
+        let text = format!("{}\n[efficiencies]\n{own}", include_str!("../data/hardware/h100.toml"));
+        let hardware = read(&text).unwrap();
+        assert_eq!(crate::profile::of(&hardware), crate::profile::preset("h100"));
+        for (from, to) in [("overlap = 0", "overlap = -0"), ("k0 = ", "k0 = -")] {
+            let error = read(&text.replacen(from, to, 1)).unwrap_err();
+            let line = text.lines().position(|l| l.starts_with(from)).unwrap() + 1;
+            assert_eq!(error.line, line, "{error}");
+            assert!(error.field.starts_with("efficiencies."), "{error}");
         }
     }
 

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::hardware::{Hardware, HardwareError};
+
 /// Efficiencies of one family of hardware with one software stack. Rates are fractions of the card's peak.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,6 +163,11 @@ pub fn preset(name: &str) -> Option<Profile> {
     read(text).ok()
 }
 
+/// The profile of a device: its file's own, else the embedded one that it names.
+pub fn of(hardware: &Hardware) -> Option<Profile> {
+    hardware.efficiencies.clone().or_else(|| preset(&hardware.profile))
+}
+
 /// Reads a profile.
 ///
 /// # Errors
@@ -170,7 +177,15 @@ pub fn read(text: &str) -> Result<Profile, String> {
         let line = e.span().map_or(1, |s| 1 + text.bytes().take(s.start).filter(|b| *b == b'\n').count());
         format!("line {line}: {}", e.message())
     })?;
-    let p = &profile;
+    check(&profile, text).map_err(|wrong| wrong.to_string())?;
+    Ok(profile)
+}
+
+/// Refuses what is no efficiency; `text` is where the profile was written, for the line.
+///
+/// # Errors
+/// Line, field, what was expected and what was found.
+pub fn check(p: &Profile, text: &str) -> Result<(), HardwareError> {
     let shares = [
         ("gemm.eta_bf16", p.gemm.eta_bf16),
         ("gemm.eta_fp8", p.gemm.eta_fp8),
@@ -207,46 +222,45 @@ pub fn read(text: &str) -> Result<Profile, String> {
     ];
     let line = |field: &str| {
         let key = field.rsplit('.').next().unwrap_or(field);
-        1 + text.lines().position(|l| l.trim_start().starts_with(key)).unwrap_or(0)
+        let here =
+            |l: &str| l.trim_start().strip_prefix(key).is_some_and(|r| r.trim_start().starts_with('='));
+        1 + text.lines().position(here).unwrap_or(0)
+    };
+    let wrong = |field: &str, expected: &str, found: String| HardwareError {
+        line: line(field),
+        field: field.into(),
+        expected: expected.into(),
+        found,
     };
     for (field, value) in shares {
         if !(value > 0.0 && value <= 1.0) {
-            return Err(format!(
-                "line {}: `{field}`: expected a share above 0 and at most 1, found {value}",
-                line(field)
-            ));
+            return Err(wrong(field, "a share above 0 and at most 1", value.to_string()));
         }
     }
     for (field, value) in others {
         if !(value >= 0.0 && value.is_finite()) {
-            return Err(format!("line {}: `{field}`: expected 0 or more, found {value}", line(field)));
+            return Err(wrong(field, "0 or more", value.to_string()));
         }
     }
     for (field, value) in
         [("fixed.stack", p.fixed.stack), ("attention.bitwise_backward", p.attention.bitwise_backward)]
     {
         if !(1.0..100.0).contains(&value) {
-            return Err(format!(
-                "line {}: `{field}`: expected a factor of 1 or more, found {value}",
-                line(field)
-            ));
+            return Err(wrong(field, "a factor of 1 or more", value.to_string()));
         }
     }
     if !(p.comm.nvls > 0.0 && p.comm.nvls < 4.0) {
-        return Err(format!(
-            "line {}: `comm.nvls`: expected a positive ratio, found {}",
-            line("nvls"),
-            p.comm.nvls
-        ));
+        return Err(wrong("comm.nvls", "a positive ratio", p.comm.nvls.to_string()));
     }
     let whole = |tile: &(f64, f64, f64)| tile.0 >= 1.0 && tile.1 >= 1.0 && tile.2 > 0.0 && tile.2 <= 1.0;
     if p.gemm.tiles.is_empty() || !p.gemm.tiles.iter().all(whole) {
-        return Err(format!(
-            "line {}: `gemm.tiles`: expected [rows, columns, rate ≤ 1] at least once",
-            line("tiles")
+        return Err(wrong(
+            "gemm.tiles",
+            "[rows, columns, rate ≤ 1] at least once",
+            format!("{:?}", p.gemm.tiles),
         ));
     }
-    Ok(profile)
+    Ok(())
 }
 
 #[cfg(test)]

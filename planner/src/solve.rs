@@ -148,7 +148,7 @@ fn check(q: &Question) -> Result<(), Infeasible> {
     if q.precision == Precision::Fp8 && q.hardware.peak_fp8.is_none() {
         return Err(refuse("precision.fp8_unsupported", &[]));
     }
-    if profile::preset(&q.hardware.profile).is_none() {
+    if profile::of(&q.hardware).is_none() {
         return Err(refuse("hardware.profile", &[]));
     }
     Ok(())
@@ -167,7 +167,7 @@ pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting
     let bitwise = q.hardware.kind == hardware::Kind::Cpu;
     Some(Setting {
         shape: crate::shape::Shape::new(&q.model, &q.variant),
-        profile: profile::preset(&q.hardware.profile)?,
+        profile: profile::of(&q.hardware)?,
         hardware: q.hardware.clone(),
         nodes: cluster.nodes,
         gpus_per_node: cluster.gpus_per_node,

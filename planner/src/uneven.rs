@@ -18,9 +18,8 @@ use crate::space::sharding;
 
 /// A plan with uneven stages is more to look at: it must save this share of a step at least.
 const MIN_GAIN: f64 = 2e-3;
-/// Stages of all programmes that are written at most: where no even plan fits, no bound spares any. What is left out then
-/// is counted (`uneven_work`).
-const WORK: u64 = 100_000;
+/// Stages of all programmes that are written at most; what is left out then is counted (`uneven_work`).
+const WORK: u64 = 20_000;
 /// Longest pipeline whose stages are shared out; longer ones hold few layers a stage.
 const LONGEST: u64 = 128;
 
@@ -258,6 +257,10 @@ pub fn improve(
     nodes: &[Node],
     found: &mut Found,
 ) {
+    // Without an even plan there is nothing to beat, and no bound would spare anything.
+    if found.best.is_none() {
+        return;
+    }
     let x = libm::log2(s.gpus() as f64);
     let wait = 1.0 + s.profile.comm.straggler * libm::sqrt(x) * x / (x + 1.0);
     let scales = Scales::new(s);
@@ -271,6 +274,8 @@ pub fn improve(
         // One rank with one policy has nothing to share out; interleaved runs must be even.
         let open = (pipeline || ways.len() > 1)
             && node.point.pp <= LONGEST
+            // A pipeline that never fills gains nothing by even stages.
+            && s.micro_batches(&node.point) >= node.point.pp
             && node.point.schedule != Schedule::Interleaved
             && (s.shape.layers >= 2 * node.point.pp || node.point.pp == 1);
         if open {
@@ -370,9 +375,10 @@ pub fn gibibyte(s: &Setting, pins: &Pins, node: &Node, costed: &Costed, limit: u
     if relaxed <= 0.0 {
         return Some((0.0, 0.0));
     }
-    let more = asked(s, &scales, point, node, &ways, limit.saturating_add(1 << 30)).programme.split()?;
-    let whole = costed.compute.pipeline - more.seconds - sends(s, point);
-    Some((relaxed, whole.max(0.0)))
+    let more = asked(s, &scales, point, node, &ways, limit.saturating_add(1 << 30)).programme;
+    let own = costed.compute.pipeline - sends(s, point);
+    let Some(more) = more.worth(own).and_then(|open| more.solved(&open)) else { return Some((relaxed, 0.0)) };
+    Some((relaxed, (own - more.seconds).max(0.0)))
 }
 
 /// Bytes that every device lacks, at the least, for a layout to hold its layers under the pins.

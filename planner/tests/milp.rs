@@ -136,7 +136,11 @@ fn equals_the_dynamic_programme_on_500_instances() {
         if std::env::var_os("LLMC_INSTANCES").is_none() {
             assert_eq!(found.is_some(), highs.is_some(), "{at}: HiGHS says otherwise");
             if let Some((ours, theirs)) = found.as_ref().zip(*highs) {
-                assert!((ours.seconds / theirs - 1.0).abs() < 1e-6, "{at}: {} against {theirs}", ours.seconds);
+                assert!(
+                    (ours.seconds / theirs - 1.0).abs() < 1e-6,
+                    "{at}: {} against {theirs}",
+                    ours.seconds
+                );
             }
         }
         match dynamic {
