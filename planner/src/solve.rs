@@ -226,7 +226,10 @@ fn spread_of(q: &Question, cluster: Cluster) -> u64 {
 fn with_batch(q: &Question, cluster: Cluster, tokens: u64, sequences: u64) -> Result<Outcome, Infeasible> {
     let limit = memory_limit(q);
     let mut setting = setting(q, cluster, sequences).ok_or_else(|| refuse("hardware.profile", &[]))?;
-    if let Some(own) = fitted::own(&setting.profile.name, setting.precision) {
+    // What a hardware file brings along is not fitted again.
+    if q.hardware.efficiencies.is_none()
+        && let Some(own) = fitted::own(&setting.profile.name, setting.precision)
+    {
         setting.profile = fitted::scaled(&setting.profile, &own.scale);
     }
     // One device: the walk decides what fits, so candidates a little over the limit are kept for it.

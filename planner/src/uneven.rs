@@ -376,7 +376,7 @@ pub fn gibibyte(s: &Setting, pins: &Pins, node: &Node, costed: &Costed, limit: u
         return Some((0.0, 0.0));
     }
     let more = asked(s, &scales, point, node, &ways, limit.saturating_add(1 << 30)).programme;
-    let own = costed.compute.pipeline - sends(s, point);
+    let own = costed.compute.pipeline - costed.compute.sends;
     let Some(more) = more.worth(own).and_then(|open| more.solved(&open)) else { return Some((relaxed, 0.0)) };
     Some((relaxed, (own - more.seconds).max(0.0)))
 }
