@@ -140,7 +140,10 @@ fn a_sweep_maps_losses_and_goes_on() {
     let output = well(folder.path(), &arguments);
     assert!(said(&output).contains("1/4  lr 1e-3  batch 512 tokens") && said(&output).contains("(known)"));
     let map = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(map.starts_with("validation loss after 10,240 tokens\nbatch \\ lr") && map.contains('*'), "{map}");
+    assert!(
+        map.starts_with("validation loss after 10,240 tokens\nbatch \\ lr") && map.contains('*'),
+        "{map}"
+    );
     let figures = json(&sweep.join("sweep.json"));
     let points = figures["points"].as_array().unwrap();
     assert_eq!(points.len(), 4);
@@ -156,7 +159,8 @@ fn a_sweep_maps_losses_and_goes_on() {
     assert_ne!(points[0]["loss"], points[1]["loss"]);
     assert!(std::fs::read_to_string(sweep.join("sweep.svg")).unwrap().contains(&format!("{least:.4}*")));
 
-    let other = llmc(folder.path(), &["sweep", "lr", "small.llm", "--lr", "1e-3", "--steps", "30"]).output().unwrap();
+    let other =
+        llmc(folder.path(), &["sweep", "lr", "small.llm", "--lr", "1e-3", "--steps", "30"]).output().unwrap();
     assert_eq!(other.status.code(), Some(2), "{}", said(&other));
     assert!(said(&other).contains("another sweep"), "{}", said(&other));
 }

@@ -149,6 +149,15 @@ pub fn search(s: &Setting, pins: &Pins, limit: u64) -> Found {
 
 /// [`search`] under a given lower bound; a bound that is not one gives a wrong answer, which the tests plant.
 pub fn search_by(s: &Setting, pins: &Pins, limit: u64, bound: fn(&Compute) -> f64) -> Found {
+    run(s, pins, limit, bound, true)
+}
+
+/// [`search`] without uneven stages, for a question asked of many counts of devices.
+pub fn search_even(s: &Setting, pins: &Pins, limit: u64) -> Found {
+    run(s, pins, limit, compute_bound, false)
+}
+
+fn run(s: &Setting, pins: &Pins, limit: u64, bound: fn(&Compute) -> f64, uneven: bool) -> Found {
     let space = enumerate(s, pins);
     let mut found = Found {
         considered: space.considered,
@@ -223,7 +232,7 @@ pub fn search_by(s: &Setting, pins: &Pins, limit: u64, bound: fn(&Compute) -> f6
     }
     // On one device the walk over the program has the last word on memory: less is asked of the closed form, in steps.
     let shares: &[f64] = if s.gpus() == 1 { &[0.95, 0.92, 0.88] } else { &[1.0] };
-    for share in shares {
+    for share in shares.iter().filter(|_| uneven) {
         uneven::improve(s, pins, (limit as f64 * share) as u64, &space.offloads, &open, &mut found);
     }
     found.frontier.retain(|c| found.best.as_ref().is_some_and(|b| c.step.total <= FRONTIER * b.step.total));

@@ -12,8 +12,8 @@ use crate::cost::{Setting, StateBytes};
 use crate::derive::{batch_tokens, flops_6nt, whole_sequences};
 use crate::fixes;
 use crate::money::rates;
-use crate::question::{Budget, Cluster, Question};
-use crate::search::{Costed, Found, search};
+use crate::question::{Budget, Cluster, Pins, Question};
+use crate::search::{Costed, Found, search, search_even};
 use crate::{fitted, hardware, joint, laws, profile};
 
 /// Ceilings, checked before anything is searched.
@@ -194,25 +194,30 @@ fn memory_limit(q: &Question) -> u64 {
 
 /// Searches the layouts of `q` for `tokens` on `cluster`.
 fn searched(q: &Question, cluster: Cluster, tokens: u64) -> Result<Outcome, Infeasible> {
-    let sequences = match q.batch_tokens {
-        Some(batch) => batch / q.model.context,
-        None => {
-            // A run of fewer tokens than one batch still takes one step.
-            let wanted = batch_tokens(&q.model, tokens as f64).0.min(tokens as f64) / q.model.context as f64;
-            whole_sequences(wanted, spread_of(q, cluster))
-        }
-    };
-    let out = with_batch(q, cluster, tokens, sequences)?;
+    let sequences = batch_of(q, cluster, tokens);
+    let out = with_batch(q, cluster, tokens, sequences, search)?;
     if q.batch_tokens.is_some() {
         return Ok(out);
     }
     // The laws' batch is the best for the loss; another may reach that loss sooner.
     match joint::candidate(q, &out, spread_of(q, cluster)) {
         Some(sequences) => {
-            let other = with_batch(q, cluster, tokens, sequences);
+            let other = with_batch(q, cluster, tokens, sequences, search);
             Ok(other.ok().filter(|other| joint::wins(q, &out, other)).unwrap_or(out))
         }
         None => Ok(out),
+    }
+}
+
+/// The laws' batch, or the pinned one, in sequences.
+fn batch_of(q: &Question, cluster: Cluster, tokens: u64) -> u64 {
+    match q.batch_tokens {
+        Some(batch) => batch / q.model.context,
+        None => {
+            // A run of fewer tokens than one batch still takes one step.
+            let wanted = batch_tokens(&q.model, tokens as f64).0.min(tokens as f64) / q.model.context as f64;
+            whole_sequences(wanted, spread_of(q, cluster))
+        }
     }
 }
 
@@ -223,7 +228,13 @@ fn spread_of(q: &Question, cluster: Cluster) -> u64 {
 }
 
 /// Searches the layouts of `q` at one batch.
-fn with_batch(q: &Question, cluster: Cluster, tokens: u64, sequences: u64) -> Result<Outcome, Infeasible> {
+fn with_batch(
+    q: &Question,
+    cluster: Cluster,
+    tokens: u64,
+    sequences: u64,
+    search: fn(&Setting, &Pins, u64) -> Found,
+) -> Result<Outcome, Infeasible> {
     let limit = memory_limit(q);
     let mut setting = setting(q, cluster, sequences).ok_or_else(|| refuse("hardware.profile", &[]))?;
     // What a hardware file brings along is not fitted again.
@@ -344,7 +355,9 @@ fn derive_cluster(q: &Question, limits: &Limits) -> Result<Cluster, Infeasible> 
     let prices = rates(&q.prices, &q.hardware);
     let mut closest: Option<(f64, f64)> = None;
     let mut meets = |gpus: u64| -> bool {
-        let Ok(out) = searched(q, of(gpus), tokens) else { return false };
+        // Of many counts, each by its even plan: the one taken is then searched in full, and is no slower.
+        let sequences = batch_of(q, of(gpus), tokens);
+        let Ok(out) = with_batch(q, of(gpus), tokens, sequences, search_even) else { return false };
         let seconds = out.run(q, out.best.step.total).seconds;
         let money = prices.bill(gpus, seconds).total;
         if closest.is_none_or(|c| seconds < c.0) {
