@@ -39,6 +39,10 @@ for path in sorted(glob.glob(f"{out}/selftest.out") + glob.glob(f"{out}/bench-*.
     except ValueError:
         session[name] = None
 json.dump(session, open(f"{out}/session.json", "w"))
+for path in glob.glob(f"{out}/*.out") + glob.glob(f"{out}/*.err") + glob.glob(f"{out}/gemm-*.json") + [f"{out}/parts.jsonl", f"{out}/card.txt"]:
+    session.setdefault("texts", {})[os.path.basename(path)] = open(path, errors="replace").read()[-6000:]
+    os.remove(path)
+json.dump(session, open(f"{out}/session.json", "w"))
 for name, r in session.items():
     if name.startswith("bench-") and r:
         busy = " ".join(f"{k} {1e3 * v:.0f}" for k, v in sorted(r["by_kind"].items(), key=lambda kv: -kv[1]))
