@@ -36,6 +36,9 @@ pub struct ParamBuffers {
     pub gradient: Option<BufferId>,
     /// f32 master; none when the weight is f32 itself.
     pub master: Option<BufferId>,
+    /// Device buffer that the master passes through when its home is in host memory; layers share its instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master_work: Option<BufferId>,
     /// Optimizer states, in the order of `Optimize::state_shapes`.
     pub states: Vec<BufferId>,
 }

@@ -9,9 +9,11 @@ use std::time::Instant;
 
 use llmc_plan::op::Op;
 use llmc_plan::param::ParamSpec;
-use llmc_plan::program::{Call, Instr, Place, Program, Segment};
+use llmc_plan::program::{Buffer, Call, Instr, Place, Program, Segment, Space};
 use tch::{Device, Tensor};
 
+use crate::cuda::Stream;
+use crate::cuda::streams::{self, Streams};
 use crate::failure::{Failure, Outcome};
 use crate::memory::Memory;
 use crate::meter::{Measured, Meter};
@@ -31,8 +33,12 @@ pub struct Machine<'p> {
     seed: u64,
     memory: Memory,
     meter: Meter,
+    /// Of an accelerator; none where everything runs in the order it is issued.
+    streams: Option<Streams>,
     /// Which parameter an instance is the weight or master of.
     owners: BTreeMap<(u32, u64), &'p ParamSpec>,
+    /// The same for masters on their way through a buffer that layers share: by buffer and layer.
+    passing: BTreeMap<(u32, u64), &'p ParamSpec>,
     /// Tokens of one micro-batch.
     tokens: u64,
     /// Transient instances alive now, and the bytes of everything alive.
@@ -105,8 +111,11 @@ impl<'p> Machine<'p> {
     /// # Errors
     /// As [`Memory::allocate`].
     pub fn new(program: &'p Program, device: Device, seed: u64) -> Outcome<Machine<'p>> {
-        let mut owners = BTreeMap::new();
+        let (mut owners, mut passing) = (BTreeMap::new(), BTreeMap::new());
         for param in &program.params {
+            if let Some(id) = param.buffers.master_work {
+                passing.insert((id.0, param.layer.unwrap_or(0)), param);
+            }
             for id in [Some(param.buffers.weight), param.buffers.master].into_iter().flatten() {
                 let layer = param.layer.map_or(0, |l| l as i64);
                 if let Some(instance) = program.buffer(id).and_then(|b| b.instance(layer, 0)) {
@@ -119,12 +128,17 @@ impl<'p> Machine<'p> {
             program,
             device,
             seed,
+            streams: match device {
+                Device::Cuda(_) if program.streams.len() > 1 => Some(Streams::new(program.streams.len())?),
+                _ => None,
+            },
             memory: Memory::allocate(program, device)?,
             meter: Meter::new(device),
             owners,
+            passing,
             tokens: micro_batch_tokens(program),
             alive: BTreeSet::new(),
-            live_bytes: persistent.map(|b| b.bytes() * b.instances()).sum(),
+            live_bytes: persistent.map(device_bytes).sum(),
         })
     }
 
@@ -176,6 +190,9 @@ impl<'p> Machine<'p> {
         mut observer: Option<&mut dyn Observer>,
     ) -> Outcome<()> {
         let _no_grad = tch::no_grad_guard();
+        if let (Device::Cuda(index), true) = (self.device, pass.list != "step" && self.streams.is_some()) {
+            tch::Cuda::synchronize(index as i64); // no event reaches from one list into another
+        }
         let clock = Instant::now();
         for (id, _) in std::mem::take(&mut self.alive) {
             self.live_bytes -= self.program.buffers.get(id as usize).map_or(0, |b| b.bytes());
@@ -226,8 +243,16 @@ impl<'p> Machine<'p> {
         let before = if metered { self.meter.begin()? } else { 0 };
         let start = clock.elapsed().as_secs_f64();
         let mut context = event.context(host);
-        execute(&instr.op, &mut context, &inputs, &outputs)
-            .map_err(|e| at(&event.place, &instr.op, e.into()))?;
+        let ran = match &mut self.streams {
+            None => execute(&instr.op, &mut context, &inputs, &outputs),
+            Some(streams) => on_stream(streams, call, instr, || match (&instr.op, &*inputs, &*outputs) {
+                (Op::Copy(_), [source], [destination]) if streams::crosses(source, destination) => {
+                    streams::copy(source, destination, Stream::current())
+                }
+                _ => execute(&instr.op, &mut context, &inputs, &outputs),
+            }),
+        };
+        ran.map_err(|e| at(&event.place, &instr.op, e.into()))?;
         if let (Device::Cuda(index), Some(true)) = (self.device, observer.as_ref().map(|o| o.waits())) {
             tch::Cuda::synchronize(index as i64);
         }
@@ -253,8 +278,10 @@ impl<'p> Machine<'p> {
         for reference in &instr.outputs {
             let (id, instance, tensor) = self.memory.resolve(self.program, reference, call)?;
             let first_row = reference.rows.map_or(0, |[start, _]| start);
-            parameter = parameter.or_else(|| Some((*self.owners.get(&(id.0, instance))?, first_row)));
-            if let Some(buffer) = self.program.buffer(id).filter(|b| !b.class.persistent())
+            let layer = call.layer.saturating_add_signed(reference.layer);
+            let owner = self.owners.get(&(id.0, instance)).or_else(|| self.passing.get(&(id.0, layer)));
+            parameter = parameter.or_else(|| Some((*owner?, first_row)));
+            if let Some(buffer) = self.program.buffer(id).filter(|b| passes(b))
                 && self.alive.insert((id.0, instance))
             {
                 self.live_bytes += buffer.bytes();
@@ -320,6 +347,40 @@ fn at(place: &Place, op: &Op, failure: Failure) -> Failure {
     } else {
         failure
     }
+}
+
+/// Runs `work` on the stream of an instruction, after what it waits for, and raises its events.
+fn on_stream(
+    streams: &mut Streams,
+    call: &Call,
+    instr: &Instr,
+    work: impl FnOnce() -> crate::error::Result<()>,
+) -> crate::error::Result<()> {
+    let stream = streams.get(instr.stream.0);
+    for wait in &instr.waits {
+        let layer = call.layer.wrapping_add_signed(wait.layer);
+        let micro_batch = call.micro_batch.wrapping_add_signed(wait.micro_batch);
+        // The event of the previous step is the one raised last: this step has not come to it yet.
+        streams.wait(stream, (wait.event.0, layer, micro_batch))?;
+    }
+    stream.make_current();
+    let done = work();
+    Stream::DEFAULT.make_current();
+    done?;
+    for event in &instr.signals {
+        streams.signal(stream, (event.0, call.layer, call.micro_batch))?;
+    }
+    Ok(())
+}
+
+/// Whether instances of a buffer come and go on the device.
+fn passes(buffer: &Buffer) -> bool {
+    !buffer.class.persistent() && buffer.space == Space::Device
+}
+
+/// Bytes of all instances, on the device.
+fn device_bytes(buffer: &Buffer) -> u64 {
+    if buffer.space == Space::Device { buffer.bytes() * buffer.instances() } else { 0 }
 }
 
 /// Tokens of a micro-batch, from the instruction that loads it.

@@ -6,6 +6,7 @@ use llmc_plan::plan::DType;
 use llmc_plan::program::{Buffer, BufferId, Call, Program, Ref, Space};
 use tch::{Device, Kind, Tensor};
 
+use crate::cuda;
 use crate::failure::{Failure, Outcome};
 
 /// All tensors of one rank.
@@ -97,18 +98,18 @@ fn bytes(count: u64, device: Device) -> Result<Tensor, tch::TchError> {
 
 /// All instances of one buffer.
 fn instances(buffer: &Buffer, arena: &Tensor, device: Device) -> Outcome<Vec<Tensor>> {
-    if buffer.space != Space::Device {
-        return Err(Failure::refused(format!(
-            "buffer `{}` lies in {:?} memory; this worker runs programs whose buffers are all on the device",
-            buffer.name, buffer.space
-        )));
-    }
+    let home = if buffer.space == Space::Device { device } else { Device::Cpu };
     let shape: Vec<i64> = buffer.shape.iter().map(|d| i64::try_from(*d).unwrap_or(i64::MAX)).collect();
-    if buffer.class.persistent() {
+    if buffer.class.persistent() || buffer.space != Space::Device {
         let one = || {
-            Tensor::f_zeros(&shape, (kind(buffer.dtype), device)).map_err(|e| {
+            let tensor = Tensor::f_zeros(&shape, (kind(buffer.dtype), home)).map_err(|e| {
                 Failure::environment(format!("no {} bytes for `{}`: {e}", buffer.bytes(), buffer.name))
-            })
+            })?;
+            if buffer.space == Space::Pinned && device != Device::Cpu {
+                // Not libtorch's pinned allocator, which rounds up to powers of two.
+                cuda::streams::pin(&tensor)?;
+            }
+            Ok(tensor)
         };
         return (0..buffer.instances()).map(|_| one()).collect();
     }

@@ -3,7 +3,7 @@
 use super::build::Builder;
 use super::params::Eight;
 use super::shape::Shape;
-use crate::plan::{DType, Plan};
+use crate::plan::{DType, OptimizerKind, Plan};
 use crate::program::{Class, Index, Ref, Space};
 
 /// Handles of every buffer that is not a parameter.
@@ -23,6 +23,8 @@ pub struct Activations {
     pub first_sq: Option<Ref>,
     /// fp16 only.
     pub loss_scale: Option<LossScale>,
+    /// Learning rate, step number, clip divisor and skip flag as a paged update reads them; with one only.
+    pub applied: Option<[Ref; 4]>,
     /// The micro-batch.
     pub ids: Ref,
     pub targets: Ref,
@@ -144,6 +146,10 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
             weight: scalar("loss_scale.weight", Class::Constant),
         }
     });
+    // Optimizers of several kernels, with scratch between them, stay on the stream that computes.
+    let one_kernel = matches!(plan.optimizer.kind, OptimizerKind::Adamw | OptimizerKind::PagedAdamw);
+    let applied = (shape.offload_optimizer && one_kernel)
+        .then(|| ["lr.applied", "step.applied", "grad_scale.applied", "skip.applied"].map(|s| constant(s, &[1])));
 
     let mut batch = |name: &str, extent, dtype| b.buffer(name, &[extent], dtype, Class::Batch, Index::Slot);
     let [ids, targets, positions] = ["ids", "targets", "positions"].map(|s| batch(s, n, DType::I64));
@@ -194,6 +200,7 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
         step,
         first_sq,
         loss_scale,
+        applied,
         ids,
         targets,
         positions,

@@ -4,6 +4,7 @@ use super::Lowering;
 use super::build::Draft;
 use super::params::Param;
 use super::shape::Shape;
+use super::transfer;
 use super::units::GATHER;
 use crate::op::{
     AdjustScale, AllReduce, Clip, Copy, Fill, Gather, Initialise, Optimize, RopeTables, ScaleLoss, Snapshot,
@@ -11,6 +12,9 @@ use crate::op::{
 };
 use crate::plan::Plan;
 use crate::program::{Axis, Ref};
+
+/// A paged update runs beside the next step's first forward pass, which waits for it layer by layer.
+const UPDATE: &str = "update";
 
 /// Fills weights, masters, accumulators and states of some parameters. Masters are filled shard by shard and
 /// gathered; weights without a master are filled whole: the values do not depend on who makes them.
@@ -20,8 +24,10 @@ pub fn init(name: &str, params: &[&Param], shape: &Shape) -> Draft {
         match param.master {
             None => s.op(Initialise {}, [], [param.weight]),
             Some(master) => {
-                s.op(Initialise {}, [], [master.home]);
-                s.op(Copy {}, [master.home], [param.own]);
+                // Made where the optimizer works on it: a host would take minutes for a large model.
+                s.op(Initialise {}, [], [master.work]);
+                s.op(Copy {}, [master.work], [param.own]);
+                transfer::store(&mut s, master);
                 if param.own != param.weight {
                     s.on_for(GATHER, |s| s.op(Gather { axis: Axis::Shard }, [param.own], [param.weight]));
                 }
@@ -97,7 +103,8 @@ pub fn sum(name: &str, scalar: Ref, axes: &[Axis], shape: &Shape) -> Draft {
     s
 }
 
-/// Clip divisor and skip flag from the squared norm.
+/// Clip divisor and skip flag from the squared norm. A paged update goes on while the next step begins: it gets the
+/// learning rate and step number of its own step.
 pub fn clip(l: &Lowering) -> Draft {
     let a = l.acts;
     let mut s = Draft::new("clip");
@@ -109,13 +116,22 @@ pub fn clip(l: &Lowering) -> Draft {
     if let Some(scaled) = a.loss_scale {
         s.op(AdjustScale::CUSTOMARY, [a.skip], [a.grad_scale, scaled.scale, scaled.good]);
     }
+    if let Some([lr, step, grad_scale, skip]) = a.applied {
+        for (from, to) in [(a.lr, lr), (a.step, step), (a.grad_scale, grad_scale), (a.skip, skip)] {
+            s.op(Copy {}, [from], [to]);
+        }
+    }
     s
 }
 
 /// Updates parameters.
 pub fn optimize(l: &Lowering, name: &str, params: &[&Param]) -> Draft {
     let a = l.acts;
+    let [lr, step, grad_scale, skip] = a.applied.unwrap_or([a.lr, a.step, a.grad_scale, a.skip]);
     let mut s = Draft::new(name);
+    if a.applied.is_some() {
+        s.on(UPDATE);
+    }
     for param in params {
         let Some(gradient) = param.reduced else { continue };
         let updated = param.master.map_or(param.own, |master| master.work);
@@ -123,7 +139,7 @@ pub fn optimize(l: &Lowering, name: &str, params: &[&Param]) -> Draft {
         let copy = param.master.map(|_| param.own);
         let outputs = [updated].into_iter().chain(states).chain(copy);
         let op = settings(l.plan, param);
-        s.op(op, [gradient, a.lr, a.grad_scale, a.skip, a.step], outputs);
+        s.op(op, [gradient, lr, grad_scale, skip, step], outputs);
     }
     s
 }

@@ -379,6 +379,7 @@ fn specs(builder: &mut Builder, plan: &Plan, shape: &Shape, d: &Description, par
                 weight: param.weight.buffer,
                 gradient: param.reduced.map(|r| r.buffer),
                 master: param.master.map(|r| r.home.buffer),
+                master_work: param.master.filter(|r| r.home != r.work).map(|r| r.work.buffer),
                 states: param.states.iter().map(|r| r.home.buffer).collect(),
             },
             layer,

@@ -30,10 +30,13 @@ pub fn write(b: &mut Builder, l: &Lowering) -> Result<(), LowerError> {
     let zero_block = b.add_some(optimizer::zero("grads.zero.block", &blocks, l.shape))?;
     let segments = Segments::write(b, l)?;
     let quantise = b.add_some(product::quantise_weights(&blocks))?;
-    let mut step: Vec<Call> = once(begin).into_iter().chain(once(zero_top)).chain(each(zero_block)).collect();
+    let mut step: Vec<Call> = once(begin).into_iter().chain(once(zero_top)).collect();
+    // A paged update still reads the gradients while the next forward pass runs: cleared before the backward pass.
+    let late = if l.acts.applied.is_some() { zero_block } else { None };
+    step.extend(each(zero_block.filter(|_| late.is_none())));
     step.extend(each(quantise));
     let first_norms = update::first_norms(b, l)?;
-    step.extend(gathered_ahead(passes(l, &segments, &first_norms)));
+    step.extend(gathered_ahead(passes(l, &segments, late, &first_norms)));
     let everywhere = [Axis::Tensor, Axis::Context, Axis::Shard, Axis::Replicate, Axis::Pipeline];
     let loss_sum = b.add_some(optimizer::sum("loss.reduce", a.loss_sum, &everywhere, l.shape))?;
     step.extend(once(loss_sum));
@@ -221,6 +224,8 @@ fn gathered_ahead(items: Vec<Item>) -> Vec<Call> {
 struct Writer<'a> {
     l: &'a Lowering<'a>,
     s: &'a Segments,
+    /// Clears a block's gradients before the first backward pass.
+    zero: Option<SegmentId>,
     items: Vec<Item>,
 }
 
@@ -300,6 +305,9 @@ impl Writer<'_> {
             if layer > chunk.first {
                 self.plain(s.fetch, layer - 1, m);
             }
+            if m == 0 {
+                self.plain(self.zero, layer, m);
+            }
             let block = self.passes(layer);
             self.block(if layer == 0 { block.first_backward } else { block.backward }, layer, m);
             if !self.l.shape.deferred {
@@ -345,8 +353,8 @@ impl Writer<'_> {
 }
 
 /// All passes of a step, `after_first` behind those of the first micro-batch.
-fn passes(l: &Lowering, s: &Segments, after_first: &[Call]) -> Vec<Item> {
-    let mut writer = Writer { l, s, items: Vec::new() };
+fn passes(l: &Lowering, s: &Segments, zero: Option<SegmentId>, after_first: &[Call]) -> Vec<Item> {
+    let mut writer = Writer { l, s, zero, items: Vec::new() };
     for Action { pass, chunk: run, micro_batch } in &l.shape.actions {
         let run = *run as usize;
         let Some(chunk) = l.shape.chunks.get(run).copied() else { continue };
@@ -366,7 +374,7 @@ fn passes(l: &Lowering, s: &Segments, after_first: &[Call]) -> Vec<Item> {
 
 /// The passes of a validation micro-batch.
 fn evaluation(l: &Lowering, s: &Segments) -> Vec<Item> {
-    let mut writer = Writer { l, s, items: Vec::new() };
+    let mut writer = Writer { l, s, zero: None, items: Vec::new() };
     for (run, chunk) in l.shape.chunks.iter().enumerate() {
         writer.eval(run, *chunk);
     }

@@ -2,7 +2,7 @@
 
 use super::Lowering;
 use super::build::Draft;
-use super::params::Param;
+use super::params::{Param, Stored};
 use crate::op::{Copy, Recv, Send};
 use crate::program::{Axis, Ref};
 
@@ -72,6 +72,16 @@ pub fn fetch(l: &Lowering, host: Ref) -> Draft {
     s
 }
 
+/// Takes one tensor of the optimizer to its home, if that is in host memory.
+pub fn store(s: &mut Draft, stored: Stored) {
+    if stored.home != stored.work {
+        s.on_for(COPY_OUT, |s| {
+            s.op(Copy {}, [stored.work], [stored.home]);
+            s.free([stored.work]);
+        });
+    }
+}
+
 /// Brings the optimizer's tensors of some parameters to the device; empty when they live there.
 pub fn fetch_states(name: &str, params: &[&Param]) -> Draft {
     let mut s = Draft::new(name);
@@ -85,10 +95,8 @@ pub fn fetch_states(name: &str, params: &[&Param]) -> Draft {
 /// Takes them back.
 pub fn store_states(name: &str, params: &[&Param]) -> Draft {
     let mut s = Draft::new(name);
-    s.on(COPY_OUT);
-    for stored in params.iter().flat_map(|p| p.stored()).filter(|stored| stored.home != stored.work) {
-        s.op(Copy {}, [stored.work], [stored.home]);
-        s.free([stored.work]);
+    for stored in params.iter().flat_map(|p| p.stored()) {
+        store(&mut s, stored);
     }
     s
 }

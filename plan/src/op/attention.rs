@@ -50,10 +50,11 @@ impl AttentionForward {
             return None;
         }
         let rows = product(&[qkv.extent(0), self.heads]);
+        let heads = product(&[self.sequences, self.heads]).max(1);
         Some(Library {
             output: product(&[rows, self.head_dim, qkv.dtype.bytes()]),
             statistics: product(&[rows, 4]),
-            sums: if self.deterministic { FLASH_SPLITS } else { 1 },
+            sums: if self.deterministic { MULTIPROCESSORS.div_ceil(heads) } else { 1 },
         })
     }
 
@@ -64,10 +65,9 @@ impl AttentionForward {
     }
 }
 
-/// Upper bound of dQ sums of FlashAttention in a fixed order: ⌈multiprocessors ÷ (sequences · heads)⌉ of 132
-/// (flash-attention, csrc/flash_attn/flash_api.cpp, `mha_bwd`), for at least 16 heads.
-const FLASH_SPLITS: u64 = 9;
-
+/// FlashAttention in a fixed order keeps ⌈multiprocessors ÷ (sequences · heads)⌉ sums of dQ (flash-attention,
+/// csrc/flash_attn/flash_api.cpp, `mha_bwd`): those of Hopper here, which has the most.
+const MULTIPROCESSORS: u64 = 132;
 impl Spec for AttentionForward {
     fn kind(&self) -> Kind {
         Kind::Attention

@@ -34,6 +34,11 @@ impl Stream {
         Stream(handle)
     }
 
+    /// What the driver knows it by.
+    pub(super) fn handle(self) -> sys::CUstream {
+        self.0 as sys::CUstream
+    }
+
     /// What this thread launches on; torch keeps its current stream by thread too.
     pub fn current() -> Stream {
         CURRENT.get()

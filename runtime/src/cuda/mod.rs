@@ -29,6 +29,7 @@ pub mod quantise;
 pub mod rope;
 pub mod source;
 mod stopwatch;
+pub mod streams;
 pub mod swiglu;
 
 use driver::Gpu;

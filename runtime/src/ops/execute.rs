@@ -243,7 +243,7 @@ fn attend(op: &Op, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
                 (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;
             if let Some(how) = fused::how(a, qkv) {
-                return fused::forward(how, qkv, cu_seqlens, heads, out, lse);
+                return fused::forward(how, qkv, &fused::bounds(a, cu_seqlens)?, heads, out, lse);
             }
             let spans = packed_spans(a, cu_seqlens)?;
             attention::forward(&Qkv::packed(qkv, heads)?, out, lse, heads, &spans, signed(a.context))
@@ -256,7 +256,7 @@ fn attend(op: &Op, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;
             let saved = Saved { dout, out, lse };
             if let Some(how) = fused::how(a, qkv) {
-                let [dq, dk, dv] = fused::backward(how, qkv, &saved, cu_seqlens, heads)?;
+                let [dq, dk, dv] = fused::backward(how, qkv, &saved, &fused::bounds(a, cu_seqlens)?, heads)?;
                 let angles = Angles { cos, sin, positions };
                 return pack_inverse(
                     angles,

@@ -1,6 +1,6 @@
 //! Programs run in this process.
 
-use llmc_plan::plan::Recompute;
+use llmc_plan::plan::{OptimizerKind, Precision, Recompute};
 use llmc_plan::walk;
 
 use crate::support::{alone, bytes, machine, plan, program, step, stream, tensors};
@@ -61,4 +61,27 @@ fn measured_peak_is_the_simulated_one() {
     let error = measured as f64 / simulated as f64 - 1.0;
     eprintln!("measured {measured} simulated {simulated} {error:+.4}");
     assert!(error.abs() < 0.02, "measured {measured}, simulated {simulated}");
+}
+
+/// A paged update works through a ring of two layers and host memory, and makes the same weights.
+#[test]
+fn a_paged_update_is_bit_equal() {
+    let _alone = alone();
+    let mut outcomes = Vec::new();
+    for kind in [OptimizerKind::Adamw, OptimizerKind::PagedAdamw] {
+        let mut plan = plan();
+        plan.optimizer.kind = kind;
+        plan.precision = Precision::Bf16;
+        let (program, stream) = (program(&plan), stream(&plan));
+        let mut machine = machine(&program, &plan);
+        let losses: Vec<u64> =
+            (0..4).map(|done| step(&mut machine, &plan, &stream, done).to_bits()).collect();
+        let kept = ["w.", "master.", "m.", "v."].map(|prefix| tensors(&machine, prefix));
+        let named = kept.iter().flatten().filter(|(name, _)| !name.contains(".work."));
+        let values: Vec<_> = named.map(|(n, t)| (n.clone(), bytes(t))).collect();
+        outcomes.push((losses, values, walk::memory(&program).optimizer));
+    }
+    assert_eq!(outcomes[0].0, outcomes[1].0, "losses");
+    assert!(outcomes[0].1 == outcomes[1].1, "weights, masters and moments");
+    assert!(outcomes[0].2 > 0 && outcomes[1].2 == 0, "states leave the device");
 }

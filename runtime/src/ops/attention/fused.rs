@@ -44,6 +44,15 @@ fn by_head(qkv: &Tensor, heads: Heads) -> Result<[Tensor; 3]> {
     Ok([parts.q.f_flatten(1, 2)?, parts.k, parts.v])
 }
 
+/// Bounds of what attends to itself: the documents, or without a mask the sequences.
+pub(in crate::ops) fn bounds(op: &AttentionForward, cu_seqlens: &Tensor) -> Result<Tensor> {
+    if op.document_mask {
+        return Ok(cu_seqlens.shallow_clone());
+    }
+    let (context, end) = (signed(op.context), signed(op.sequences.saturating_mul(op.context)));
+    Ok(Tensor::f_arange_start_step(0, end + 1, context.max(1), (Kind::Int, cu_seqlens.device()))?)
+}
+
 fn rows(t: &Tensor, heads: Heads) -> Result<Tensor> {
     Ok(t.f_unflatten(1, [heads.kv * heads.group, heads.dim])?)
 }
