@@ -136,6 +136,10 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
     let [lr, inv_weight, loss_sum, grad_sq, grad_scale, skip, step] =
         ["lr", "inv_weight", "loss_sum", "grad_sq", "grad_scale", "skip", "step"].map(|s| constant(s, &[1]));
 
+    // Optimizers of several kernels, with scratch between them, stay on the stream that computes.
+    let one_kernel = matches!(plan.optimizer.kind, OptimizerKind::Adamw | OptimizerKind::PagedAdamw);
+    let applied = (shape.offload_optimizer && one_kernel)
+        .then(|| ["lr.applied", "step.applied", "grad_scale.applied", "skip.applied"].map(|s| constant(s, &[1])));
     let first_sq = (plan.layout.gpus == 1 && plan.batch.accumulation > 1)
         .then(|| b.buffer("grad_sq.first", &[1], DType::F32, Class::Constant, Index::One));
     let loss_scale = (c == DType::F16).then(|| {
@@ -146,11 +150,6 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
             weight: scalar("loss_scale.weight", Class::Constant),
         }
     });
-    // Optimizers of several kernels, with scratch between them, stay on the stream that computes.
-    let one_kernel = matches!(plan.optimizer.kind, OptimizerKind::Adamw | OptimizerKind::PagedAdamw);
-    let applied = (shape.offload_optimizer && one_kernel)
-        .then(|| ["lr.applied", "step.applied", "grad_scale.applied", "skip.applied"].map(|s| constant(s, &[1])));
-
     let mut batch = |name: &str, extent, dtype| b.buffer(name, &[extent], dtype, Class::Batch, Index::Slot);
     let [ids, targets, positions] = ["ids", "targets", "positions"].map(|s| batch(s, n, DType::I64));
     let cu_seqlens = batch("cu_seqlens", documents + 1, DType::I32);
