@@ -138,8 +138,9 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
 
     // Optimizers of several kernels, with scratch between them, stay on the stream that computes.
     let one_kernel = matches!(plan.optimizer.kind, OptimizerKind::Adamw | OptimizerKind::PagedAdamw);
-    let applied = (shape.offload_optimizer && one_kernel)
-        .then(|| ["lr.applied", "step.applied", "grad_scale.applied", "skip.applied"].map(|s| constant(s, &[1])));
+    let applied = (shape.offload_optimizer && one_kernel).then(|| {
+        ["lr.applied", "step.applied", "grad_scale.applied", "skip.applied"].map(|s| constant(s, &[1]))
+    });
     let first_sq = (plan.layout.gpus == 1 && plan.batch.accumulation > 1)
         .then(|| b.buffer("grad_sq.first", &[1], DType::F32, Class::Constant, Index::One));
     let loss_scale = (c == DType::F16).then(|| {

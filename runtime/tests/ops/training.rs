@@ -51,7 +51,13 @@ fn parameter(parts: &[(&str, u64)], columns: u64, init: Init) -> ParamSpec {
         lr_multiplier: 1.0,
         frozen: false,
         state_dtypes: Vec::new(),
-        buffers: ParamBuffers { weight: BufferId(0), gradient: None, master: None, states: Vec::new() },
+        buffers: ParamBuffers {
+            weight: BufferId(0),
+            gradient: None,
+            master: None,
+            master_work: None,
+            states: Vec::new(),
+        },
         layer: None,
     }
 }
