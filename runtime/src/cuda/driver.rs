@@ -14,8 +14,9 @@ use crate::error::{Error, Result};
 
 /// Oldest card the kernels are written for: bf16 arithmetic came with compute capability 8.0 (PTX ISA 7.0).
 const OLDEST: u32 = 80;
-/// Bytes of dynamic shared memory that a block may have without asking (CUDA C++ Programming Guide, "Shared Memory").
-const UNASKED_SHARED: u32 = 48 << 10;
+/// Bytes of dynamic shared memory that a block may have without asking: 48 KiB (CUDA C++ Programming Guide, "Shared
+/// Memory") less what kernels here have statically.
+const UNASKED_SHARED: u32 = 40 << 10;
 
 /// A stream to launch on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
