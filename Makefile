@@ -22,7 +22,7 @@ TESTER   := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run
 export LLMC_WORKER := $(abspath $(RELEASE)/llmc-worker)
 export LLMC_DATA   := $(abspath $(RELEASE)/llmc-data)
 
-.PHONY: help demo test test-plan test-corpus test-runtime test-run test-peers fuzz bench lint toolchain libtorch worker quickstart-text
+.PHONY: gpu-session help demo test test-plan test-corpus test-runtime test-run test-peers fuzz bench lint toolchain libtorch worker quickstart-text
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,14 @@ test-peers: toolchain ## files by pyarrow, datasets, webdataset, Megatron-core, 
 worker: libtorch ## build llmc, llmc-worker and llmc-data
 	cargo build --release --quiet
 	cargo build --release --quiet -p llmc-corpus -p llmc-runtime
+
+gpu-session: worker ## gather what benches/gpu/session.sh needs on a GPU machine: programs, op tests, plans
+	cargo test --release --quiet -p llmc-runtime --test ops --no-run
+	rm -rf $(TARGET)/gpu && mkdir -p $(TARGET)/gpu
+	cp $(RELEASE)/llmc-worker benches/gpu/session.sh $(TARGET)/gpu/
+	cp "$$(ls -t $(RELEASE)/deps/ops-* | grep -v '\.d$$' | head -n 1)" $(TARGET)/gpu/ops
+	for recipe in benches/gpu/recipes/*.llm benches/gpu/held_out/*.llm; do \
+	  $(LLMC) plan "$$recipe" -o $(TARGET)/gpu/"$$(basename "$$recipe" .llm)".json >/dev/null 2>&1 || echo "not planned: $$recipe"; done
 
 fuzz: ## 200,000 random and mutated recipes through parse, check and fmt
 	LLMC_FUZZ_CASES=200000 cargo test --release -p llmc-grammar --test fuzz

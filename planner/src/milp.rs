@@ -9,6 +9,9 @@ use good_lp::{
     WithMipGap, constraint, microlp, variable,
 };
 
+/// Choices that exclude each other: weights of counts, by position.
+type Cut = Vec<(f64, Vec<u64>)>;
+
 /// One way to run a layer: recompute nothing, some, all; keep or offload.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Policy {
@@ -57,7 +60,7 @@ pub struct Split {
 /// The fastest mixes of a programme's stages, and the least slowest stage: what its cuts are made of.
 #[derive(Debug, Clone)]
 pub struct Open {
-    table: Vec<Vec<(f64, Vec<u64>)>>,
+    table: Vec<Cut>,
     least: f64,
 }
 
@@ -120,7 +123,7 @@ impl Programme {
     }
 
     /// Of every stage, the fastest mix of 1, 2, … layers, as far as they fit and take no longer than `slowest`.
-    fn table(&self, slowest: f64) -> Vec<Vec<(f64, Vec<u64>)>> {
+    fn table(&self, slowest: f64) -> Vec<Cut> {
         let most = (self.layers + 1).saturating_sub(self.stages.len() as u64);
         let each = self.policies.iter().map(|p| p.seconds).fold(f64::INFINITY, f64::min);
         let row = |s: &Stage| {
@@ -131,7 +134,7 @@ impl Programme {
     }
 
     /// The least slowest stage under which all layers fit: a cut, for no split is faster.
-    fn least_slowest(&self, table: &[Vec<(f64, Vec<u64>)>]) -> Option<f64> {
+    fn least_slowest(&self, table: &[Cut]) -> Option<f64> {
         let held = |limit: f64| -> u64 {
             table
                 .iter()
@@ -152,7 +155,7 @@ impl Programme {
     /// A split to start from: under the least slowest stage, every layer goes where it costs least. The best there is
     /// where a stage's time is convex in its layers;
     /// where it is not, moves of one layer mend what they can.
-    fn start(&self, table: &[Vec<(f64, Vec<u64>)>], slowest: f64) -> Option<Vec<usize>> {
+    fn start(&self, table: &[Cut], slowest: f64) -> Option<Vec<usize>> {
         let mut held = vec![1_usize; table.len()];
         for _ in self.stages.len() as u64..self.layers {
             let cost = |(i, n): (usize, &usize)| {
@@ -189,7 +192,7 @@ impl Programme {
     fn solve(
         &self,
         extra: f64,
-        cuts: Option<(&[Vec<(f64, Vec<u64>)>], f64)>,
+        cuts: Option<(&[Cut], f64)>,
     ) -> Result<(Vec<Vec<f64>>, f64), ResolutionError> {
         let mut vars = ProblemVariables::new();
         let start = cuts.and_then(|(table, slowest)| self.start(table, slowest));

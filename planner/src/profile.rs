@@ -132,6 +132,13 @@ pub struct Fixed {
     pub workspace_bytes: u64,
     /// Reserved ÷ allocated − 1.
     pub slack: f64,
+    /// Share of a layer's forward pass that full recomputation repeats: 1 where a framework runs the block again.
+    #[serde(default = "whole")]
+    pub redo: f64,
+}
+
+fn whole() -> f64 {
+    1.0
 }
 
 /// What the profile was measured on; outside of it a plan lists an extrapolation.

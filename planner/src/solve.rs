@@ -11,6 +11,7 @@ use crate::cost::memory::stage_memory;
 use crate::cost::{Setting, StateBytes};
 use crate::derive::{batch_tokens, flops_6nt, whole_sequences};
 use crate::fixes;
+use crate::logs::REDO;
 use crate::money::rates;
 use crate::question::{Budget, Cluster, Pins, Question};
 use crate::search::{Costed, Found, search, search_even};
@@ -238,10 +239,11 @@ fn with_batch(
     let limit = memory_limit(q);
     let mut setting = setting(q, cluster, sequences).ok_or_else(|| refuse("hardware.profile", &[]))?;
     // What a hardware file brings along is not fitted again.
-    if q.hardware.efficiencies.is_none()
-        && let Some(own) = fitted::own(&setting.profile.name, setting.precision)
-    {
-        setting.profile = fitted::scaled(&setting.profile, &own.scale);
+    if q.hardware.efficiencies.is_none() {
+        if let Some(own) = fitted::own(&setting.profile.name, setting.precision) {
+            setting.profile = fitted::scaled(&setting.profile, &own.scale);
+        }
+        setting.profile.fixed.redo = REDO;
     }
     // One device: the walk decides what fits, so candidates a little over the limit are kept for it.
     let slack = if cluster.gpus() == 1 { SLACK } else { 0.0 };

@@ -76,7 +76,7 @@ pub fn recompute(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
         Recompute::None => 0.0,
         // Two norms (read h, write h) and the SwiGLU product (read 2f, write f).
         Recompute::Selective => n * (4.0 * h + 3.0 * f) / pointwise_rate(s),
-        Recompute::Full => time.forward(),
+        Recompute::Full => s.profile.fixed.redo * time.forward(),
     }
 }
 

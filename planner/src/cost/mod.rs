@@ -68,7 +68,8 @@ impl StateBytes {
             OptimizerKind::Lion => one,
             OptimizerKind::Adafactor => 0.01,
         };
-        let paged = if kind == OptimizerKind::PagedAdamw { moments } else { 0.0 };
+        // The master travels with its moments: so the program pages them.
+        let paged = if kind == OptimizerKind::PagedAdamw { master + moments } else { 0.0 };
         StateBytes { weight, gradient: 4.0, optimizer: master + moments, paged }
     }
 }

@@ -18,6 +18,7 @@ const FITTED: &[&str] = &[
     include_str!("h100-foundry.toml"),
     include_str!("internevo.toml"),
     include_str!("jax.toml"),
+    include_str!("h100-llmc.toml"),
     include_str!("h100-jax-bf16.toml"),
     include_str!("h100-jax-fp8.toml"),
     include_str!("megatron.toml"),
