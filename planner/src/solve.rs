@@ -238,8 +238,8 @@ fn with_batch(
 ) -> Result<Outcome, Infeasible> {
     let limit = memory_limit(q);
     let mut setting = setting(q, cluster, sequences).ok_or_else(|| refuse("hardware.profile", &[]))?;
-    // What a hardware file brings along is not fitted again.
-    if q.hardware.efficiencies.is_none() {
+    // What a hardware file brings along is not fitted again; our own steps were measured on one device only.
+    if q.hardware.efficiencies.is_none() && cluster.gpus() == 1 {
         if let Some(own) = fitted::own(&setting.profile.name, setting.precision) {
             setting.profile = fitted::scaled(&setting.profile, &own.scale);
         }
