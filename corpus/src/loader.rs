@@ -33,10 +33,17 @@ pub struct Loaded {
     pub step: u64,
     /// Micro-batch of the step.
     pub micro_batch: u64,
-    /// Σ w of the whole step, over all ranks.
-    pub step_weight: f64,
+    /// Σ w of each source in the whole step, over all ranks.
+    pub source_weights: Arc<[f64]>,
     /// The tokens.
     pub batch: Batch,
+}
+
+impl Loaded {
+    /// Σ w of the whole step, over all ranks and sources.
+    pub fn step_weight(&self) -> f64 {
+        self.source_weights.iter().sum()
+    }
 }
 
 /// How long the trainer waited for data.
@@ -128,8 +135,8 @@ impl Drop for Loader {
 
 fn read_ahead(stream: &Stream, part: Part, sender: &SyncSender<Result<Loaded>>, returned: &Receiver<Batch>) {
     for step in part.first_step..part.end_step {
-        let step_weight = match stream.step_weight(step) {
-            Ok(weight) => weight,
+        let source_weights: Arc<[f64]> = match stream.source_weights(step) {
+            Ok(weights) => weights.into(),
             Err(error) => {
                 let _ = sender.send(Err(error));
                 return;
@@ -138,7 +145,10 @@ fn read_ahead(stream: &Stream, part: Part, sender: &SyncSender<Result<Loaded>>, 
         for micro_batch in 0..part.accumulation {
             let mut batch = returned.try_recv().unwrap_or_default();
             let filled = stream.fill(step, micro_batch, part.rank, part.ranks, &mut batch);
-            let loaded = filled.map(|()| Loaded { step, micro_batch, step_weight, batch });
+            let loaded = filled.map(|()| {
+                let source_weights = source_weights.clone();
+                Loaded { step, micro_batch, source_weights, batch }
+            });
             let failed = loaded.is_err();
             if sender.send(loaded).is_err() || failed {
                 return;

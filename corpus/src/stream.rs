@@ -244,7 +244,7 @@ impl Stream {
         prepare(batch, self.shape);
         let mut scratch = Scratch::default();
         for (row, sample) in (first + part * sequences..first + (part + 1) * sequences).enumerate() {
-            let (source, index) = self.locate(sample)?;
+            let (_, source, index) = self.locate(sample)?;
             source.samples.fill(index, row, batch, &mut scratch)?;
         }
         finish(batch, self.shape);
@@ -256,14 +256,23 @@ impl Stream {
     /// # Errors
     /// A source that runs out, a damaged index.
     pub fn step_weight(&self, step: u64) -> Result<f64> {
+        Ok(self.source_weights(step)?.iter().sum())
+    }
+
+    /// The same for each source, in the order of the specification. Whole numbers.
+    ///
+    /// # Errors
+    /// As [`Stream::step_weight`].
+    pub fn source_weights(&self, step: u64) -> Result<Vec<f64>> {
         let first = self.step_start(step)?;
-        let mut weight = 0;
+        let mut weights = vec![0.0; self.sources.len()];
         let mut scratch = Scratch::default();
         for sample in first..first + self.global_sequences {
-            let (source, index) = self.locate(sample)?;
-            weight += source.samples.weight(index, &mut scratch)?;
+            let (number, source, index) = self.locate(sample)?;
+            let weight = source.samples.weight(index, &mut scratch)?;
+            weights.get_mut(number).into_iter().for_each(|sum| *sum += weight as f64);
         }
-        Ok(weight as f64)
+        Ok(weights)
     }
 
     /// Samples until a source has been read as often as its limit allows; `None` without limits.
@@ -408,7 +417,8 @@ impl Stream {
         })
     }
 
-    fn locate(&self, sample: u64) -> Result<(&Source, u64)> {
+    /// Number of a sample's source, the source, and which of its samples it is.
+    fn locate(&self, sample: u64) -> Result<(usize, &Source, u64)> {
         let (index, count) = self.schedule.source(sample);
         let source = self.sources.get(index).ok_or_else(|| Error::spec("a corpus without sources"))?;
         if source.limit().is_some_and(|limit| count >= limit) {
@@ -421,7 +431,7 @@ impl Stream {
         }
         let samples = source.samples.len();
         let epoch_key = mix(source.key ^ (count / samples));
-        Ok((source, permute(epoch_key, samples, count % samples)))
+        Ok((index, source, permute(epoch_key, samples, count % samples)))
     }
 }
 

@@ -297,7 +297,7 @@ fn the_loader_gives_the_stream_in_order_and_says_how_long_it_was_waited_for() {
             let loaded = loader.next_batch().unwrap().unwrap();
             assert_eq!((loaded.step, loaded.micro_batch), (step, micro_batch));
             assert_eq!(loaded.batch, stream.batch(step, micro_batch, 1, 2).unwrap());
-            assert_eq!(loaded.step_weight, stream.step_weight(step).unwrap());
+            assert_eq!(loaded.step_weight(), stream.step_weight(step).unwrap());
             loader.recycle(loaded.batch);
         }
     }

@@ -69,6 +69,18 @@ impl Batch {
         self.weights.iter().map(|&w| f64::from(w)).sum()
     }
 
+    /// Σ w of each of `sources` sources in this micro-batch. Exact.
+    pub fn source_weights(&self, sources: usize) -> Vec<f64> {
+        let mut sums = vec![0.0; sources];
+        let context = self.weights.len() / self.sources.len().max(1);
+        for (source, row) in self.sources.iter().zip(self.weights.chunks(context.max(1))) {
+            if let Some(sum) = sums.get_mut(*source as usize) {
+                *sum += row.iter().map(|&w| f64::from(w)).sum::<f64>();
+            }
+        }
+        sums
+    }
+
     /// Sequences of each of `sources` sources in this micro-batch.
     pub fn source_counts(&self, sources: usize) -> Vec<u64> {
         let mut counts = vec![0; sources];

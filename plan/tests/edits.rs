@@ -207,6 +207,7 @@ fn no_edit_of_a_plan_makes_lowering_panic() {
         let Ok(plan) = serde_json::from_value::<Plan>(value) else { continue };
         let options = llmc_plan::lower::Options {
             documents_per_sequence: [None, Some(0), Some(u64::MAX)][random.below(3)],
+            sources: [1, 3, u64::MAX][random.below(3)],
             accumulation_cap: Some(2),
             ..llmc_plan::lower::Options::new(Backend::Cuda)
         };

@@ -3,6 +3,8 @@
 
 mod support;
 
+use llmc_plan::lower::Options;
+use llmc_plan::op::Backend;
 use llmc_plan::plan::*;
 use llmc_plan::program::{Call, Program};
 use llmc_plan::ranks::walk_ranks;
@@ -10,8 +12,12 @@ use llmc_plan::walk::Instant;
 
 #[test]
 fn every_layout_is_sound_and_its_ranks_meet() {
-    for (name, plan) in support::layouts() {
-        let programs = support::programs(&plan);
+    let several = Options { sources: 3, ..Options::new(Backend::Cpu) };
+    let cases = support::layouts().into_iter().flat_map(|(name, plan)| {
+        let apart = support::programs_with(&plan, &several);
+        [(name.clone(), support::programs(&plan)), (format!("{name}, three sources"), apart)]
+    });
+    for (name, programs) in cases {
         for list in [(|p| &p.init) as fn(&Program) -> &[Call], |p| &p.step, |p| &p.eval, |p| &p.save] {
             let met = walk_ranks(&programs, list, &Instant);
             assert!(met.is_ok(), "{name}: {:#?}", met.unwrap_err());

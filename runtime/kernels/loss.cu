@@ -106,3 +106,15 @@ KERNEL __launch_bounds__(1024) add_sum(const double* losses, float* loss_sum, i6
   sum = block_sum(sum, sums);
   if (threadIdx.x == 0) loss_sum[0] = (float)((double)loss_sum[0] + sum);
 }
+
+// sums[s] += Σ losses of the rows of source s, as above. Grid: a block a source.
+KERNEL __launch_bounds__(1024) add_by_source(const double* losses, const int* sources, float* sums, i64 n) {
+  __shared__ double parts[32];
+  const int source = (int)blockIdx.x;
+  double sum = 0.0;
+  for (i64 i = threadIdx.x; i < n; i += blockDim.x) {
+    if (sources[i] == source) sum += losses[i];
+  }
+  sum = block_sum(sum, parts);
+  if (threadIdx.x == 0) sums[source] = (float)((double)sums[source] + sum);
+}

@@ -177,6 +177,16 @@ impl<'p> Machine<'p> {
         Ok(self.memory.named(self.program, name)?.f_double_value(&[0])?)
     }
 
+    /// Reads a device tensor of one axis.
+    ///
+    /// # Errors
+    /// When the program has no such buffer.
+    pub fn get_all(&self, name: &str) -> Outcome<Vec<f64>> {
+        let tensor = self.memory.named(self.program, name)?;
+        let host = tensor.f_to_device(Device::Cpu)?.f_to_kind(tch::Kind::Double)?;
+        Ok(Vec::<f64>::try_from(&host)?)
+    }
+
     /// Runs a list of calls in order.
     ///
     /// # Errors

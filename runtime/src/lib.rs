@@ -30,6 +30,7 @@ pub mod schedule;
 pub mod selftest;
 pub mod shim;
 pub mod snapshot;
+pub mod sources;
 pub mod start;
 pub mod stop;
 pub mod trace;

@@ -38,6 +38,9 @@ pub struct StepMetrics {
     /// Tokens of each source so far, padding included.
     #[serde(default)]
     pub source_tokens: BTreeMap<String, u64>,
+    /// Loss of each source in this step, nats a token; of those it held, where there are several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub source_loss: BTreeMap<String, f64>,
     /// Cost of the run so far at the plan's prices, in the plan's currency.
     pub cost: f64,
     /// Gradient noise scale B_simple, in tokens, over about the last hundred steps.
@@ -61,6 +64,9 @@ pub struct EvalMetrics {
     pub step: u64,
     /// Mean loss of the validation tokens, nats a token.
     pub eval_loss: f64,
+    /// The same for each source, where there are several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub source_eval_loss: BTreeMap<String, f64>,
     /// e to the loss.
     pub perplexity: f64,
     /// Tokens that counted.
@@ -142,6 +148,7 @@ mod tests {
             seconds: 1.0,
             data_wait: 0.0,
             source_tokens: BTreeMap::new(),
+            source_loss: BTreeMap::new(),
             cost: 0.25,
             noise_scale: None,
             noise_scale_error: None,

@@ -35,8 +35,11 @@ pub fn lowered(plan: &Plan, data: Option<&DataSpec>) -> Outcome<Program> {
 /// # Errors
 /// As [`lowered`].
 pub fn lowered_for(plan: &Plan, data: Option<&DataSpec>, backend: Backend) -> Outcome<Program> {
-    let options =
-        Options { documents_per_sequence: data.and_then(documents_per_sequence), ..Options::new(backend) };
+    let options = Options {
+        documents_per_sequence: data.and_then(documents_per_sequence),
+        sources: data.map_or(1, |data| data.sources.len() as u64),
+        ..Options::new(backend)
+    };
     let mut program = lower_with(plan, &Coordinates::default(), &options).map_err(|error| match error {
         LowerError::Bug { .. } => Failure::bug(error.to_string()),
         _ => Failure::refused(error.to_string()),

@@ -10,6 +10,9 @@ use crate::metrics::StepMetrics;
 /// Least time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
+/// Share of waiting below which a loader keeps up.
+pub const STARVED: f64 = 0.01;
+
 /// Progress over optimizer steps.
 #[derive(Debug)]
 pub struct Progress {
@@ -78,8 +81,7 @@ impl Progress {
 fn describe(m: &StepMetrics, left: Duration, currency: &str) -> String {
     let loss = m.loss.map_or("not finite".to_owned(), |loss| format!("{loss:.4}"));
     let noise = m.noise_scale.map_or(String::new(), |tokens| format!("  noise {} tokens", grouped(tokens)));
-    // Below this a loader keeps up.
-    let starved = m.data_wait >= 0.01;
+    let starved = m.data_wait >= STARVED;
     let starved = if starved { format!("  data wait {:.1} %", 100.0 * m.data_wait) } else { String::new() };
     format!(
         "loss {loss}  {} tokens/s  MFU {:.1} %{noise}{starved}  {} left  {currency}{:.2}",
@@ -141,6 +143,7 @@ mod tests {
             seconds: 0.5,
             data_wait: 0.001,
             source_tokens: Default::default(),
+            source_loss: Default::default(),
             cost: 1.234,
             noise_scale: None,
             noise_scale_error: None,

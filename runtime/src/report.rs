@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::breakdown::Breakdown;
 use crate::noise::Estimate;
-use crate::progress::{grouped, symbol};
+use crate::progress::{STARVED, grouped, symbol};
 
 /// One quantity the plan predicted and the run measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,21 @@ impl Noise {
     pub fn new(critical_tokens: u64, found: Estimate) -> Noise {
         Noise { tokens: Compared::new(critical_tokens as f64, found.tokens), error: found.error }
     }
+}
+
+/// What one of several sources gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// Its name.
+    pub name: String,
+    /// Tokens trained on, padding included.
+    pub tokens: u64,
+    /// Their share of all.
+    pub share: f64,
+    /// Training loss over the last tenth of the steps, nats a token.
+    pub loss: Option<f64>,
+    /// Validation loss after the last step.
+    pub eval_loss: Option<f64>,
 }
 
 /// `summary.json`.
@@ -76,6 +91,9 @@ pub struct Summary {
     pub tokens_per_second: Compared,
     /// Model FLOPs utilisation, by that median.
     pub mfu: Compared,
+    /// Of several, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceReport>,
     /// Share of the sitting spent waiting for batches.
     pub data_wait_share: f64,
     /// Where the watched step nearest the end went.
@@ -108,6 +126,10 @@ impl Summary {
             }
             text += &row(&format!("  = step {}", breakdown.step), &breakdown.step_seconds, &ms);
         }
+        text += &self.by_source();
+        if self.data_wait_share >= STARVED {
+            text += &format!("waited for data {:.1} % of the time\n", 100.0 * self.data_wait_share);
+        }
         text += &format!(
             "{} steps, {} tokens, {}{:.2}",
             self.steps,
@@ -121,6 +143,28 @@ impl Summary {
                 let (gap, side) = (entropy - loss, if loss <= entropy { "below" } else { "above" });
                 text += &format!(", {:.2} nats {side} the unigram entropy {entropy:.4}", gap.abs());
             }
+        }
+        text
+    }
+}
+
+impl Summary {
+    /// A row a source.
+    fn by_source(&self) -> String {
+        let Some(longest) = self.sources.iter().map(|s| s.name.len()).max() else { return String::new() };
+        let width = longest.max(16);
+        let mut text =
+            format!("{:<width$}{:>20}{:>8}{:>10}{:>12}\n", "source", "tokens", "share", "loss", "validation");
+        for s in &self.sources {
+            let loss = |loss: Option<f64>| loss.map_or("–".to_owned(), |loss| format!("{loss:.4}"));
+            text += &format!(
+                "{:<width$}{:>20}{:>8}{:>10}{:>12}\n",
+                s.name,
+                grouped(s.tokens as f64),
+                format!("{:.1} %", 100.0 * s.share),
+                loss(s.loss),
+                loss(s.eval_loss)
+            );
         }
         text
     }
@@ -159,6 +203,7 @@ mod tests {
             step_seconds: Compared::new(0.25, 0.2),
             tokens_per_second: Compared::new(0.0, 10_240.0),
             mfu: Compared::new(0.4, 0.5),
+            sources: Vec::new(),
             data_wait_share: 0.0,
             breakdown: None,
             noise_scale: None,
@@ -189,6 +234,26 @@ MFU                     40.0 %        50.0 %   +25.0 %
   = step 299          250.0 ms      200.0 ms   -20.0 %
 300 steps";
         assert!(whole.table().contains(want), "{}", whole.table());
+
+        let source = |name: &str, share: f64, loss, eval_loss| SourceReport {
+            name: name.into(),
+            tokens: (share * 614_400.0) as u64,
+            share,
+            loss,
+            eval_loss,
+        };
+        let mixed = Summary {
+            sources: vec![source("code", 0.25, Some(2.0), None), source("web", 0.75, Some(4.5), Some(4.25))],
+            data_wait_share: 0.03,
+            ..whole
+        };
+        let want = "
+source                        tokens   share      loss  validation
+code                         153,600  25.0 %    2.0000           –
+web                          460,800  75.0 %    4.5000      4.2500
+waited for data 3.0 % of the time
+300 steps";
+        assert!(mixed.table().contains(want), "{}", mixed.table());
     }
 
     #[test]

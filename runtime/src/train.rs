@@ -27,16 +27,18 @@ use crate::noise::{Estimate, NoiseScale};
 use crate::oom::{self, Ledger};
 use crate::profile::Profile;
 use crate::progress::Progress;
-use crate::report::{Compared, Noise, Summary, median};
 use crate::run_folder::{RunFolder, write_whole};
 use crate::schedule::learning_rate;
 use crate::snapshot::{Snapshot, restore};
+use crate::sources::SourceSums;
 use crate::start::starting_state;
 use crate::stop::Stop;
 use crate::trace::Trace;
 use crate::tune::tune;
 use crate::watch::Several;
 use crate::{chrome, device, prepare};
+
+mod logging;
 
 /// Micro-batches read before they are used.
 const READ_AHEAD: usize = 4;
@@ -112,6 +114,8 @@ struct Run<'a> {
     step_seconds: Vec<f64>,
     loss: Option<f64>,
     eval: Option<EvalMetrics>,
+    /// Losses by source over the last tenth of the steps.
+    late: SourceSums,
 }
 
 /// Trains the run in `folder`.
@@ -172,6 +176,7 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
         ranks: 1,
     };
     let mut run = Run {
+        late: SourceSums::new(&machine, &stream),
         loader: Loader::start(stream.clone(), part, READ_AHEAD),
         device,
         metrics: Metrics::open(&folder.path.join("metrics.jsonl"), state.step)?,
@@ -298,7 +303,9 @@ impl Run<'_> {
         let waited = self.loader.starvation().waited;
         let done = self.state.step;
         let plan = &self.folder.plan;
-        let Loaded { step_weight: weight, batch, .. } = self.first_batch(done)?;
+        let first = self.first_batch(done)?;
+        let (weight, weights) = (first.step_weight(), first.source_weights.clone());
+        let Loaded { batch, .. } = first;
         if weight <= 0.0 {
             return Err(Failure::environment(format!("no token of step {} counts in the loss", done + 1)));
         }
@@ -314,6 +321,13 @@ impl Run<'_> {
         let observer = (!several.0.is_empty()).then_some(&mut several as &mut dyn Observer);
         self.machine.run(calls, Pass { list: "step", steps_done: done }, &mut session, observer)?;
         let loss = self.machine.get("loss_sum")? / weight;
+        let mut sources = SourceSums::new(&self.machine, &self.stream);
+        sources.add(&self.machine, &weights)?;
+        if done < plan.budget.steps - plan.budget.steps / 10 {
+            self.late = sources.clone();
+        } else {
+            self.late.add(&self.machine, &weights)?;
+        }
         let grad_norm = self.machine.get("grad_sq")?.sqrt();
         let skipped = self.machine.get("skip")? != 0.0;
         let first_sample = self.state.next_sample;
@@ -341,6 +355,7 @@ impl Run<'_> {
             seconds,
             data_wait: (self.loader.starvation().waited - waited).as_secs_f64() / seconds.max(1e-9),
             source_tokens: self.source_tokens()?,
+            source_loss: sources.losses(),
             cost: self.cost(),
             noise_scale: noise.map(|n| n.tokens),
             noise_scale_error: noise.map(|n| n.error),
@@ -409,33 +424,6 @@ impl Run<'_> {
                 return Ok(loaded);
             }
         }
-    }
-
-    fn log(&mut self, metrics: &StepMetrics, loss: f64, grad_norm: f64) -> Outcome<()> {
-        self.metrics.write(metrics)?;
-        self.events.scalars(
-            metrics.step,
-            &[
-                ("train/loss", loss),
-                ("train/lr", metrics.lr),
-                ("train/grad_norm", grad_norm),
-                ("speed/tokens_per_second", metrics.tokens_per_second),
-                ("speed/mfu", metrics.mfu),
-                ("cost/total", metrics.cost),
-            ],
-        )?;
-        let more = [
-            ("noise/scale_tokens", metrics.noise_scale),
-            ("noise/error_tokens", metrics.noise_scale_error),
-            ("train/loss_scale", metrics.loss_scale),
-        ];
-        let more: Vec<(&str, f64)> =
-            more.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        if !more.is_empty() {
-            self.events.scalars(metrics.step, &more)?;
-        }
-        self.progress.step(metrics);
-        Ok(())
     }
 
     /// Reports a step that was not finite; gives up when they do not end.
@@ -535,39 +523,5 @@ impl Run<'_> {
         let cost = &self.plan().cost;
         let hourly = cost.gpu_per_hour + cost.power_kw * cost.pue * cost.electricity_per_kwh;
         self.state.seconds / 3600.0 * self.plan().layout.gpus as f64 * hourly
-    }
-
-    fn summary(&self, simulated: u64) -> Outcome<Summary> {
-        let plan = self.plan();
-        let steady = self.step_seconds.get(1..).filter(|s| !s.is_empty()).unwrap_or(&self.step_seconds);
-        let seconds = median(steady);
-        let (tokens_per_second, mfu) = self.speed(seconds);
-        let allocated = plan.memory.stages.first().map_or(0, |s| s.allocated);
-        let entropy = self.stream.manifest().validation.unigram_entropy;
-        Ok(Summary {
-            steps: self.state.step,
-            tokens: self.state.tokens,
-            skipped_updates: self.state.skipped_updates,
-            loss: self.loss,
-            eval_loss: self.eval.as_ref().map(|e| e.eval_loss),
-            unigram_entropy: self.eval.as_ref().map(|_| entropy),
-            seconds: self.state.seconds,
-            cost: self.cost(),
-            currency: plan.cost.currency.clone(),
-            device: device::name(self.device),
-            threads: usize::try_from(tch::get_num_threads()).unwrap_or(1),
-            peak_memory_bytes: Compared::new(allocated as f64, self.machine.peak_bytes()? as f64),
-            simulated_peak_bytes: simulated,
-            step_seconds: Compared::new(plan.time.step_seconds, seconds),
-            tokens_per_second: Compared::new(plan.time.tokens_per_second, tokens_per_second),
-            mfu: Compared::new(plan.time.mfu, mfu),
-            data_wait_share: self.loader.starvation().share(),
-            breakdown: self.breakdown.clone(),
-            noise_scale: self
-                .state
-                .noise
-                .and_then(|noise| noise.estimate())
-                .map(|found| Noise::new(plan.batch.critical_tokens, found)),
-        })
     }
 }

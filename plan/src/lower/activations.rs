@@ -31,6 +31,8 @@ pub struct Activations {
     pub positions: Ref,
     pub cu_seqlens: Ref,
     pub weights: Ref,
+    /// With several sources only.
+    pub by_source: Option<BySource>,
     /// Residual stream: the input of each block; the last feeds the head.
     pub x: Ref,
     /// Block inputs in host memory; with activation offload only.
@@ -64,6 +66,15 @@ pub struct Activations {
     pub rstdf: Ref,
     pub logits: Ref,
     pub dxf: Ref,
+}
+
+/// What tells the losses of sources apart.
+#[derive(Clone, Copy)]
+pub struct BySource {
+    /// Source of each token of the micro-batch.
+    pub rows: Ref,
+    /// Σ w·nll of each source.
+    pub loss: Ref,
 }
 
 /// Dynamic loss scaling: device scalars `[1]` f32.
@@ -155,6 +166,11 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
     let [ids, targets, positions] = ["ids", "targets", "positions"].map(|s| batch(s, n, DType::I64));
     let cu_seqlens = batch("cu_seqlens", documents + 1, DType::I32);
     let weights = batch("weights", n, DType::F32);
+    let rows_of = (shape.sources > 1).then(|| batch("sources", n, DType::I32));
+    let by_source = rows_of.map(|rows| {
+        let loss = b.buffer("source_loss", &[shape.sources], DType::F32, Class::Constant, Index::One);
+        BySource { rows, loss }
+    });
 
     let x = residual_stream(b, shape, &[rows, h]);
     let x_host = shape.offload_activations.then(|| {
@@ -206,6 +222,7 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
         positions,
         cu_seqlens,
         weights,
+        by_source,
         x,
         x_host,
         n1,

@@ -16,13 +16,14 @@ pub fn load(l: &Lowering) -> Draft {
     let a = l.acts;
     let mut s = Draft::new("load");
     let op = LoadBatch { sequences: l.shape.sequences, context: l.shape.context };
-    s.op(op, [], [a.ids, a.targets, a.positions, a.cu_seqlens, a.weights]);
+    let rows = a.by_source.map(|s| s.rows);
+    s.op(op, [], [a.ids, a.targets, a.positions, a.cu_seqlens, a.weights].into_iter().chain(rows));
     let (embeds, has_head) = l.shape.ends;
     if !embeds {
         s.free([a.ids]);
     }
     if !has_head {
-        s.free([a.targets, a.weights]);
+        s.free([a.targets, a.weights].into_iter().chain(rows));
     }
     s
 }
@@ -76,6 +77,12 @@ fn clear(l: &Lowering, s: &mut Draft, params: &[&super::params::Param]) {
     }
 }
 
+/// What a loss reads and adds to beside, to tell sources apart.
+fn by_source(l: &Lowering, start: u64, end: u64) -> (Option<Ref>, Option<Ref>) {
+    let sources = l.acts.by_source;
+    (sources.map(|s| mine(l, s.rows, start, end)), sources.map(|s| s.loss))
+}
+
 /// Last norm, then logits, loss and their gradients, a block of rows at a time so that the logits of the whole
 /// micro-batch never exist. Called with the layer after the last block. None on a rank without the head.
 pub fn loss(l: &Lowering) -> Option<Draft> {
@@ -88,17 +95,19 @@ pub fn loss(l: &Lowering) -> Option<Draft> {
     for (start, end) in l.shape.head_chunks() {
         let logits = a.logits.rows(0, end - start);
         s.op(Gemm::FORWARD, [a.xf.rows(start, end), head.read], [logits]);
+        let (targets, weights) = (mine(l, a.targets, start, end), mine(l, a.weights, start, end));
+        let (rows, sums) = by_source(l, start, end);
         s.op(
             CrossEntropyTrain { vocab: l.plan.model.vocab },
-            [mine(l, a.targets, start, end), mine(l, a.weights, start, end), weight],
-            [logits, a.loss_sum],
+            [targets, weights, weight].into_iter().chain(rows),
+            [logits, a.loss_sum].into_iter().chain(sums),
         );
         s.op(Gemm::INPUT_GRADIENT, [logits, head.read], [a.dxf.rows(start, end)]);
         if let Some(gradient) = head.gradient {
             s.op(Gemm::WEIGHT_GRADIENT, [logits, a.xf.rows(start, end)], [gradient]);
         }
     }
-    s.free([a.logits, a.xf, a.targets, a.weights]);
+    s.free([a.logits, a.xf, a.targets, a.weights].into_iter().chain(a.by_source.map(|s| s.rows)));
     norm_backward(l, &mut s, norm, [a.dxf, a.x, a.rstdf], Some((a.dres, false)));
     s.free([a.dxf, a.x, a.rstdf]);
     s.free(units::gathered(&w.head_unit()));
@@ -115,13 +124,16 @@ pub fn eval(l: &Lowering) -> Option<Draft> {
     for (start, end) in l.shape.head_chunks() {
         let logits = a.logits.rows(0, end - start);
         s.op(Gemm::FORWARD, [a.xf.rows(start, end), head.read], [logits]);
+        let (targets, weights) = (mine(l, a.targets, start, end), mine(l, a.weights, start, end));
+        let (rows, sums) = by_source(l, start, end);
         s.op(
             CrossEntropyEval { vocab: l.plan.model.vocab },
-            [logits, mine(l, a.targets, start, end), mine(l, a.weights, start, end)],
-            [a.loss_sum],
+            [logits, targets, weights].into_iter().chain(rows),
+            [a.loss_sum].into_iter().chain(sums),
         );
     }
     s.free([a.logits, a.xf, a.targets, a.weights, a.positions, a.cu_seqlens]);
+    s.free(a.by_source.map(|s| s.rows));
     s.free(units::gathered(&w.head_unit()));
     Some(s)
 }

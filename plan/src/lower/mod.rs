@@ -36,15 +36,17 @@ pub struct Options {
     pub backend: Backend,
     /// Attention segments a sequence may hold; none: attention sees the whole sequence.
     pub documents_per_sequence: Option<u64>,
+    /// Sources of the data; with more than one, the loss of each is summed up too.
+    pub sources: u64,
     /// Lower at most this many micro-batches a step. The peak of memory does not depend on how often a
     /// micro-batch is repeated once every slot is in use, so memory questions stay cheap with a small cap.
     pub accumulation_cap: Option<u64>,
 }
 
 impl Options {
-    /// Whole sequences, all micro-batches.
+    /// Whole sequences, one source, all micro-batches.
     pub fn new(backend: Backend) -> Options {
-        Options { backend, documents_per_sequence: None, accumulation_cap: None }
+        Options { backend, documents_per_sequence: None, sources: 1, accumulation_cap: None }
     }
 }
 

@@ -66,10 +66,15 @@ pub fn begin(name: &str, scalars: impl IntoIterator<Item = Ref>) -> Draft {
     s
 }
 
+/// Sums of losses.
+pub fn losses(l: &Lowering) -> Vec<Ref> {
+    [l.acts.loss_sum].into_iter().chain(l.acts.by_source.map(|s| s.loss)).collect()
+}
+
 /// As [`begin`] for a step, and the factor of its loss.
 pub fn begin_step(l: &Lowering) -> Draft {
     let a = l.acts;
-    let mut s = begin("step.begin", [a.loss_sum, a.grad_sq].into_iter().chain(a.first_sq));
+    let mut s = begin("step.begin", losses(l).into_iter().chain([a.grad_sq]).chain(a.first_sq));
     if let Some(scaled) = a.loss_scale {
         s.op(ScaleLoss {}, [a.inv_weight, scaled.scale], [scaled.weight]);
     }
@@ -94,11 +99,13 @@ pub fn norm(name: &str, params: &[&Param], sum: Ref) -> Draft {
     s
 }
 
-/// Sums a scalar over those of the axes that there are; empty when there is none.
-pub fn sum(name: &str, scalar: Ref, axes: &[Axis], shape: &Shape) -> Draft {
+/// Sums scalars over those of the axes that there are; empty when there is none.
+pub fn sum(name: &str, scalars: &[Ref], axes: &[Axis], shape: &Shape) -> Draft {
     let mut s = Draft::new(name);
-    for axis in axes.iter().filter(|axis| shape.size(**axis) > 1) {
-        s.op(AllReduce { axis: *axis }, [], [scalar]);
+    for scalar in scalars {
+        for axis in axes.iter().filter(|axis| shape.size(**axis) > 1) {
+            s.op(AllReduce { axis: *axis }, [], [*scalar]);
+        }
     }
     s
 }

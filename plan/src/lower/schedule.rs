@@ -24,7 +24,6 @@ pub fn write(b: &mut Builder, l: &Lowering) -> Result<(), LowerError> {
     let init_block = b.add_some(optimizer::init("init.block", &blocks, l.shape))?;
     b.program.init = once(tables).into_iter().chain(once(init_top)).chain(each(init_block)).collect();
 
-    let a = l.acts;
     let begin = b.add_some(optimizer::begin_step(l))?;
     let zero_top = b.add_some(optimizer::zero("grads.zero.top", &top, l.shape))?;
     let zero_block = b.add_some(optimizer::zero("grads.zero.block", &blocks, l.shape))?;
@@ -38,12 +37,12 @@ pub fn write(b: &mut Builder, l: &Lowering) -> Result<(), LowerError> {
     let first_norms = update::first_norms(b, l)?;
     step.extend(gathered_ahead(passes(l, &segments, late, &first_norms)));
     let everywhere = [Axis::Tensor, Axis::Context, Axis::Shard, Axis::Replicate, Axis::Pipeline];
-    let loss_sum = b.add_some(optimizer::sum("loss.reduce", a.loss_sum, &everywhere, l.shape))?;
+    let loss_sum = b.add_some(optimizer::sum("loss.reduce", &optimizer::losses(l), &everywhere, l.shape))?;
     step.extend(once(loss_sum));
     step.extend(update::write(b, l)?);
     b.program.step = step;
 
-    let eval_begin = b.add_some(optimizer::begin("eval.begin", [a.loss_sum]))?;
+    let eval_begin = b.add_some(optimizer::begin("eval.begin", optimizer::losses(l)))?;
     let mut eval: Vec<Call> = once(eval_begin).into_iter().collect();
     eval.extend(each(quantise));
     eval.extend(gathered_ahead(evaluation(l, &segments)));

@@ -109,6 +109,8 @@ pub struct Shape {
     pub context: u64,
     /// Attention segments a sequence; none without a document mask.
     pub documents: Option<u64>,
+    /// Sources whose losses are summed up apart; 1: none.
+    pub sources: u64,
     /// Tokens of a micro-batch on this rank's context block.
     pub tokens: u64,
     /// Rows of the residual stream on this rank (sequence parallelism splits tokens along tensor ranks).
@@ -140,6 +142,8 @@ const EIGHT_BIT_MULTIPLE: u64 = 16;
 
 /// Elements of the largest activation; far above any device, far below what would overflow.
 const MOST_ELEMENTS: u64 = 1 << 50;
+/// Sources told apart; far above what anybody mixes.
+const MOST_SOURCES: u64 = 1 << 16;
 /// Passes over a layer in one step; a run of 405B in 4,096 micro-batches has about a million.
 const MOST_PASSES: u64 = 1 << 22;
 
@@ -197,6 +201,7 @@ impl Shape {
                 || plan.optimizer.kind == OptimizerKind::PagedAdamw,
             sequences: plan.batch.micro_batch_sequences,
             context,
+            sources: options.sources.clamp(1, MOST_SOURCES),
             documents: options.documents_per_sequence.map(|d| d.clamp(1, model.context)),
             tokens,
             rows: tokens / tp,

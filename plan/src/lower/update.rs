@@ -75,9 +75,10 @@ fn norms(b: &mut Builder, l: &Lowering) -> Result<Vec<Call>, LowerError> {
     let norm_parts = b.add_some(optimizer::norm("norm.block", &parts, grad_sq))?;
     let norm_whole = b.add_some(optimizer::norm("norm.block.whole", &whole, grad_sq))?;
     let norm_top = b.add_some(optimizer::norm("norm.top", &top, grad_sq))?;
-    let over_parts = b.add_some(optimizer::sum("norm.reduce.tensor", grad_sq, &[Axis::Tensor], l.shape))?;
+    let over_parts =
+        b.add_some(optimizer::sum("norm.reduce.tensor", &[grad_sq], &[Axis::Tensor], l.shape))?;
     let over_all =
-        b.add_some(optimizer::sum("norm.reduce", grad_sq, &[Axis::Shard, Axis::Pipeline], l.shape))?;
+        b.add_some(optimizer::sum("norm.reduce", &[grad_sq], &[Axis::Shard, Axis::Pipeline], l.shape))?;
     let layers = l.shape.layers();
     let each = |segment: Option<SegmentId>| {
         layers.iter().filter_map(move |layer| segment.map(|s| call(s, *layer))).collect::<Vec<Call>>()

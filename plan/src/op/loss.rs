@@ -7,6 +7,8 @@ use super::{Backend, Kind, Spec, TensorType, arity, chunk, fused, is_math, math_
 /// Inputs: targets `[n]`, weights `[n]`, inverse weight `[1]` f32 (1/Σ w of the step).
 /// Outputs: logits `[n, v]`, replaced in place by their gradient (softmax − onehot)·w·inverse weight;
 /// loss sum `[1]` f32, Σ w·nll added.
+/// With sources `[n]` i32 as one more input, source sums `[s]` f32 as one more output: Σ w·nll of each source's rows
+/// added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CrossEntropyTrain {
     /// Columns that are real vocabulary; the rest count as −∞.
@@ -23,8 +25,9 @@ impl Spec for CrossEntropyTrain {
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (3, 2))?;
-        let n = outputs[0].extent(0);
+        let n = outputs.first().map_or(0, |logits| logits.extent(0));
+        let more = by_source(n, inputs.get(3), outputs.get(2))?;
+        arity(inputs, outputs, (3 + more, 2 + more))?;
         shape("targets", &inputs[0], &[n])?;
         shape("weights", &inputs[1], &[n])?;
         shape("loss sum", &outputs[1], &[1])
@@ -35,11 +38,12 @@ impl Spec for CrossEntropyTrain {
     }
 
     fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        workspace(backend, &outputs[0], self.vocab, !is_math(outputs[0].dtype))
+        workspace(backend, &outputs[0], self.vocab, !is_math(outputs[0].dtype), outputs.get(2))
     }
 }
 
-/// Inputs: logits `[n, v]`, targets `[n]`, weights `[n]`. Output: loss sum `[1]` f32, Σ w·nll added.
+/// Inputs: logits `[n, v]`, targets `[n]`, weights `[n]`. Output: loss sum `[1]` f32, Σ w·nll added. Sources and their
+/// sums as in training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CrossEntropyEval {
     /// Columns that are real vocabulary.
@@ -56,22 +60,40 @@ impl Spec for CrossEntropyEval {
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (3, 1))?;
-        shape("targets", &inputs[1], &[inputs[0].extent(0)])?;
+        let n = inputs.first().map_or(0, |logits| logits.extent(0));
+        let more = by_source(n, inputs.get(3), outputs.get(1))?;
+        arity(inputs, outputs, (3 + more, 1 + more))?;
+        shape("targets", &inputs[1], &[n])?;
         shape("loss sum", &outputs[0], &[1])
     }
 
-    fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
-        workspace(backend, &inputs[0], self.vocab, true)
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        workspace(backend, &inputs[0], self.vocab, true, outputs.get(1))
     }
 }
 
-/// Three numbers and two f64 a row of a block, and a copy of the block's logits unless they are used up in place.
-fn workspace(backend: Backend, logits: &TensorType, vocab: u64, copy: bool) -> u64 {
+/// Checks what tells sources apart; how many operands that is on either side.
+fn by_source(n: u64, sources: Option<&TensorType>, sums: Option<&TensorType>) -> Result<usize, String> {
+    let (Some(sources), Some(sums)) = (sources, sums) else { return Ok(0) };
+    shape("sources", sources, &[n])?;
+    shape("source sums", sums, &[sums.elements()])?;
+    Ok(1)
+}
+
+/// Three numbers and two f64 a row of a block, an f64 a source, and a copy of the block's logits unless they are used up
+/// in place.
+fn workspace(
+    backend: Backend,
+    logits: &TensorType,
+    vocab: u64,
+    copy: bool,
+    source_sums: Option<&TensorType>,
+) -> u64 {
     if fused(backend, logits.dtype) {
         return 8 * logits.extent(0); // the loss of each row in f64
     }
     let bytes = math_bytes(logits.dtype);
     let rows = chunk::loss(backend, logits.extent(0), vocab, bytes);
-    rows * (3 * bytes + 16 + if copy { vocab * bytes } else { 0 })
+    let sums = source_sums.map_or(0, |sums| sums.elements().saturating_mul(8));
+    (rows * (3 * bytes + 16 + if copy { vocab * bytes } else { 0 })).saturating_add(sums)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use llmc_plan::arena::assign;
-use llmc_plan::lower::{Coordinates, lower};
+use llmc_plan::lower::{Coordinates, Options, lower_with};
 use llmc_plan::model::{Model, Rope, RopeMethod};
 use llmc_plan::op::{Backend, TensorType};
 use llmc_plan::plan::*;
@@ -144,9 +144,14 @@ pub fn toy() -> Plan {
 
 /// The programs of all ranks, addresses assigned.
 pub fn programs(plan: &Plan) -> Vec<Program> {
+    programs_with(plan, &Options::new(Backend::Cpu))
+}
+
+/// The same with options.
+pub fn programs_with(plan: &Plan, options: &Options) -> Vec<Program> {
     let lower = |rank| {
         let coordinates = Coordinates::of_rank(plan, rank);
-        let mut program = lower(plan, &coordinates, Backend::Cpu).unwrap();
+        let mut program = lower_with(plan, &coordinates, options).unwrap();
         assign(&mut program);
         program
     };

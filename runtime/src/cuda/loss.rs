@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::launch::{ACCESS, Launch, aligned, ceil, chunk, element};
 use super::source::Program;
 use crate::error::Result;
-use crate::ops::{expect_shape, matrix, require, scratch, signed};
+use crate::ops::{elements, expect_shape, matrix, require, scratch, signed};
 
 const OP: &str = "cross_entropy";
 /// Bytes of a row that waits in shared memory: what a block may have on every card (capability 8.6: 99 KiB).
@@ -13,7 +13,8 @@ const MOST_KEPT: i64 = 96 << 10;
 
 /// Adds Σ w·nll of `logits` `[n, v]` over their first `vocab` columns to `loss_sum` `[1]` f32. With `inverse_weight`
 /// `[1]` f32 the logits become `(softmax − onehot(target))·w·inverse_weight`, and 0 from `vocab` on. `targets` `[n]`
-/// i64, `weights` `[n]` f32. A target outside the vocabulary makes the loss NaN. Workspace: 8 bytes a row.
+/// i64, `weights` `[n]` f32. With `by_source`, sources `[n]` i32 and sums `[s]` f32, the Σ w·nll of each source's rows is
+/// added to its sum. A target outside the vocabulary makes the loss NaN. Workspace: 8 bytes a row.
 ///
 /// # Errors
 /// Operands that do not fit.
@@ -24,6 +25,7 @@ pub fn cross_entropy(
     loss_sum: &Tensor,
     vocab: i64,
     inverse_weight: Option<&Tensor>,
+    by_source: Option<[&Tensor; 2]>,
 ) -> Result<()> {
     let ((n, columns), e) = (matrix(logits, OP)?, element(logits, OP)?);
     require((1..=columns).contains(&vocab), OP, || format!("vocabulary of {vocab} in {columns} columns"))?;
@@ -49,5 +51,12 @@ pub fn cross_entropy(
         .tensor(&losses, Kind::Double)
         .tensor(loss_sum, Kind::Float)
         .int(n)
-        .run(1, 1024)
+        .run(1, 1024)?;
+    let Some([sources, sums]) = by_source else { return Ok(()) };
+    Launch::new(logits, OP, program, "add_by_source")?
+        .tensor(&losses, Kind::Double)
+        .tensor(sources, Kind::Int)
+        .tensor(sums, Kind::Float)
+        .int(n)
+        .run(elements(sums), 1024)
 }

@@ -3,7 +3,7 @@
 //!
 //! Not here: resolving operands and the order of instructions (the interpreter).
 
-use llmc_plan::batch::Batch;
+use llmc_plan::batch::{Batch, NO_SOURCE};
 use llmc_plan::op::Op;
 use llmc_plan::param::ParamSpec;
 use tch::{Device, Tensor};
@@ -59,8 +59,8 @@ fn take<'a, const N: usize>(op: &Op, side: &str, tensors: &'a [Tensor]) -> Resul
     })
 }
 
-/// The first `count` operands, and the largest magnitude that may follow them.
-fn with_magnitude(count: usize, tensors: &[Tensor]) -> (&[Tensor], Option<&Tensor>) {
+/// The first `count` operands, and the one that may follow them.
+fn with_one_more(count: usize, tensors: &[Tensor]) -> (&[Tensor], Option<&Tensor>) {
     match tensors.split_last() {
         Some((last, rest)) if rest.len() == count => (rest, Some(last)),
         _ => (tensors, None),
@@ -74,7 +74,10 @@ fn with_magnitude(count: usize, tensors: &[Tensor]) -> (&[Tensor], Option<&Tenso
 /// Operands of wrong count, shape or dtype; a refusal of libtorch; an error of the host.
 pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
     match op {
-        Op::LoadBatch(_) => load_batch(&context.host.next_batch()?, take(op, "outputs", outputs)?),
+        Op::LoadBatch(_) => {
+            let (outputs, sources) = with_one_more(5, outputs);
+            load_batch(&context.host.next_batch()?, take(op, "outputs", outputs)?, sources)
+        }
         Op::Initialise(_) => {
             let [weight] = take(op, "outputs", outputs)?;
             let Some((spec, first_row)) = context.parameter else {
@@ -95,17 +98,17 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             embedding::backward(dx, ids, gradient)
         }
         Op::NormForward(a) => {
-            let ([x, weight], (outputs, most)) = (take(op, "inputs", inputs)?, with_magnitude(2, outputs));
+            let ([x, weight], (outputs, most)) = (take(op, "inputs", inputs)?, with_one_more(2, outputs));
             let [y, rstd] = take(op, "outputs", outputs)?;
             norm::forward(x, weight, a.eps, y, rstd, most)
         }
         Op::AddNorm(a) => {
-            let ([x, b, weight], (outputs, most)) = (take(op, "inputs", inputs)?, with_magnitude(3, outputs));
+            let ([x, b, weight], (outputs, most)) = (take(op, "inputs", inputs)?, with_one_more(3, outputs));
             let [sum, y, rstd] = take(op, "outputs", outputs)?;
             norm::add_forward((x, b, sum), weight, a.eps, y, rstd, most)
         }
         Op::NormBackward(a) => {
-            let (outputs, most) = with_magnitude(2, outputs);
+            let (outputs, most) = with_one_more(2, outputs);
             let ([dy, x, weight, rstd], [dx, dw]) =
                 (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
             norm::backward(dy, x, weight, rstd, (dx, dw), a.accumulate, most)
@@ -134,12 +137,12 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
         | Op::AttentionPartial(_)
         | Op::AttentionMerge(_) => attend(op, inputs, outputs),
         Op::SwigluForward(_) => {
-            let ([gate_up], (outputs, most)) = (take(op, "inputs", inputs)?, with_magnitude(1, outputs));
+            let ([gate_up], (outputs, most)) = (take(op, "inputs", inputs)?, with_one_more(1, outputs));
             let [product] = take(op, "outputs", outputs)?;
             swiglu::forward(gate_up, product, most)
         }
         Op::SwigluBackward(_) => {
-            let ([dproduct], (outputs, most)) = (take(op, "inputs", inputs)?, with_magnitude(1, outputs));
+            let ([dproduct], (outputs, most)) = (take(op, "inputs", inputs)?, with_one_more(1, outputs));
             let [gate_up] = take(op, "outputs", outputs)?;
             swiglu::backward(dproduct, gate_up, gate_up, most)
         }
@@ -162,14 +165,18 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             elementwise::fill(x, a.value)
         }
         Op::CrossEntropyTrain(a) => {
+            let ((inputs, sources), (outputs, sums)) = (with_one_more(3, inputs), with_one_more(2, outputs));
             let [targets, weights, inverse] = take(op, "inputs", inputs)?;
             let [logits, sum] = take(op, "outputs", outputs)?;
-            loss::cross_entropy(logits, targets, weights, sum, signed(a.vocab), Some(inverse))
+            let by_source = sources.zip(sums).map(<[&Tensor; 2]>::from);
+            loss::cross_entropy(logits, targets, weights, sum, signed(a.vocab), Some(inverse), by_source)
         }
         Op::CrossEntropyEval(a) => {
+            let ((inputs, sources), (outputs, sums)) = (with_one_more(3, inputs), with_one_more(1, outputs));
             let ([logits, targets, weights], [sum]) =
                 (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            loss::cross_entropy(logits, targets, weights, sum, signed(a.vocab), None)
+            let by_source = sources.zip(sums).map(<[&Tensor; 2]>::from);
+            loss::cross_entropy(logits, targets, weights, sum, signed(a.vocab), None, by_source)
         }
         Op::SquaredNorm(_) => {
             let ([gradient], [squared]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
@@ -218,7 +225,7 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
         }
         Op::Quantise(_) => {
             let ((inputs, most), [q, turned, scale]) =
-                (with_magnitude(1, inputs), take(op, "outputs", outputs)?);
+                (with_one_more(1, inputs), take(op, "outputs", outputs)?);
             let [x] = take(op, "inputs", inputs)?;
             quantise::quantise(x, most, q, turned, scale)
         }
@@ -251,7 +258,7 @@ fn attend(op: &Op, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
         Op::AttentionBackward(b) => {
             let a = &b.forward;
             let [dout, qkv, out, lse, cu_seqlens, cos, sin, positions] = take(op, "inputs", inputs)?;
-            let (outputs, most) = with_magnitude(1, outputs);
+            let (outputs, most) = with_one_more(1, outputs);
             let [dqkv] = take(op, "outputs", outputs)?;
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;
             let saved = Saved { dout, out, lse };
@@ -302,15 +309,21 @@ fn rows(t: Option<&Tensor>) -> i64 {
     t.and_then(|t| t.size().first().copied()).unwrap_or(0)
 }
 
-/// Uploads a batch: ids, targets, positions i64, cumulative lengths i32, weights f32.
-fn load_batch(batch: &Batch, outputs: &[Tensor; 5]) -> Result<()> {
+/// Uploads a batch: ids, targets, positions i64, cumulative lengths i32, weights f32, and each token's source i32.
+fn load_batch(batch: &Batch, outputs: &[Tensor; 5], sources: Option<&Tensor>) -> Result<()> {
     let [ids, targets, positions, cu_seqlens, weights] = outputs;
     let wide = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<i64>>();
     for (values, out) in [(&batch.ids, ids), (&batch.targets, targets), (&batch.positions, positions)] {
         upload(&Tensor::f_from_slice(&wide(values))?, out)?;
     }
     upload(&Tensor::f_from_slice(&wide(&batch.cu_seqlens))?, cu_seqlens)?;
-    upload(&Tensor::f_from_slice(&batch.weights)?, weights)
+    upload(&Tensor::f_from_slice(&batch.weights)?, weights)?;
+    let Some(out) = sources else { return Ok(()) };
+    let context = batch.ids.len() / batch.sources.len().max(1);
+    // What only fills a row up weighs nothing, wherever it counts.
+    let index = |source: u32| if source == NO_SOURCE { 0 } else { i32::try_from(source).unwrap_or(i32::MAX) };
+    let tokens = batch.sources.iter().flat_map(|source| std::iter::repeat_n(index(*source), context));
+    upload(&Tensor::f_from_slice(&tokens.collect::<Vec<i32>>())?, out)
 }
 
 fn upload(values: &Tensor, out: &Tensor) -> Result<()> {

@@ -13,7 +13,8 @@ const OP: &str = "cross_entropy";
 
 /// Adds Σ w·nll of `logits` `[n, v]` to `loss_sum` `[1]`. With `inverse_weight` `[1]` the logits are replaced by
 /// `(softmax − onehot(target))·w·inverse_weight`, and columns from `vocab` on by 0; without, they stay. `targets`
-/// `[n]` i64 lie inside the vocabulary whatever their weight; `weights` `[n]` are f32.
+/// `[n]` i64 lie inside the vocabulary whatever their weight; `weights` `[n]` are f32. With `by_source`, sources `[n]` i32
+/// and sums `[s]`, Σ w·nll of each source's rows is added to its sum.
 pub(super) fn cross_entropy(
     logits: &Tensor,
     targets: &Tensor,
@@ -21,13 +22,25 @@ pub(super) fn cross_entropy(
     loss_sum: &Tensor,
     vocab: i64,
     inverse_weight: Option<&Tensor>,
+    by_source: Option<[&Tensor; 2]>,
 ) -> Result<()> {
     let (n, columns) = matrix(logits, OP)?;
     require((1..=columns).contains(&vocab), OP, || format!("vocabulary of {vocab} in {columns} columns"))?;
     expect_shape(targets, &[n], OP, "targets")?;
     expect_shape(weights, &[n], OP, "weights")?;
+    if let Some([sources, _]) = by_source {
+        expect_shape(sources, &[n], OP, "sources")?;
+    }
     if cuda::serves(logits) {
-        return cuda::loss::cross_entropy(logits, targets, weights, loss_sum, vocab, inverse_weight);
+        return cuda::loss::cross_entropy(
+            logits,
+            targets,
+            weights,
+            loss_sum,
+            vocab,
+            inverse_weight,
+            by_source,
+        );
     }
     let kind = math_kind(logits.kind());
     let step = signed(chunk::loss(backend(logits), unsigned(n), unsigned(vocab), math_bytes(kind)));
@@ -36,6 +49,10 @@ pub(super) fn cross_entropy(
     let small = scratch(logits, &[3, step, 1], kind)?;
     let doubles = scratch(logits, &[2, step], Kind::Double)?;
     let mut total = Tensor::f_zeros([1], (Kind::Double, logits.device()))?;
+    let mut apart = match by_source {
+        Some([sources, sums]) => Some((sources, sums.f_to_kind(Kind::Double)?)),
+        None => None,
+    };
     for (start, rows) in blocks(n, step) {
         let all = logits.f_narrow(0, start, rows)?;
         let mut real = all.f_narrow(1, 0, vocab)?;
@@ -60,6 +77,11 @@ pub(super) fn cross_entropy(
         nll64.f_copy_(&m.f_view([rows])?)?;
         w64.f_copy_(&weight)?;
         let _ = total.f_add_(&nll64.f_dot(&w64)?)?;
+        if let Some((sources, sums)) = &mut apart {
+            let _ = nll64.f_mul_(&w64)?;
+            // Row after row on the CPU; f64 on another device, where this is no fixed order, is met in tests alone.
+            let _ = sums.f_index_add_(0, &sources.f_narrow(0, start, rows)?, &nll64)?;
+        }
         if let Some(inverse_weight) = inverse_weight {
             t.f_copy_(&weight.f_view([rows, 1])?)?;
             let _ = t.f_mul_(inverse_weight)?;
@@ -73,5 +95,8 @@ pub(super) fn cross_entropy(
         }
     }
     let _ = loss_sum.shallow_clone().f_add_(&total)?;
+    if let (Some([_, sums]), Some((_, apart))) = (by_source, apart) {
+        sums.shallow_clone().f_copy_(&apart)?;
+    }
     Ok(())
 }

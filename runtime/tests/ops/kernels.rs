@@ -16,7 +16,7 @@ use crate::support::{TestHost, bench, device, randn, run, scalar, unset};
 const KERNELS: [(&str, &[&str]); 8] = [
     ("embedding", &["embedding_forward", "embedding_prepare", "embedding_mark", "embedding_backward"]),
     ("flat", &["accumulate", "dropout", "square_sum", "add_total", "largest"]),
-    ("loss", &["cross_entropy", "add_sum"]),
+    ("loss", &["cross_entropy", "add_sum", "add_by_source"]),
     ("norm", &["norm_forward", "norm_backward", "column_sum"]),
     ("optimizer", &["adamw"]),
     ("quantise", &["quantise"]),
@@ -193,6 +193,13 @@ fn cross_entropy_at_real_widths() {
             run(op, &[&targets, &weights32, &inverse.to_kind(Kind::Float)], &[&logits, &got]);
             assert_close("loss", &got, &want[1], Kind::Float);
             assert_close("gradient", &logits, &want[0], kind);
+            let sources = Tensor::randint(5, [n], (Kind::Int, Device::Cpu));
+            let sums = Tensor::ones([5], (Kind::Float, Device::Cpu));
+            let op = op::CrossEntropyEval { vocab: vocab as u64 };
+            let inputs = [&logits, &targets, &weights32, &sources];
+            let want = twin(op.clone(), kind, &inputs, &[&got, &sums.to_kind(Kind::Double)]);
+            run(op, &inputs, &[&got, &sums]);
+            assert_close("loss by source", &sums, &want[1], Kind::Float);
             let padding = logits.narrow(1, vocab, columns - vocab).abs().sum(Kind::Double);
             assert_eq!(padding.double_value(&[]), 0.0);
         }

@@ -1,6 +1,6 @@
 //! Batch, initialisation, dropout, loss, gradient norm, optimizers.
 
-use llmc_plan::batch::Batch;
+use llmc_plan::batch::{Batch, NO_SOURCE};
 use llmc_plan::op;
 use llmc_plan::param::{Init, ParamBuffers, ParamSpec, Part};
 use llmc_plan::plan::OptimizerKind;
@@ -23,6 +23,7 @@ fn batches_are_uploaded_as_declared() {
         positions: (0..n).map(|i| i % 300).collect(),
         cu_seqlens: vec![0, 300, 600, 600],
         weights: (0..n).map(|i| i as f32 * 0.5).collect(),
+        sources: vec![3, NO_SOURCE],
         ..Batch::default()
     };
     let mut host = TestHost { batch: Some(batch), ..TestHost::default() };
@@ -36,6 +37,14 @@ fn batches_are_uploaded_as_declared() {
     assert_eq!(c.int64_value(&[301]), 1);
     assert_eq!(Vec::<i32>::try_from(&lengths).expect("lengths"), [0, 300, 600, 600]);
     assert_eq!(weights.double_value(&[3]), 1.5);
+    let sources = Tensor::zeros([600], (Kind::Int, Device::Cpu));
+    let outputs = [&a, &b, &c, &lengths, &weights, &sources];
+    run_at(load.clone(), &mut host, At::default(), &[], &outputs);
+    assert_eq!(
+        [299, 300].map(|row| sources.int64_value(&[row])),
+        [3, 0],
+        "what only fills up weighs nothing"
+    );
     assert!(refused(load, &[], &[&a, &b, &c, &lengths, &weights]).contains("no batch"));
 }
 
@@ -166,6 +175,48 @@ fn cross_entropy_matches_autograd() {
         &[&sum],
     );
     assert!(text.contains("out of bounds"), "{text}");
+}
+
+/// Sums by source are added to, miss no row, and change nothing else.
+#[test]
+fn losses_are_summed_by_source() {
+    let _bench = bench();
+    for kind in KINDS {
+        let (n, vocab, columns) = (700, 2999, 3008);
+        let logits = randn(&[n, columns], kind) * 3.0;
+        let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
+        let weights = Tensor::rand([n], (Kind::Float, Device::Cpu));
+        let sources = Tensor::randint(3, [n], (Kind::Int, Device::Cpu));
+        let log_p = logits.to_kind(Kind::Double).narrow(1, 0, vocab).log_softmax(-1, Kind::Double);
+        let nll = -log_p.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
+        // The fourth source has no rows.
+        let want: Vec<f64> = (0..4)
+            .map(|source| {
+                let weights = weights.to_kind(Kind::Double) * sources.eq(source).to_kind(Kind::Double);
+                1.0 + (&nll * weights).sum(Kind::Double).double_value(&[])
+            })
+            .collect();
+        let want = Tensor::from_slice(&want);
+        let new = || (scalar(0.0), Tensor::ones([4], (Kind::Float, Device::Cpu)));
+        let (eval, train) =
+            (op::CrossEntropyEval { vocab: vocab as u64 }, op::CrossEntropyTrain { vocab: vocab as u64 });
+        let ((alone, _), (sum, sums)) = (new(), new());
+        run(eval.clone(), &[&logits, &targets, &weights], &[&alone]);
+        run(eval, &[&logits, &targets, &weights, &sources], &[&sum, &sums]);
+        assert!(sum.equal(&alone));
+        assert!(relative_error(&sums, &want) < 1e-5, "{sums} {want}");
+        assert_eq!(sums.double_value(&[3]), 1.0);
+        let inverse = scalar(0.25);
+        let (plain, mixed) = (logits.copy(), logits.copy());
+        let ((alone, _), (sum, sums)) = (new(), new());
+        run(train.clone(), &[&targets, &weights, &inverse], &[&plain, &alone]);
+        run(train.clone(), &[&targets, &weights, &inverse, &sources], &[&mixed, &sum, &sums]);
+        assert!(sum.equal(&alone) && mixed.equal(&plain));
+        assert!(relative_error(&sums, &want) < 1e-5, "{sums} {want}");
+        let short = sources.narrow(0, 0, 3);
+        let text = refused(train, &[&targets, &weights, &inverse, &short], &[&mixed, &sum, &sums]);
+        assert!(text.contains("sources must be [700], is [3]"), "{text}");
+    }
 }
 
 /// Logits so large that a plain softmax overflows.

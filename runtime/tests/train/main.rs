@@ -6,6 +6,7 @@ mod accounting;
 mod faults;
 mod gradients;
 mod interpreter;
+mod mixing;
 mod reference;
 mod resume;
 mod support;
