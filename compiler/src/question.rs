@@ -8,7 +8,7 @@ use llmc_plan::data::{
 };
 use llmc_plan::model::{Model, Rope, RopeMethod};
 use llmc_plan::plan::{
-    DType, Determinism, LrSchedule, Offload, Optimizer, OptimizerKind, Precision, Recompute, Schedule,
+    DType, Determinism, LrSchedule, Master, Offload, Optimizer, OptimizerKind, Precision, Recompute, Schedule,
 };
 use llmc_planner::question::{
     Budget, Cluster, Continued, LearningRate, Peak, Pins, Prices, Question, Reliability, RunAsk, Span,
@@ -155,6 +155,11 @@ fn optimizer(f: &Facts) -> Option<Optimizer> {
         weight_decay: f.real("optimizer.weight_decay")?,
         clip: f.real("optimizer.clip")?,
         state_dtype: if f.word("optimizer.state_dtype") == Some("bf16") { DType::Bf16 } else { DType::F32 },
+        master: match f.word("optimizer.master") {
+            Some("split") => Master::Split,
+            Some("stochastic") => Master::Stochastic,
+            _ => Master::F32,
+        },
     })
 }
 

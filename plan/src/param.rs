@@ -34,11 +34,14 @@ pub struct ParamBuffers {
     pub weight: BufferId,
     /// Gradient accumulator; none when frozen.
     pub gradient: Option<BufferId>,
-    /// f32 master; none when the weight is f32 itself.
+    /// f32 master; none when the weight is f32 itself or part of it.
     pub master: Option<BufferId>,
     /// Device buffer that the master passes through when its home is in host memory; layers share its instances.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub master_work: Option<BufferId>,
+    /// What the weights lack of their f32 master, where that is split (i16).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<BufferId>,
     /// Optimizer states, in the order of `Optimize::state_shapes`.
     pub states: Vec<BufferId>,
 }

@@ -258,6 +258,30 @@ pub struct Optimizer {
     pub clip: f64,
     /// Number format of the moments: `f32` or `bf16`.
     pub state_dtype: DType,
+    /// How masters of 16-bit weights are kept. Since 1.1; absent means `f32`.
+    #[serde(default, skip_serializing_if = "Master::is_f32")]
+    pub master: Master,
+}
+
+/// How the f32 masters of bf16 weights are kept between steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Master {
+    /// A tensor of its own beside the weights: 4 more bytes a parameter.
+    #[default]
+    F32,
+    /// Only the 16 bits that the weight lacks: 2 more bytes, the same f32 (Split-SGD, Kalamkar et al. 2020, arXiv
+    /// 2005.04680).
+    Split,
+    /// None: weights are rounded stochastically (Gupta et al. 2015, arXiv 1502.02551).
+    Stochastic,
+}
+
+impl Master {
+    /// Whether it is the usual one.
+    pub fn is_f32(&self) -> bool {
+        *self == Master::F32
+    }
 }
 
 /// Shape of the learning-rate schedule after warm-up.
@@ -335,6 +359,8 @@ pub enum DType {
     I64,
     /// 32-bit integer (cumulative lengths).
     I32,
+    /// 16-bit integer (what a bf16 weight lacks of its f32 master).
+    I16,
 }
 
 impl DType {
@@ -343,7 +369,7 @@ impl DType {
         match self {
             DType::F64 | DType::I64 => 8,
             DType::F32 | DType::I32 => 4,
-            DType::Bf16 | DType::F16 => 2,
+            DType::Bf16 | DType::F16 | DType::I16 => 2,
             DType::F8E4m3 | DType::F8E5m2 => 1,
         }
     }

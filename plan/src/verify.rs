@@ -242,7 +242,7 @@ fn owned(program: &Program, instances: &Instances) -> Vec<(String, usize, bool)>
             micro_batch: 0,
             slot: 0,
         };
-        let trained = [b.weight].into_iter().chain(b.master).chain(b.states.iter().copied());
+        let trained = [b.weight].into_iter().chain(b.master).chain(b.missing).chain(b.states.iter().copied());
         for buffer in trained {
             let key = instances.key(program, &call, &Ref::of(buffer));
             owned.extend(key.map(|key| (param.name.clone(), key, !param.frozen)));

@@ -16,6 +16,7 @@ fn schema() -> Value {
 fn full() -> Plan {
     let mut plan = support::toy();
     plan.layout.stages = vec![StageLayers { layers: 2, selective: 1, full: 1, offload: 0 }];
+    plan.optimizer.master = Master::Split;
     plan.freeze = vec!["embeddings".to_string()];
     plan.from = Some("models/base".to_string());
     plan.memory.stages = vec![StageMemory {
@@ -201,8 +202,10 @@ fn choices_agree() {
                 DType::F8E5m2,
                 DType::I64,
                 DType::I32,
+                DType::I16,
             ]),
         ),
+        ("Master", names(&[Master::F32, Master::Split, Master::Stochastic])),
         (
             "RopeMethod",
             names(&[RopeMethod::None, RopeMethod::Pi, RopeMethod::Ntk, RopeMethod::Yarn, RopeMethod::Llama3]),

@@ -168,3 +168,32 @@ fn accumulation_does_not_move_the_peak() {
     assert_eq!(memory(&capped), all);
     assert!(capped.step.len() < 50);
 }
+
+/// A split master takes 2 B a parameter where an f32 one takes 4, stochastic rounding none; both need AdamW and bf16.
+#[test]
+fn masters_take_what_they_say() {
+    let with = |master| {
+        let mut plan = support::toy();
+        plan.precision = Precision::Bf16;
+        plan.optimizer.master = master;
+        plan
+    };
+    let bytes = |master| {
+        let program = program(&with(master));
+        assert_eq!(verify(&program), [], "{master:?}");
+        memory(&program).optimizer
+    };
+    let params = support::toy().model.count_params();
+    let padded = params + 2 * 2 * 8; // embedding and head have 2 rows of 8 beyond the vocabulary
+    assert_eq!(bytes(Master::F32), padded * 12);
+    assert_eq!(bytes(Master::Split), padded * 10);
+    assert_eq!(bytes(Master::Stochastic), padded * 8);
+    let refused = |change: fn(&mut Plan)| {
+        let mut plan = with(Master::Split);
+        change(&mut plan);
+        lower(&plan, &Coordinates::default(), Backend::Cpu).unwrap_err().to_string()
+    };
+    assert!(refused(|plan| plan.optimizer.kind = OptimizerKind::Lion).contains("optimizer.master"));
+    assert!(refused(|plan| plan.precision = Precision::F32).contains("optimizer.master"));
+    assert!(refused(|plan| plan.precision = Precision::Fp16).contains("optimizer.master"));
+}

@@ -1,6 +1,6 @@
 //! The nearest questions that have a plan. Every fix named was planned and fits.
 
-use llmc_plan::plan::{DType, OptimizerKind, Plan};
+use llmc_plan::plan::{DType, Master, OptimizerKind, Plan, Precision};
 
 use crate::answer::{Answer, Fix, Infeasible};
 use crate::hardware::Kind;
@@ -91,6 +91,11 @@ pub fn find(q: &Question) -> Vec<Fix> {
         }
     }
     if q.optimizer.kind == OptimizerKind::Adamw && q.hardware.kind == Kind::Cuda {
+        if q.optimizer.master.is_f32() && matches!(q.precision, Precision::Bf16 | Precision::Fp8) {
+            let mut changed = q.clone();
+            changed.optimizer.master = Master::Split;
+            more("optimizer.master", "split".into(), changed);
+        }
         let mut changed = q.clone();
         changed.optimizer.kind = OptimizerKind::PagedAdamw;
         more("optimizer", "paged_adamw".into(), changed);

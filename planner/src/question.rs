@@ -6,7 +6,7 @@
 
 use llmc_plan::model::Model;
 use llmc_plan::plan::{
-    DType, Determinism, LrSchedule, Offload, Optimizer, OptimizerKind, Precision, Recompute, Schedule,
+    DType, Determinism, LrSchedule, Master, Offload, Optimizer, OptimizerKind, Precision, Recompute, Schedule,
 };
 
 use crate::hardware::Hardware;
@@ -72,6 +72,7 @@ impl Question {
                 weight_decay: 0.1,
                 clip: 1.0,
                 state_dtype: DType::F32,
+                master: Master::F32,
             },
             lr: LearningRate::default(),
             precision: Precision::Bf16,

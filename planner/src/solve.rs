@@ -157,7 +157,8 @@ fn check(q: &Question) -> Result<(), Infeasible> {
 
 /// The setting of `q` on `cluster` with `sequences` a step.
 pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting> {
-    let mut state = StateBytes::new(q.precision, q.optimizer.kind, q.optimizer.state_dtype.bytes());
+    let o = &q.optimizer;
+    let mut state = StateBytes::new(q.precision, o.kind, o.state_dtype.bytes(), o.master);
     // Frozen parameters keep their weights only.
     if let Some(trainable) = q.continued.and_then(|c| c.trainable_params) {
         let share = (trainable as f64 / q.model.params.max(1) as f64).min(1.0);

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use llmc_plan::program::Program;
 use safetensors::Dtype;
 use serde::Deserialize;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::{MODEL_FILE, TensorFile};
 use crate::failure::{Failure, Outcome};
 use crate::memory::Memory;
-use crate::snapshot::{parameter_tensor, parts};
+use crate::snapshot::{parameter_tensor, parts, split_into};
 
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
@@ -33,13 +33,21 @@ pub fn import(program: &Program, memory: &Memory, folder: &Path, vocab: u64) -> 
         let weight = parameter_tensor(program, memory, param, param.buffers.weight)?;
         let master =
             param.buffers.master.map(|id| parameter_tensor(program, memory, param, id)).transpose()?;
-        let target = master.as_ref().unwrap_or(&weight);
+        let missing =
+            param.buffers.missing.map(|id| parameter_tensor(program, memory, param, id)).transpose()?;
+        let whole = match &missing {
+            Some(_) => Some(Tensor::f_zeros(weight.size(), (Kind::Float, Device::Cpu))?),
+            None => master,
+        };
+        let target = whole.as_ref().unwrap_or(&weight);
         for (name, start, rows) in parts(param, vocab) {
             let mut block = target.f_narrow(0, start as i64, rows as i64)?;
             block.f_copy_(&files.read(name, &block.size())?)?;
         }
-        if let Some(master) = &master {
-            weight.shallow_clone().f_copy_(master)?;
+        match (&whole, &missing) {
+            (Some(master), Some(missing)) => split_into(master, &weight, missing)?,
+            (Some(master), None) => weight.shallow_clone().f_copy_(master)?,
+            _ => {}
         }
     }
     Ok(())

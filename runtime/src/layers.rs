@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use llmc_plan::op::Op;
+use llmc_plan::op::{Op, Weights};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::failure::Outcome;
 use crate::interpret::{Event, Observer};
 use crate::meter::Measured;
-use crate::ops::squared_norm;
+use crate::ops::{split, squared_norm};
 
 /// Records a run leaves.
 const RECORDS: u64 = 100;
@@ -113,10 +113,12 @@ impl Layers {
         squared_norm(gradient, gradient_sq)?;
         squared_norm(weight, weight_sq)?;
         let rows = weight.size().first().copied().unwrap_or(1).max(1);
-        let row_bytes = crate::ops::elements(weight) / rows * 4;
+        // A split master is put together before and after, with what is in between.
+        let each = if missing(event).is_some() { 16 } else { 4 };
+        let row_bytes = crate::ops::elements(weight) / rows * each;
         let kept = (i64::try_from(self.scratch).unwrap_or(i64::MAX) / row_bytes.max(1)).max(1);
         let stride = (rows + kept - 1) / kept;
-        self.before = Some((copy(&sample(weight, stride)?)?, stride));
+        self.before = Some((master(event, &sample(weight, stride)?, stride)?, stride));
         Ok(())
     }
 
@@ -125,7 +127,10 @@ impl Layers {
             return Ok(());
         };
         let weight = &weight;
-        let after = sample(weight, stride)?;
+        let after = match missing(event) {
+            Some(_) => master(event, &sample(weight, stride)?, stride)?,
+            None => sample(weight, stride)?,
+        };
         let _ = before.f_sub_(&after)?;
         let share = crate::ops::elements(weight) as f64 / crate::ops::elements(&before) as f64;
         let part = zero(weight)?;
@@ -172,6 +177,21 @@ fn zero(like: &Tensor) -> Result<Tensor> {
 /// Every `stride`th row.
 fn sample(t: &Tensor, stride: i64) -> Result<Tensor> {
     Ok(t.f_slice(0, None, None, stride)?)
+}
+
+/// What the updated weights lack of a split master.
+fn missing<'e>(event: &Event<'e>) -> Option<&'e Tensor> {
+    let split = matches!(&event.instr.op, Op::Optimize(o) if o.weights == Weights::Split);
+    event.outputs.last().filter(|_| split)
+}
+
+/// A copy in f32 of sampled weights; of their masters where those are split.
+fn master(event: &Event<'_>, weights: &Tensor, stride: i64) -> Result<Tensor> {
+    let Some(missing) = missing(event) else { return copy(weights) };
+    let rows = weights.size().first().copied().unwrap_or(0);
+    let missing = sample(missing, stride)?.f_narrow(0, 0, rows)?;
+    let flat = |t: &Tensor| t.f_contiguous()?.f_view([-1]);
+    Ok(split::joined(&flat(weights)?, &flat(&missing)?)?.f_view(weights.size().as_slice())?)
 }
 
 /// A copy in f32 of its own.

@@ -27,6 +27,7 @@ pub fn kind(dtype: DType) -> Kind {
         DType::F8E5m2 => Kind::Float8e5m2,
         DType::I64 => Kind::Int64,
         DType::I32 => Kind::Int,
+        DType::I16 => Kind::Int16,
     }
 }
 
@@ -40,6 +41,7 @@ pub fn dtype(kind: Kind) -> DType {
         Kind::Float8e5m2 => DType::F8E5m2,
         Kind::Int64 => DType::I64,
         Kind::Int => DType::I32,
+        Kind::Int16 => DType::I16,
         _ => DType::F64,
     }
 }

@@ -74,7 +74,7 @@ pub fn explain(
     let footprint = walk::memory(program);
     let (held, device_state) = state(device);
     let mut taken: Vec<&Taken> = ledger.0.values().collect();
-    taken.sort_by(|a, b| b.allocated_bytes.cmp(&a.allocated_bytes));
+    taken.sort_by_key(|t| std::cmp::Reverse(t.allocated_bytes));
     let stage = plan.memory.stages.first();
     let report = json!({
         "error": failure.message,

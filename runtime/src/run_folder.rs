@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use llmc_plan::data::DataSpec;
-use llmc_plan::plan::Plan;
+use llmc_plan::plan::{Master, Plan};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -78,7 +78,7 @@ pub fn read_data(path: &Path) -> Outcome<(DataSpec, String)> {
 }
 
 /// SHA-256 of what a plan means: model, length, global batch, optimizer, learning rate, seed. What only decides
-/// how it is executed (devices, layout, micro-batch, recompute, precision) may change between sittings.
+/// how it is executed (devices, layout, micro-batch, recompute, precision, a master split or not) may change between sittings.
 pub fn meaning(plan: &Plan) -> Outcome<String> {
     let model = json!({
         "layers": plan.model.layers, "hidden": plan.model.hidden, "heads": plan.model.heads,
@@ -87,11 +87,16 @@ pub fn meaning(plan: &Plan) -> Outcome<String> {
         "tied": plan.model.tied, "norm_eps": plan.model.norm_eps, "dropout": plan.model.dropout,
         "init_std": plan.model.init_std,
     });
+    // A split master is the same f32 in another place; checkpoints hold it whole.
+    let mut optimizer = plan.optimizer.clone();
+    if optimizer.master == Master::Split {
+        optimizer.master = Master::F32;
+    }
     let parts = json!([
         model,
         plan.budget.steps,
         plan.batch.global_sequences,
-        plan.optimizer,
+        optimizer,
         plan.lr,
         plan.seed,
         plan.freeze,

@@ -17,6 +17,7 @@ use tch::{Device, Kind, Tensor};
 use crate::checkpoint::{Checkpoint, MODEL_FILE, OPTIMIZER_FILE, TensorFile};
 use crate::failure::{Failure, Outcome};
 use crate::memory::{Memory, kind};
+use crate::ops::split;
 
 /// What a saved buffer is to its parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ enum Role {
     Weight,
     /// f32 master.
     Master,
+    /// What the weights saved before it lack of a split master.
+    Missing,
     /// Optimizer state of this name.
     State(String),
 }
@@ -32,6 +35,8 @@ enum Role {
 /// A tensor on its way to a file: bytes are copied to the host when asked for, in the format of the file.
 pub struct Saved {
     tensor: Tensor,
+    /// What makes an f32 master of it.
+    missing: Option<Tensor>,
     kind: Kind,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -59,6 +64,7 @@ impl Snapshot {
             .flat_map(|(call, _, _, instr)| instr.inputs.iter().map(move |reference| (call, *reference)));
         let failure = Rc::new(RefCell::new(None));
         let mut snapshot = Snapshot { model: Vec::new(), optimizer: Vec::new(), failure: failure.clone() };
+        let mut before: Option<&Tensor> = None;
         for ((call, reference), tensor) in references.zip(tensors) {
             let (param, role) = owner(program, &call, &reference).ok_or_else(|| {
                 let name = program.buffer(reference.buffer).map_or("?", |b| b.name.as_str());
@@ -71,11 +77,19 @@ impl Snapshot {
                     snapshot.model.push((name.to_owned(), Saved::new(rows, weight, &failure)));
                 }
             }
-            if role != Role::Weight {
-                let dtype = program.buffer(reference.buffer).map_or(DType::F32, |b| b.dtype);
-                let saved = Saved::new(tensor.shallow_clone(), dtype, &failure);
-                snapshot.optimizer.push((state_name(param, &role), saved));
-            }
+            let saved = match (&role, before) {
+                (Role::Weight, _) => None,
+                (Role::Missing, Some(weights)) => {
+                    let master = Saved::new(weights.shallow_clone(), DType::F32, &failure);
+                    Some(Saved { missing: Some(tensor.shallow_clone()), ..master })
+                }
+                _ => {
+                    let dtype = program.buffer(reference.buffer).map_or(DType::F32, |b| b.dtype);
+                    Some(Saved::new(tensor.shallow_clone(), dtype, &failure))
+                }
+            };
+            snapshot.optimizer.extend(saved.map(|saved| (state_name(param, &role), saved)));
+            before = Some(tensor);
         }
         Ok(snapshot)
     }
@@ -105,6 +119,11 @@ pub fn restore(program: &Program, memory: &Memory, checkpoint: &Checkpoint, voca
             let tensor = parameter_tensor(program, memory, param, master)?;
             fill(&mut optimizer, &state_name(param, &Role::Master), &tensor)?;
             weight.shallow_clone().f_copy_(&tensor)?;
+        } else if let Some(missing) = param.buffers.missing {
+            let missing = parameter_tensor(program, memory, param, missing)?;
+            let master = Tensor::f_empty(weight.size(), (Kind::Float, Device::Cpu))?;
+            fill(&mut optimizer, &state_name(param, &Role::Master), &master)?;
+            split_into(&master, &weight, &missing)?;
         } else {
             // Padding rows are not in the file; no gradient ever reaches them, so zero is as good as any value.
             let _ = weight.shallow_clone().f_zero_()?;
@@ -117,6 +136,17 @@ pub fn restore(program: &Program, memory: &Memory, checkpoint: &Checkpoint, voca
             fill(&mut optimizer, &state_name(param, &Role::State(prefix(program, *state))), &tensor)?;
         }
     }
+    Ok(())
+}
+
+/// Takes an f32 master apart, in host memory.
+pub fn split_into(master: &Tensor, weights: &Tensor, missing: &Tensor) -> Outcome<()> {
+    let flat = master.f_contiguous()?.f_view([-1])?;
+    let like = |kind| Tensor::f_empty(flat.size(), (kind, Device::Cpu));
+    let (upper, rest) = (like(Kind::BFloat16)?, like(Kind::Int16)?);
+    split::split(&flat, &like(Kind::Int)?, &upper, &rest)?;
+    weights.f_view([-1])?.f_copy_(&upper)?;
+    missing.f_view([-1])?.f_copy_(&rest)?;
     Ok(())
 }
 
@@ -156,6 +186,8 @@ fn owner<'p>(program: &'p Program, call: &Call, reference: &Ref) -> Option<(&'p 
         Role::State(prefix(program, reference.buffer))
     } else if param.buffers.master == Some(reference.buffer) {
         Role::Master
+    } else if param.buffers.missing == Some(reference.buffer) {
+        Role::Missing
     } else {
         Role::Weight
     };
@@ -164,7 +196,7 @@ fn owner<'p>(program: &'p Program, call: &Call, reference: &Ref) -> Option<(&'p 
 
 fn holds(param: &ParamSpec, buffer: BufferId) -> bool {
     let b = &param.buffers;
-    b.weight == buffer || b.master == Some(buffer) || b.states.contains(&buffer)
+    b.weight == buffer || [b.master, b.missing].contains(&Some(buffer)) || b.states.contains(&buffer)
 }
 
 /// `m` of buffer `m.qkv`.
@@ -176,7 +208,7 @@ fn prefix(program: &Program, buffer: BufferId) -> String {
 fn state_name(param: &ParamSpec, role: &Role) -> String {
     match role {
         Role::State(state) => format!("{}.{state}", param.name),
-        Role::Master | Role::Weight => format!("{}.master", param.name),
+        Role::Master | Role::Missing | Role::Weight => format!("{}.master", param.name),
     }
 }
 
@@ -213,19 +245,28 @@ impl Saved {
             *failure.borrow_mut() = Some(f);
             Dtype::F32
         });
-        Saved { tensor, kind, dtype: named, shape, failure: failure.clone() }
+        Saved { tensor, missing: None, kind, dtype: named, shape, failure: failure.clone() }
     }
 
     fn copy(&self) -> Outcome<Vec<u8>> {
         let _no_grad = tch::no_grad_guard();
         let size = self.kind.elt_size_in_bytes();
-        let flat = self.tensor.f_contiguous()?.f_view([-1])?;
+        let flat = |t: &Tensor| t.f_contiguous()?.f_view([-1]);
+        let missing = self.missing.as_ref().map(flat).transpose()?;
+        let flat = flat(&self.tensor)?;
         let mut out = vec![0; self.data_len()];
         let mut done = 0;
         for chunk in out.chunks_mut(CHUNK_BYTES / size * size) {
             let elements = chunk.len() / size;
-            let part = flat.f_narrow(0, done as i64, elements as i64)?;
-            part.f_to_kind(self.kind)?.f_to_device(Device::Cpu)?.f_copy_data_u8(chunk, elements)?;
+            let part = |t: &Tensor| t.f_narrow(0, done as i64, elements as i64);
+            let part = match &missing {
+                Some(missing) => {
+                    let [weights, missing] = [&flat, missing].map(|t| part(t)?.f_to_device(Device::Cpu));
+                    split::joined(&weights?, &missing?)?
+                }
+                None => part(&flat)?.f_to_kind(self.kind)?.f_to_device(Device::Cpu)?,
+            };
+            part.f_copy_data_u8(chunk, elements)?;
             done += elements;
         }
         Ok(out)

@@ -83,6 +83,6 @@ fn format(dtype: DType) -> Option<Format> {
         DType::F16 => Format::F16,
         DType::F8E4m3 => Format::F8E4m3,
         DType::F8E5m2 => Format::F8E5m2,
-        DType::F64 | DType::I64 | DType::I32 => return None,
+        DType::F64 | DType::I64 | DType::I32 | DType::I16 => return None,
     })
 }

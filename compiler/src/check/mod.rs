@@ -18,6 +18,7 @@ pub mod meaning {
     pub mod impossible;
     pub mod layout;
     pub mod lr_high;
+    pub mod master;
     pub mod mixture;
     pub mod multiple;
     pub mod no_hardware;
@@ -112,6 +113,7 @@ pub const RULES: &[&Rule] = &[
     &meaning::multiple::RULE,
     &meaning::lr_high::RULE,
     &meaning::fp8::RULE,
+    &meaning::master::RULE,
     &meaning::corpus::RULE,
     &meaning::base_absent::RULE,
     &meaning::shares::RULE,
@@ -140,6 +142,7 @@ const CHECKS: &[fn(&Resolved, &mut Vec<Diagnostic>)] = &[
     meaning::multiple::check,
     meaning::lr_high::check,
     meaning::fp8::check,
+    meaning::master::check,
     meaning::shares::check,
     meaning::mixture::check,
     meaning::eval_window::check,

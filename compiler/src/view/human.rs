@@ -202,11 +202,13 @@ fn training(page: &mut Page, p: &Plan) {
         },
     );
     let o = &p.optimizer;
+    let master =
+        if o.master.is_f32() { String::new() } else { format!(" master {}", words::enum_word(&o.master)) };
     page.line(
         "optimizer",
         "优化器",
         format!(
-            "{} betas {} {} wd {} clip {} · {} · {} · seed {}",
+            "{} betas {} {} wd {} clip {}{master} · {} · {} · seed {}",
             words::optimizer_word(o.kind),
             short_float(o.beta1),
             short_float(o.beta2),

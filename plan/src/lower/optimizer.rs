@@ -8,9 +8,9 @@ use super::transfer;
 use super::units::GATHER;
 use crate::op::{
     AdjustScale, AllReduce, Clip, Copy, Fill, Gather, Initialise, Optimize, RopeTables, ScaleLoss, Snapshot,
-    SquaredNorm, UnscaleNorms,
+    SquaredNorm, UnscaleNorms, Weights,
 };
-use crate::plan::Plan;
+use crate::plan::DType;
 use crate::program::{Axis, Ref};
 
 /// A paged update runs beside the next step's first forward pass, which waits for it layer by layer.
@@ -21,16 +21,19 @@ const UPDATE: &str = "update";
 pub fn init(name: &str, params: &[&Param], shape: &Shape) -> Draft {
     let mut s = Draft::new(name);
     for param in params {
-        match param.master {
-            None => s.op(Initialise {}, [], [param.weight]),
-            Some(master) => {
+        match (param.master, param.missing) {
+            (None, None) => s.op(Initialise {}, [], [param.weight]),
+            (None, Some(missing)) => {
+                s.op(Initialise {}, [], [param.own, missing.work]);
+                transfer::store(&mut s, missing);
+                gather_own(&mut s, param);
+            }
+            (Some(master), _) => {
                 // Made where the optimizer works on it: a host would take minutes for a large model.
                 s.op(Initialise {}, [], [master.work]);
                 s.op(Copy {}, [master.work], [param.own]);
                 transfer::store(&mut s, master);
-                if param.own != param.weight {
-                    s.on_for(GATHER, |s| s.op(Gather { axis: Axis::Shard }, [param.own], [param.weight]));
-                }
+                gather_own(&mut s, param);
             }
         }
         let states = param.states.iter().map(|stored| stored.home);
@@ -39,6 +42,13 @@ pub fn init(name: &str, params: &[&Param], shape: &Shape) -> Draft {
         }
     }
     s
+}
+
+/// Hands every rank's block of the initial weights to all.
+fn gather_own(s: &mut Draft, param: &Param) {
+    if param.own != param.weight {
+        s.on_for(GATHER, |s| s.op(Gather { axis: Axis::Shard }, [param.own], [param.weight]));
+    }
 }
 
 /// What sums up a parameter's gradient over a step.
@@ -143,17 +153,17 @@ pub fn optimize(l: &Lowering, name: &str, params: &[&Param]) -> Draft {
         let Some(gradient) = param.reduced else { continue };
         let updated = param.master.map_or(param.own, |master| master.work);
         let states = param.states.iter().map(|stored| stored.work);
-        let copy = param.master.map(|_| param.own);
-        let outputs = [updated].into_iter().chain(states).chain(copy);
-        let op = settings(l.plan, param);
+        let last = param.master.map(|_| param.own).or(param.missing.map(|missing| missing.work));
+        let outputs = [updated].into_iter().chain(states).chain(last);
+        let op = settings(l, param);
         s.op(op, [gradient, lr, grad_scale, skip, step], outputs);
     }
     s
 }
 
 /// The optimizer op of one parameter.
-fn settings(plan: &Plan, param: &Param) -> Optimize {
-    let o = &plan.optimizer;
+fn settings(l: &Lowering, param: &Param) -> Optimize {
+    let o = &l.plan.optimizer;
     Optimize {
         kind: o.kind,
         beta1: o.beta1,
@@ -161,7 +171,12 @@ fn settings(plan: &Plan, param: &Param) -> Optimize {
         eps: o.eps,
         weight_decay: if param.decay { o.weight_decay } else { 0.0 },
         lr_multiplier: 1.0,
-        master: param.master.is_some(),
+        weights: match (param.master, param.missing) {
+            (Some(_), _) => Weights::Master,
+            (None, Some(_)) => Weights::Split,
+            (None, None) if l.shape.compute == DType::F32 => Weights::Whole,
+            (None, None) => Weights::Stochastic,
+        },
     }
 }
 
@@ -170,7 +185,8 @@ pub fn save(name: &str, params: &[&Param]) -> Draft {
     let mut s = Draft::new(name);
     let saved = params.iter().flat_map(|p| {
         let states = p.states.iter().map(|stored| stored.home);
-        [p.master.map_or(p.own, |master| master.home)].into_iter().chain(states)
+        let missing = p.missing.map(|missing| missing.home);
+        [p.master.map_or(p.own, |master| master.home)].into_iter().chain(missing).chain(states)
     });
     let saved: Vec<Ref> = saved.collect();
     if !saved.is_empty() {

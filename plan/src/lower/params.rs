@@ -5,7 +5,7 @@ use super::build::Builder;
 use super::shape::{Shape, invalid};
 use crate::op::Optimize;
 use crate::param::{Init, ParamBuffers, ParamSpec, Part};
-use crate::plan::{DType, OptimizerKind, Plan};
+use crate::plan::{DType, Master, OptimizerKind, Plan};
 use crate::program::{Axis, Class, Index, Ref, Space};
 
 /// One parameter, for all the layers that have it.
@@ -29,8 +29,10 @@ pub struct Param {
     pub gradient: Option<Ref>,
     /// What the optimizer reads: this rank's block of the sum over all ranks.
     pub reduced: Option<Ref>,
-    /// f32 master of the own block; none when the weight is f32, or frozen.
+    /// f32 master of the own block; none when the weight is f32 or part of it, or frozen.
     pub master: Option<Stored>,
+    /// What the own block lacks of a split master.
+    pub missing: Option<Stored>,
     /// Optimizer states of the own block.
     pub states: Vec<Stored>,
     /// Whether weight decay applies.
@@ -71,7 +73,7 @@ impl Param {
 
     /// Masters and states.
     pub fn stored(&self) -> impl Iterator<Item = Stored> + '_ {
-        self.master.iter().chain(&self.states).copied()
+        self.master.iter().chain(&self.missing).chain(&self.states).copied()
     }
 }
 
@@ -299,6 +301,7 @@ fn buffers(b: &mut Builder, plan: &Plan, shape: &Shape, d: &Description, frozen:
         gradient: None,
         reduced: None,
         master: None,
+        missing: None,
         states: Vec::new(),
         decay: d.shape.len() > 1,
         tensor_sharded: d.split.is_some(),
@@ -337,8 +340,11 @@ fn buffers(b: &mut Builder, plan: &Plan, shape: &Shape, d: &Description, frozen:
         let work = b.shared(&format!("{prefix}.work.{name}"), extents, dtype, Class::Communication, ring);
         Stored { home, work }
     };
-    if shape.compute != DType::F32 {
-        param.master = Some(stored("master", &block, DType::F32));
+    match plan.optimizer.master {
+        _ if shape.compute == DType::F32 => {}
+        Master::F32 => param.master = Some(stored("master", &block, DType::F32)),
+        Master::Split => param.missing = Some(stored("missing", &block, DType::I16)),
+        Master::Stochastic => {}
     }
     let kind = plan.optimizer.kind;
     let states = Optimize::state_shapes(kind, &block);
@@ -380,6 +386,7 @@ fn specs(builder: &mut Builder, plan: &Plan, shape: &Shape, d: &Description, par
                 gradient: param.reduced.map(|r| r.buffer),
                 master: param.master.map(|r| r.home.buffer),
                 master_work: param.master.filter(|r| r.home != r.work).map(|r| r.work.buffer),
+                missing: param.missing.map(|r| r.home.buffer),
                 states: param.states.iter().map(|r| r.home.buffer).collect(),
             },
             layer,

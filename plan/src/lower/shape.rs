@@ -322,6 +322,15 @@ fn sound(plan: &Plan) -> Result<(), LowerError> {
         let reason = format!("{} is below the vocabulary of {}", model.vocab_padded, model.vocab);
         return Err(invalid("model.vocab_padded", reason));
     }
+    let adamw = matches!(plan.optimizer.kind, OptimizerKind::Adamw | OptimizerKind::PagedAdamw);
+    let sixteen = matches!(plan.precision, Precision::Bf16 | Precision::Fp8);
+    if !(plan.optimizer.master.is_f32() || adamw && sixteen) {
+        let reason = format!(
+            "only AdamW on bf16 weights goes without an f32 master, not {:?} under {:?}",
+            plan.optimizer.kind, plan.precision
+        );
+        return Err(invalid("optimizer.master", reason));
+    }
     if !(0.0..1.0).contains(&model.dropout) {
         return Err(invalid("model.dropout", format!("{} is outside 0..1", model.dropout)));
     }

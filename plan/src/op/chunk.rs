@@ -73,6 +73,12 @@ pub fn weight_gradient(backend: Backend, n: u64, m: u64, k: u64, math_bytes: u64
     rows(backend, n, (m.saturating_add(k)).saturating_mul(math_bytes) / 4)
 }
 
+/// Rows of a block of `[rows, columns]` f32 values that are split into bf16 weights and the rest: values, the same on
+/// their way from a host, and integers to take them apart.
+pub fn split_rows(backend: Backend, all: u64, columns: u64) -> u64 {
+    rows(backend, all, columns.saturating_mul(12))
+}
+
 /// Elements of a block of a flat loop over `n` elements of `bytes` each.
 pub fn flat(backend: Backend, n: u64, bytes: u64) -> u64 {
     rows(backend, n, bytes)

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape};
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, dtype, shape};
+use crate::plan::DType;
 
-/// Output: one parameter. The values come from the parameter's `ParamSpec` (Philox keyed by seed, name and
+/// Output: one parameter; or, of a split master, bf16 weights and what they lack of it (i16). The values come from the parameter's `ParamSpec` (Philox keyed by seed, name and
 /// global element index), so they are the same under every layout. No inputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Initialise {}
@@ -15,12 +16,22 @@ impl Spec for Initialise {
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
-        arity(inputs, outputs, (0, 1))
+        if let [weight, missing] = outputs {
+            shape("missing bits", missing, &weight.shape)?;
+            dtype("weight", weight, DType::Bf16)?;
+            dtype("missing bits", missing, DType::I16)?;
+        }
+        arity(inputs, outputs, (0, outputs.len().clamp(1, 2)))
     }
 
     fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         // A block of f32 values on their way from the host.
-        4 * chunk::flat(backend, outputs[0].elements(), 4)
+        let weight = &outputs[0];
+        if outputs.len() == 1 {
+            return 4 * chunk::flat(backend, weight.elements(), 4);
+        }
+        let columns = weight.elements() / weight.extent(0).max(1);
+        12 * columns * chunk::split_rows(backend, weight.extent(0), columns)
     }
 }
 

@@ -42,7 +42,7 @@ pub use load_batch::LoadBatch;
 pub use loss::{CrossEntropyEval, CrossEntropyTrain};
 pub use loss_scale::{AdjustScale, ScaleLoss, UnscaleNorms};
 pub use norm::{AddNorm, NormBackward, NormBackwardInput, NormBackwardWeight, NormForward};
-pub use optimizer::Optimize;
+pub use optimizer::{Optimize, Weights};
 pub use quantise::Quantise;
 pub use reduce::{Clip, SquaredNorm};
 pub use rope::RopeRotate;
@@ -261,6 +261,14 @@ fn magnitude(output: Option<&TensorType>) -> Result<(), String> {
 /// What a twin takes to find it: a block in f32.
 fn magnitude_workspace(backend: Backend, result: &TensorType, output: Option<&TensorType>) -> u64 {
     output.map_or(0, |_| 4 * chunk::flat(backend, result.elements(), 4))
+}
+
+/// Refuses a wrong number format with both.
+fn dtype(name: &str, tensor: &TensorType, want: DType) -> Result<(), String> {
+    if tensor.dtype == want {
+        return Ok(());
+    }
+    Err(format!("{name} must be {want:?}, is {:?}", tensor.dtype))
 }
 
 /// Refuses a wrong shape with both figures.

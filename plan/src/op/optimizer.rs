@@ -2,13 +2,27 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Kind, Spec, TensorType, arity, chunk, shape, traffic};
-use crate::plan::OptimizerKind;
+use super::{Backend, Kind, Spec, TensorType, arity, chunk, dtype, shape, traffic};
+use crate::plan::{DType, OptimizerKind};
+
+/// What [`Optimize`] updates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weights {
+    /// f32 weights.
+    Whole,
+    /// An f32 master; the last output is its copy in the compute format.
+    Master,
+    /// bf16 weights; the last output, i16, is what they lack of their f32 master: its bits less the weight's. The
+    /// weight is the master rounded to nearest, halves upwards. AdamW only.
+    Split,
+    /// bf16 weights alone, rounded stochastically. AdamW only.
+    Stochastic,
+}
 
 /// Inputs: gradient, learning rate `[1]`, gradient scale `[1]`, skip flag `[1]`, step number `[1]` (from 1).
-/// Outputs: the f32 master (or the parameter itself when it is f32), the states (AdamW: first and second
-/// moment; Lion: momentum; Adafactor: row and column second moments), then the compute-format parameter when
-/// there is a master.
+/// Outputs: what [`Weights`] says is updated, the states (AdamW: first and second moment; Lion: momentum; Adafactor:
+/// row and column second moments), then what [`Weights`] says comes last, if anything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Optimize {
     /// Family.
@@ -23,8 +37,8 @@ pub struct Optimize {
     pub weight_decay: f64,
     /// Factor on the learning rate.
     pub lr_multiplier: f64,
-    /// Whether the last output is a compute-format copy of the master.
-    pub master: bool,
+    /// How the parameter is kept.
+    pub weights: Weights,
 }
 
 impl Optimize {
@@ -45,13 +59,26 @@ impl Spec for Optimize {
     }
 
     fn updates(&self, output: usize) -> bool {
-        output <= Optimize::state_shapes(self.kind, &[0, 0]).len()
+        self.weights == Weights::Split || output <= Optimize::state_shapes(self.kind, &[0, 0]).len()
     }
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         let parameter = outputs.first().map(|t| t.shape.clone()).unwrap_or_default();
         let states = Optimize::state_shapes(self.kind, &parameter);
-        arity(inputs, outputs, (5, 1 + states.len() + usize::from(self.master)))?;
+        let last = matches!(self.weights, Weights::Master | Weights::Split);
+        arity(inputs, outputs, (5, 1 + states.len() + usize::from(last)))?;
+        let adamw = matches!(self.kind, OptimizerKind::Adamw | OptimizerKind::PagedAdamw);
+        if matches!(self.weights, Weights::Split | Weights::Stochastic) {
+            if !adamw {
+                return Err(format!("{:?} needs an f32 master", self.kind));
+            }
+            dtype("weight", &outputs[0], DType::Bf16)?;
+        }
+        if self.weights == Weights::Split {
+            let missing = &outputs[states.len() + 1];
+            shape("missing bits", missing, &parameter)?;
+            dtype("missing bits", missing, DType::I16)?;
+        }
         shape("gradient", &inputs[0], &parameter)?;
         for (state, output) in states.iter().zip(&outputs[1..]) {
             shape("state", output, state)?;
@@ -67,10 +94,23 @@ impl Spec for Optimize {
         let parameter = &outputs[0];
         let flat = chunk::flat(backend, parameter.elements(), 4);
         match (self.kind, parameter.shape.as_slice()) {
-            // One kernel; on the CPU moments in another format go through blocks that are copied back.
+            (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, _) if backend == Backend::Cuda => 0, // one kernel
+            // bf16 moments go through blocks that are copied back; a master that is no tensor becomes one a block at a
+            // time, beside a second block to take it apart and what is rounded stochastically.
             (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, _) => {
-                let same = outputs.get(1).is_none_or(|m| m.dtype == parameter.dtype);
-                if same || backend == Backend::Cuda { 0 } else { 4 * flat }
+                let narrow = outputs.get(1).is_some_and(|m| m.dtype != DType::F32);
+                let each = match self.weights {
+                    Weights::Whole | Weights::Master => {
+                        if narrow {
+                            4
+                        } else {
+                            0
+                        }
+                    }
+                    Weights::Split => 8 + if narrow { 4 } else { 0 },
+                    Weights::Stochastic => 8 + if narrow { 4 } else { 2 },
+                };
+                each * flat
             }
             (OptimizerKind::Lion, _) => 8 * flat, // gradient and update of a block
             (OptimizerKind::Adafactor, [rows, columns]) => {

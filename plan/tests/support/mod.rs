@@ -72,6 +72,7 @@ pub fn toy() -> Plan {
             weight_decay: 0.1,
             clip: 1.0,
             state_dtype: DType::F32,
+            master: Master::F32,
         },
         lr: LearningRate {
             peak: 1e-3,
@@ -237,6 +238,9 @@ pub fn layouts() -> Vec<(String, Plan)> {
         plan.precision = Precision::Bf16;
         plan.model.dropout = 0.1;
         plan.model.vocab_padded = 33; // not a multiple of any shard group: padded blocks
+        if i % 3 == 0 {
+            plan.optimizer.master = Master::Split;
+        }
         if i % 2 == 0 {
             plan.layout.recompute = Recompute::Full;
             plan.model.tied = plan.layout.pp == 1;

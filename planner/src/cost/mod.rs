@@ -9,7 +9,7 @@ pub mod layer;
 pub mod memory;
 pub mod step;
 
-use llmc_plan::plan::{Determinism, Offload, OptimizerKind, Precision, Recompute, Schedule};
+use llmc_plan::plan::{Determinism, Master, Offload, OptimizerKind, Precision, Recompute, Schedule};
 
 use crate::hardware::{Hardware, Kind};
 use crate::profile::Profile;
@@ -59,9 +59,15 @@ impl StateBytes {
     /// Weights, gradients, master and moments of an optimizer under a precision. bf16 with AdamW: 2 + 4 + 12 = 18
     /// (Megatron-LM, arXiv 2104.04473). A moment stored in one byte carries an f32 scale a block of 256
     /// (arXiv 2110.02861). Adafactor keeps row and column sums only (arXiv 1804.04235): below 0.01 B a parameter.
-    pub fn new(precision: Precision, kind: OptimizerKind, moment_bytes: u64) -> StateBytes {
+    /// A split master takes 2 B beside its weight, a stochastically rounded weight has none.
+    pub fn new(precision: Precision, kind: OptimizerKind, moment_bytes: u64, master: Master) -> StateBytes {
         let weight = if precision == Precision::F32 { 4.0 } else { 2.0 };
-        let master = if precision == Precision::F32 { 0.0 } else { 4.0 };
+        let master = match master {
+            _ if precision == Precision::F32 => 0.0,
+            Master::F32 => 4.0,
+            Master::Split => 2.0,
+            Master::Stochastic => 0.0,
+        };
         let one = moment_bytes as f64 + if moment_bytes == 1 { 4.0 / 256.0 } else { 0.0 };
         let moments = match kind {
             OptimizerKind::Adamw | OptimizerKind::PagedAdamw => 2.0 * one,

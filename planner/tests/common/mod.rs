@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a question that cannot be built is a broken test
 
 use llmc_plan::model::{Model, Rope, RopeMethod};
-use llmc_plan::plan::{DType, Optimizer, OptimizerKind, Precision};
+use llmc_plan::plan::{DType, Master, Optimizer, OptimizerKind, Precision};
 use llmc_planner::hardware;
 use llmc_planner::question::*;
 
@@ -64,6 +64,7 @@ pub fn question(model: Model, name: &str, nodes: u64, gpus_per_node: u64) -> Que
             weight_decay: 0.1,
             clip: 1.0,
             state_dtype: DType::F32,
+            master: Master::F32,
         },
         lr: LearningRate {
             peak: None,

@@ -6,25 +6,27 @@ use tch::{Kind, Tensor};
 
 use super::elementwise::flat_block;
 use super::optimizer::Scalars;
-use super::{blocks, elements, require, unsigned};
+use super::philox::Stream;
+use super::{blocks, elements, require, scratch, split, unsigned};
 use crate::cuda::optimizer::{Settings, Weights, adamw};
 use crate::error::Result;
 use crate::shim::{self, AdamwScalars, AdamwTensors};
 
 const OP: &str = "optimize";
 
-/// The kernel, which also writes the copy in the compute format.
+/// The kernel, which also writes a bf16 copy.
 pub(super) fn fused(
     op: &Optimize,
     gradient: &Tensor,
     scalars: &Scalars<'_>,
-    master: &Tensor,
+    kept: Weights<'_>,
     moments: [&Tensor; 2],
-    compute: Option<&Tensor>,
 ) -> Result<()> {
-    let (weights, copy) = match compute {
-        Some(copy) if copy.kind() == Kind::BFloat16 => (Weights::Master { master, copy }, None),
-        other => (Weights::Whole(master), other),
+    let (weights, copy) = match kept {
+        Weights::Master { master, copy } if copy.kind() != Kind::BFloat16 => {
+            (Weights::Whole(master), Some((master, copy)))
+        }
+        other => (other, None),
     };
     let settings = Settings {
         beta1: op.beta1,
@@ -40,11 +42,77 @@ pub(super) fn fused(
         first: scalars.random.1,
     };
     adamw(&settings, gradient, weights, moments)?;
-    copy.map_or(Ok(()), |copy| super::elementwise::copy(master, copy))
+    copy.map_or(Ok(()), |(master, copy)| super::elementwise::copy(master, copy))
+}
+
+/// A step on a f32 master, on the CPU.
+pub(super) fn step(
+    op: &Optimize,
+    gradient: &Tensor,
+    scalars: &Scalars<'_>,
+    lr: &Tensor,
+    master: &Tensor,
+    moments: [&Tensor; 2],
+) -> Result<()> {
+    let step = if moments[0].kind() == master.kind() { plain } else { bf16_moments };
+    step(op, gradient, scalars, lr, master, moments)
+}
+
+/// bf16 weights whose f32 master is split, or that have none and are rounded stochastically: a block at a time becomes
+/// a master, makes the step of one, and is taken apart. On the CPU; every value as the kernel makes it, but for the sum
+/// order of libtorch's own step.
+pub(super) fn in_blocks(
+    op: &Optimize,
+    gradient: &Tensor,
+    scalars: &Scalars<'_>,
+    lr: &Tensor,
+    weights: &Tensor,
+    missing: Option<&Tensor>,
+    [m, v]: [&Tensor; 2],
+) -> Result<()> {
+    if scalars.skip.f_double_value(&[0])? != 0.0 {
+        return Ok(());
+    }
+    require(weights.kind() == Kind::BFloat16, OP, || format!("weights in {:?}", weights.kind()))?;
+    let flat = |t: &Tensor| t.f_view([-1]);
+    let (gradient, weights, m, v) = (flat(gradient)?, flat(weights)?, flat(m)?, flat(v)?);
+    let missing = missing.map(flat).transpose()?;
+    let block = flat_block(&weights, Kind::Float);
+    let (values, work) = (scratch(&weights, &[block], Kind::Float)?, scratch(&weights, &[block], Kind::Int)?);
+    for (start, len) in blocks(elements(&weights), block) {
+        let part = |t: &Tensor| t.f_narrow(0, start, len);
+        let (master, work) = (values.f_narrow(0, 0, len)?, work.f_narrow(0, 0, len)?);
+        let (weights, missing) = (part(&weights)?, missing.as_ref().map(part).transpose()?);
+        match &missing {
+            Some(missing) => split::join(&weights, missing, &work, &master)?,
+            None => master.shallow_clone().f_copy_(&weights)?,
+        }
+        let (stream, first) = &scalars.random;
+        let first = first.wrapping_add(unsigned(start));
+        let here = Scalars { random: (*stream, first), ..*scalars };
+        step(op, &part(&gradient)?, &here, lr, &master, [&part(&m)?, &part(&v)?])?;
+        match &missing {
+            Some(missing) => split::split(&master, &work, &weights, missing)?,
+            None => round_at_random(&master, stream, first, &weights)?,
+        }
+    }
+    Ok(())
+}
+
+/// Rounds f32 values to bf16 with the lower half of the first of each element's two words.
+fn round_at_random(values: &Tensor, stream: &Stream, first: u64, weights: &Tensor) -> Result<()> {
+    let size = usize::try_from(elements(values)).unwrap_or(0);
+    let (mut exact, mut words) = (vec![0f32; size], vec![0u32; 2 * size]);
+    values.f_copy_data(&mut exact, size)?;
+    stream.words(2 * first, &mut words);
+    let rounded: Vec<i16> =
+        exact.iter().zip(words.iter().step_by(2)).map(|(x, word)| at_random(*x, *word)).collect();
+    weights.f_view_dtype(Kind::Int16)?.f_copy_(&Tensor::f_from_slice(&rounded)?)?;
+    Ok(())
 }
 
 /// Plain tensors of one format, by libtorch. Divides the gradient by its scale in place.
-pub(super) fn plain(
+fn plain(
     op: &Optimize,
     gradient: &Tensor,
     scalars: &Scalars<'_>,
@@ -68,7 +136,7 @@ pub(super) fn plain(
 /// f32 master and gradient, bf16 moments rounded stochastically (Gupta et al. 2015, arXiv 1502.02551): to nearest, a
 /// second moment would stop moving once an update is below half a unit, as it is at β₂ = 0.999. On the CPU, where
 /// reading a scalar waits for nothing.
-pub(super) fn bf16_moments(
+fn bf16_moments(
     op: &Optimize,
     gradient: &Tensor,
     scalars: &Scalars<'_>,
@@ -140,7 +208,6 @@ fn at_random(x: f32, random: u32) -> i16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::philox::Stream;
 
     /// The mean of many roundings is the number, and each is a neighbour.
     #[test]

@@ -4,7 +4,7 @@
 //! Not here: resolving operands and the order of instructions (the interpreter).
 
 use llmc_plan::batch::{Batch, NO_SOURCE};
-use llmc_plan::op::Op;
+use llmc_plan::op::{Op, Weights};
 use llmc_plan::param::ParamSpec;
 use tch::{Device, Tensor};
 
@@ -17,6 +17,7 @@ use super::{
     swiglu,
 };
 use super::{elements, require, signed, unsigned};
+use crate::cuda::optimizer::Weights as Kept;
 use crate::cuda::rope::{Angles, pack_inverse};
 use crate::error::{Error, Result};
 use crate::shim;
@@ -79,11 +80,18 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             load_batch(&context.host.next_batch()?, take(op, "outputs", outputs)?, sources)
         }
         Op::Initialise(_) => {
-            let [weight] = take(op, "outputs", outputs)?;
             let Some((spec, first_row)) = context.parameter else {
                 return require(false, op.key(), || "the output is no parameter".into());
             };
-            init::initialise(spec, context.seed, first_row, weight)
+            match outputs {
+                [weights, missing] => {
+                    init::initialise_split(spec, context.seed, first_row, [weights, missing])
+                }
+                _ => {
+                    let [weight] = take(op, "outputs", outputs)?;
+                    init::initialise(spec, context.seed, first_row, weight)
+                }
+            }
         }
         Op::RopeTables(a) => {
             let [cos, sin] = take(op, "outputs", outputs)?;
@@ -207,14 +215,19 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             let stream = Stream::new(context.seed, &format!("optimizer.{name}"), context.step);
             let random = (stream, first_row.wrapping_mul(unsigned(width)));
             let scalars = optimizer::Scalars { lr, grad_scale, skip, step, random };
-            let Some((master, rest)) = outputs.split_first() else {
+            let Some((updated, rest)) = outputs.split_first() else {
                 return require(false, op.key(), || "has no outputs".into());
             };
-            let (compute, states) = match rest.split_last() {
-                Some((last, states)) if a.master => (Some(last), states),
-                _ => (None, rest),
+            let (states, kept) = match (a.weights, rest.split_last()) {
+                (Weights::Whole, _) => (rest, Kept::Whole(updated)),
+                (Weights::Stochastic, _) => (rest, Kept::Stochastic(updated)),
+                (Weights::Master, Some((copy, states))) => (states, Kept::Master { master: updated, copy }),
+                (Weights::Split, Some((missing, states))) => {
+                    (states, Kept::Split { weights: updated, missing })
+                }
+                (_, None) => return require(false, op.key(), || "has one output".into()),
             };
-            optimizer::optimize(a, gradient, &scalars, master, states, compute)
+            optimizer::optimize(a, gradient, &scalars, kept, states)
         }
         Op::Gather(_) | Op::ReduceScatter(_) | Op::AllReduce(_) | Op::Send(_) | Op::Recv(_) => {
             context.host.exchange(op, inputs, outputs)

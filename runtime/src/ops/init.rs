@@ -1,11 +1,12 @@
 //! Parameters before the first step.
 
+use llmc_plan::op::chunk;
 use llmc_plan::param::{Init, ParamSpec};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::elementwise::flat_block;
 use super::philox::Stream;
-use super::{elements, require, signed, unsigned};
+use super::{backend, elements, require, scratch, signed, split, unsigned};
 use crate::cuda;
 use crate::error::Result;
 
@@ -20,8 +21,8 @@ pub(super) fn initialise(spec: &ParamSpec, seed: u64, first_row: u64, weight: &T
         let _ = weight.shallow_clone().f_fill_(1.0)?;
         return Ok(());
     };
-    let rows = unsigned(weight.size().first().copied().unwrap_or(0));
-    let columns = unsigned(elements(weight)).checked_div(rows).unwrap_or(0);
+    let (rows, columns) = rows_and_columns(weight);
+    let (rows, columns) = (unsigned(rows), unsigned(columns));
     let whole: u64 = spec.global_shape.iter().skip(1).product();
     require(columns == whole, OP, || format!("{} has {whole} columns, the buffer {columns}", spec.name))?;
     let end = first_row.saturating_add(rows);
@@ -39,6 +40,33 @@ pub(super) fn initialise(spec: &ParamSpec, seed: u64, first_row: u64, weight: &T
     require(end <= part_start, OP, || {
         format!("{} has {part_start} rows, the buffer ends at {end}", spec.name)
     })
+}
+
+/// The same of a split master: bf16 weights, and what they lack of the f32 values.
+pub(super) fn initialise_split(
+    spec: &ParamSpec,
+    seed: u64,
+    first_row: u64,
+    [weights, missing]: [&Tensor; 2],
+) -> Result<()> {
+    let (rows, columns) = rows_and_columns(weights);
+    let step = signed(chunk::split_rows(backend(weights), unsigned(rows), unsigned(columns)));
+    let block = |kind| scratch(weights, &[step * columns], kind);
+    let (values, work) = (block(Kind::Float)?, block(Kind::Int)?);
+    for (start, len) in super::blocks(rows, step) {
+        let part = |t: &Tensor| t.f_narrow(0, 0, len * columns);
+        let flat = |t: &Tensor| -> Result<Tensor> { Ok(t.f_narrow(0, start, len)?.f_view([-1])?) };
+        let values = part(&values)?;
+        let first_row = first_row.saturating_add(unsigned(start));
+        initialise(spec, seed, first_row, &values.f_view([len, columns])?)?;
+        split::split(&values, &part(&work)?, &flat(weights)?, &flat(missing)?)?;
+    }
+    Ok(())
+}
+
+fn rows_and_columns(t: &Tensor) -> (i64, i64) {
+    let rows = t.size().first().copied().unwrap_or(0);
+    (rows, elements(t).checked_div(rows).unwrap_or(0))
 }
 
 /// Fills `x` with elements `first..` of the stream as normal numbers.

@@ -30,6 +30,7 @@ pub mod philox;
 mod quantise;
 mod reduce;
 pub mod rope;
+pub(crate) mod split;
 mod swiglu;
 
 pub(crate) use attention::goes_to_cudnn;

@@ -9,6 +9,7 @@ use super::elementwise::flat_block;
 use super::philox::Stream;
 use super::{adamw, blocks, elements, load, require, scratch};
 use crate::cuda;
+use crate::cuda::optimizer::Weights;
 use crate::error::Result;
 
 const OP: &str = "optimize";
@@ -27,35 +28,41 @@ pub(super) struct Scalars<'a> {
     pub random: (Stream, u64),
 }
 
-/// Updates `master` (f32) and `states` by `gradient`, then `compute`, the copy of the master in the compute
-/// format. On the CPU AdamW divides the gradient by its scale in place; the others leave it. Nothing waits for the
-/// device.
+/// Updates a parameter, however it is kept, and `states` by `gradient`. On the CPU AdamW divides the gradient by its
+/// scale in place; the others leave it. Nothing waits for the device.
 pub(super) fn optimize(
     op: &Optimize,
     gradient: &Tensor,
     scalars: &Scalars<'_>,
-    master: &Tensor,
+    kept: Weights<'_>,
     states: &[Tensor],
-    compute: Option<&Tensor>,
 ) -> Result<()> {
     let lr = scalars.lr.f_mul_scalar(op.lr_multiplier)?;
+    let adamw = matches!(op.kind, OptimizerKind::Adamw | OptimizerKind::PagedAdamw);
+    let (master, copy) = match (kept, states) {
+        (_, [m, v]) if adamw && cuda::serves(gradient) => {
+            return adamw::fused(op, gradient, scalars, kept, [m, v]);
+        }
+        (Weights::Whole(master), _) => (master, None),
+        (Weights::Master { master, copy }, _) => (master, Some(copy)),
+        (Weights::Split { weights, missing }, [m, v]) if adamw => {
+            return adamw::in_blocks(op, gradient, scalars, &lr, weights, Some(missing), [m, v]);
+        }
+        (Weights::Stochastic(weights), [m, v]) if adamw => {
+            return adamw::in_blocks(op, gradient, scalars, &lr, weights, None, [m, v]);
+        }
+        _ => return require(false, OP, || format!("{:?} needs an f32 master", op.kind)),
+    };
     match (op.kind, states) {
         (OptimizerKind::Adamw | OptimizerKind::PagedAdamw, [m, v]) => {
-            if cuda::serves(gradient) {
-                return adamw::fused(op, gradient, scalars, master, [m, v], compute);
-            }
-            let step = if m.kind() == master.kind() { adamw::plain } else { adamw::bf16_moments };
-            step(op, gradient, scalars, &lr, master, [m, v])?;
+            adamw::step(op, gradient, scalars, &lr, master, [m, v])?;
         }
         (OptimizerKind::Lion, [m]) => lion(op, gradient, scalars, &lr, master, m)?,
         (OptimizerKind::Adafactor, [r, c]) => adafactor_matrix(op, gradient, scalars, &lr, master, r, c)?,
         (OptimizerKind::Adafactor, [v]) => adafactor_vector(op, gradient, scalars, &lr, master, v)?,
         (kind, states) => require(false, OP, || format!("{kind:?} with {} states", states.len()))?,
     }
-    match compute {
-        Some(compute) => super::elementwise::copy(master, compute),
-        None => Ok(()),
-    }
+    copy.map_or(Ok(()), |copy| super::elementwise::copy(master, copy))
 }
 
 /// What makes a step of plain tensors leave everything as it is when the skip flag is set, without asking the

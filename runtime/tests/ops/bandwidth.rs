@@ -98,7 +98,7 @@ fn bandwidth() {
         eps: 1e-8,
         weight_decay: 0.1,
         lr_multiplier: 1.0,
-        master: true,
+        weights: op::Weights::Master,
     };
     for kind in [Kind::Float, Kind::BFloat16] {
         let (master, m, second) = (f32s(&[v, h]), zeros(kind), zeros(kind));

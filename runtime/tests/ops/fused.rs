@@ -231,7 +231,7 @@ fn stochastic_rounding_equals_the_hosts() {
         eps: 1e-8,
         weight_decay: 0.1,
         lr_multiplier: 1.0,
-        master: false,
+        weights: llmc_plan::op::Weights::Whole,
     };
     let (p, g) = (randn(&[n], Kind::Float), randn(&[n], Kind::Float));
     let zeros = || Tensor::zeros([n], (Kind::BFloat16, Device::Cpu));

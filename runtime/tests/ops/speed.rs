@@ -130,7 +130,7 @@ fn measure(kind: Kind) {
         eps: 1e-8,
         weight_decay: 0.1,
         lr_multiplier: 1.0,
-        master: false,
+        weights: op::Weights::Whole,
     };
     let (one, zero) = (scalar(1.0), scalar(0.0));
     time("squared_norm 1 M", 0.0, op::SquaredNorm {}, &[&states[0]], &[&sum]);

@@ -173,6 +173,7 @@ fn dtype(kind: Kind) -> DType {
         Kind::BFloat16 => DType::Bf16,
         Kind::Int64 => DType::I64,
         Kind::Int => DType::I32,
+        Kind::Int16 => DType::I16,
         Kind::Float8e4m3fn => DType::F8E4m3,
         Kind::Float8e5m2 => DType::F8E5m2,
         other => panic!("no plan format for {other:?}"),

@@ -65,6 +65,7 @@ fn parameter(parts: &[(&str, u64)], columns: u64, init: Init) -> ParamSpec {
             gradient: None,
             master: None,
             master_work: None,
+            missing: None,
             states: Vec::new(),
         },
         layer: None,
@@ -255,7 +256,15 @@ fn norm_and_clip() {
 }
 
 fn optimize(kind: OptimizerKind, eps: f64) -> op::Optimize {
-    op::Optimize { kind, beta1: 0.9, beta2: 0.95, eps, weight_decay: 0.1, lr_multiplier: 0.5, master: true }
+    op::Optimize {
+        kind,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps,
+        weight_decay: 0.1,
+        lr_multiplier: 0.5,
+        weights: op::Weights::Master,
+    }
 }
 
 /// Runs five steps of `op` on a parameter of `shape` beside `reference`, which updates f64 copies of parameter and
@@ -309,7 +318,7 @@ fn adamw_matches_the_paper() {
 fn adamw_with_bf16_moments_follows_the_paper() {
     let _bench = bench();
     let n = 300_001;
-    let op = op::Optimize { master: false, ..optimize(OptimizerKind::Adamw, 1e-8) };
+    let op = op::Optimize { weights: op::Weights::Whole, ..optimize(OptimizerKind::Adamw, 1e-8) };
     let master = randn(&[n], Kind::Float);
     let zeros = || Tensor::zeros([n], (Kind::BFloat16, Device::Cpu));
     let (m, v, lr, scale) = (zeros(), zeros(), scalar(0.02), scalar(2.0));
@@ -331,6 +340,49 @@ fn adamw_with_bf16_moments_follows_the_paper() {
             assert!(error.abs().max().double_value(&[]) <= 1.1 / 128.0, "step {step}");
             // A bias of rounding to nearest below would be 1/512; the standard error is under 1/256/√n = 7e-6.
             assert!(error.mean(Kind::Double).double_value(&[]).abs() < 3e-5, "step {step}");
+        }
+    }
+}
+
+/// bf16 weights with a split master make the steps of an f32 master to the bit; without a master they are its roundings.
+#[test]
+fn adamw_without_a_master_of_its_own() {
+    let _bench = bench();
+    let shape = [600, 700]; // two blocks
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let zeros = |kind| Tensor::zeros(shape, (kind, Device::Cpu));
+        let start = randn(&shape, Kind::BFloat16);
+        let master = start.to_kind(Kind::Float);
+        let (split, missing, alone) = (start.copy(), zeros(Kind::Int16), start.copy());
+        let moments: [[Tensor; 2]; 3] = std::array::from_fn(|_| [zeros(kind), zeros(kind)]);
+        let (lr, scale) = (scalar(0.02), scalar(2.0));
+        for step in 1..=4 {
+            let gradient = randn(&shape, Kind::Float);
+            let go = |weights, outputs: &[&Tensor]| {
+                let op = op::Optimize { weights, ..optimize(OptimizerKind::Adamw, 1e-8) };
+                let g = gradient.copy(); // divided in place
+                run(op.clone(), &[&g, &lr, &scale, &scalar(0.0), &scalar(f64::from(step))], outputs);
+                let skipped = [&g, &lr, &scale, &scalar(1.0), &scalar(f64::from(step))];
+                try_run(&op.into(), &mut TestHost::default(), At::default(), &skipped, outputs)
+                    .expect("skips");
+            };
+            let [[m0, v0], [m1, v1], [m2, v2]] = &moments;
+            go(op::Weights::Whole, &[&master, m0, v0]);
+            let before = alone.to_kind(Kind::Double);
+            go(op::Weights::Split, &[&split, m1, v1, &missing]);
+            go(op::Weights::Stochastic, &[&alone, m2, v2]);
+            let joined = (split.view_dtype(Kind::Int16).to_kind(Kind::Int) * 65_536 + &missing)
+                .view_dtype(Kind::Float);
+            assert!(joined.equal(&master), "{kind:?} step {step}");
+            assert!(m1.equal(m0) && v1.equal(v0) && m2.equal(m0) && v2.equal(v0), "{kind:?} step {step}");
+            if kind == Kind::Float {
+                let bias = |b: f64| 1.0 - libm::pow(b, f64::from(step));
+                let (m, v) = (m2.to_kind(Kind::Double) / bias(0.9), v2.to_kind(Kind::Double) / bias(0.95));
+                let want = before * (1.0 - 0.01 * 0.1) - m / (v.sqrt() + 1e-8) * 0.01;
+                let error = (alone.to_kind(Kind::Double) - &want) / (want.abs() + 1e-4);
+                assert!(error.abs().max().double_value(&[]) <= 1.1 / 128.0, "step {step}");
+                assert!(error.mean(Kind::Double).double_value(&[]).abs() < 3e-5, "step {step}");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use llmc_plan::plan::Plan;
+use llmc_plan::plan::{Master, Plan, Precision};
 use llmc_runtime::checkpoint::{MODEL_FILE, OPTIMIZER_FILE};
 use llmc_runtime::metrics::StepMetrics;
 
@@ -140,4 +140,44 @@ fn a_run_is_not_mixed_with_another() {
     layout.layout.recompute = llmc_plan::plan::Recompute::Full;
     std::fs::write(folder.path().join("plan.json"), layout.to_json().expect("json")).expect("write");
     train_well(folder.path(), &["--resume"]);
+}
+
+/// A run with split masters goes on to the bit from its own checkpoint; and from one of whole masters, and the other way
+/// round: the files hold f32 masters.
+#[test]
+fn a_split_master_resumes_and_changes_form() {
+    let _alone = alone();
+    let with = |master| {
+        let mut plan = plan();
+        plan.precision = Precision::Bf16;
+        plan.optimizer.master = master;
+        plan.budget.steps = STEPS;
+        plan
+    };
+    let (split, whole) = (with(Master::Split), with(Master::F32));
+    let straight = run_folder(&split);
+    train_well(straight.path(), &["--threads", "1"]);
+    for forms in [[&split, &split], [&whole, &split], [&split, &whole]] {
+        let folder = run_folder(forms[0]);
+        let mut child =
+            worker(folder.path(), &["--threads", "1"]).stderr(Stdio::null()).spawn().expect("start");
+        until_step(&mut child, folder.path(), 7);
+        let _ = child.kill(); // SIGKILL
+        child.wait().expect("wait");
+        let text = forms[1].to_json().expect("json");
+        std::fs::write(folder.path().join("plan.json"), text).expect("write");
+        let said = train_well(folder.path(), &["--resume", "--threads", "1"]);
+        assert!(said.contains("resumed at step"), "{said}");
+        let (want, got) = (losses(straight.path()), losses(folder.path()));
+        if forms[0] == forms[1] {
+            assert_eq!(want, got);
+            assert!(files(straight.path()) == files(folder.path()), "weights, masters and moments");
+        }
+        // Halves are rounded in two ways, so that the forms part in the last bits.
+        for (step, (loss, _)) in want {
+            let value = |bits: Option<u64>| f64::from_bits(bits.expect("finite"));
+            let other = got.get(&step).map_or(f64::NAN, |(loss, _)| value(*loss));
+            assert!((value(loss) / other - 1.0).abs() < 1e-3, "step {step}: {} {other}", value(loss));
+        }
+    }
 }
