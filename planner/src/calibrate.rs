@@ -4,7 +4,7 @@
 //! Hierarchical: pooled → stack → group. Each level starts from the one above and may change at most one number per
 //! five rows, only where that lowers the error on held-out fifths.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use llmc_plan::plan::Precision;
 
@@ -91,7 +91,8 @@ pub fn add_slack(all: &mut [Fitted], peaks: &[Peaked]) {
 fn row(case: Case) -> Option<Row> {
     let seconds = case.seconds.filter(|_| !case.memory_only)?;
     let key = (case.stack, case.setting.profile.name.clone(), case.setting.precision);
-    let sample = Sample { id: case.id, setting: case.setting, point: case.point, seconds };
+    let Case { id, setting, point, by_time, .. } = case;
+    let sample = Sample { id, setting, point, seconds, by_time, weight: 1.0 };
     Some(Row { sample, source: case.source, remark: case.remark, key })
 }
 
@@ -107,6 +108,8 @@ pub fn refit(rows: &[Row], known: Option<&[Fitted]>, only: Option<&[&str]>) -> V
     // vTrain's toys are of one machine and all launch-bound: they would drown the rest.
     let common: Vec<&Row> =
         rows.iter().filter(|r| !r.key.0.starts_with("vtrain") && r.key.0 != OWN).collect();
+    let common: Vec<Row> = balanced(&common);
+    let common: Vec<&Row> = common.iter().collect();
     let samples: Vec<&Sample> = common.iter().map(|r| &r.sample).collect();
     let pooled = level(POOLED, None, &samples, &Scale::new(), known);
     let top = pooled.as_ref().map(|f| f.scale.clone()).unwrap_or_default();
@@ -134,6 +137,22 @@ pub fn refit(rows: &[Row], known: Option<&[Fitted]>, only: Option<&[&str]>) -> V
         all.extend(groups(stack, &rows, &start, known));
     }
     all
+}
+
+/// Rows weighted such that a source counts for one: what a stack without a profile is like is a question of stacks, not
+/// of rows, and a source with a hundred of them is one stack all the same.
+fn balanced(rows: &[&Row]) -> Vec<Row> {
+    let mut count: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in rows {
+        *count.entry(&row.source).or_default() += 1;
+    }
+    let weigh = |row: &&Row| {
+        let of = count.get(row.source.as_str()).copied().unwrap_or(1) as f64;
+        let mut row = (*row).clone();
+        row.sample.weight = 1.0 / of;
+        row
+    };
+    rows.iter().map(weigh).collect()
 }
 
 /// One level a (hardware family, precision) among `rows`, where they are of more than one; beneath one of the family
@@ -229,11 +248,13 @@ fn level(
     }
     let scale: Scale = fit(samples, &knobs, prior).into_iter().map(|(k, v)| (k, settle4(v))).collect();
     let errors = residuals(samples, &scale);
+    let families: BTreeSet<&str> = samples.iter().map(|s| s.setting.profile.name.as_str()).collect();
     let evidence = Evidence {
         rows: samples.len() as u64,
+        families: families.into_iter().map(str::to_owned).collect(),
         from_base,
         peaks: 0,
-        mape: settle4(mape(&errors)),
+        mape: settle4(mape(samples, &errors)),
         cross_validated: if known.is_some() {
             0.0
         } else {

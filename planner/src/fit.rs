@@ -18,6 +18,10 @@ pub struct Sample {
     pub point: Point,
     /// Seconds a step.
     pub seconds: f64,
+    /// The table gives this, not tokens per second: its error is of this.
+    pub by_time: bool,
+    /// How much the row counts: 1, less where many rows of one source would outvote the others.
+    pub weight: f64,
 }
 
 /// Residuals beyond this count linearly: about the noise between releases of one stack.
@@ -56,9 +60,10 @@ pub fn fit(samples: &[&Sample], knobs: &[Knob], prior: &Scale) -> Scale {
     let cost = |r: &[f64], x: &[f64]| {
         let rows: f64 = r
             .iter()
-            .map(|r| {
+            .zip(samples)
+            .map(|(r, sample)| {
                 let a = r.abs();
-                if a <= HUBER { a * a } else { 2.0 * HUBER * a - HUBER * HUBER }
+                sample.weight * if a <= HUBER { a * a } else { 2.0 * HUBER * a - HUBER * HUBER }
             })
             .sum();
         let pull: f64 = x.iter().zip(&start).map(|(a, b)| (a - b) * (a - b)).sum();
@@ -81,7 +86,8 @@ pub fn fit(samples: &[&Sample], knobs: &[Knob], prior: &Scale) -> Scale {
                 there.iter().zip(&r).map(|(a, b)| (a - b) / STEP).collect()
             })
             .collect();
-        let weight: Vec<f64> = r.iter().map(|r| (HUBER / r.abs().max(HUBER)) / (SCATTER * SCATTER)).collect();
+        let robust = |r: &f64| (HUBER / r.abs().max(HUBER)) / (SCATTER * SCATTER);
+        let weight: Vec<f64> = r.iter().zip(samples).map(|(r, s)| s.weight * robust(r)).collect();
         let dot =
             |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).zip(&weight).map(|((a, b), w)| a * b * w).sum() };
         let pull = 1.0 / (PRIOR * PRIOR);
@@ -215,9 +221,14 @@ pub fn choose(
     chosen
 }
 
-/// Mean of |measured ÷ predicted − 1|, the error of tokens per second.
-pub fn mape(residuals: &[f64]) -> f64 {
-    let sum: f64 = residuals.iter().map(|r| (libm::exp(-r) - 1.0).abs()).sum();
+/// Error of what the sample's table gives, tokens per second or a step's time, from ln(predicted ÷ measured) seconds.
+pub fn off(sample: &Sample, residual: f64) -> f64 {
+    (libm::exp(if sample.by_time { residual } else { -residual }) - 1.0).abs()
+}
+
+/// Mean of [`off`].
+pub fn mape(samples: &[&Sample], residuals: &[f64]) -> f64 {
+    let sum: f64 = samples.iter().zip(residuals).map(|(s, r)| off(s, *r)).sum();
     sum / residuals.len().max(1) as f64
 }
 
@@ -232,19 +243,20 @@ fn trimmed(residuals: &[f64]) -> f64 {
 
 /// Error over `folds` held-out parts, each predicted by factors fitted on the others; rows alternate between parts.
 pub fn cross_validated(samples: &[&Sample], knobs: &[Knob], prior: &Scale, folds: usize) -> f64 {
-    mape(&held_out(samples, knobs, prior, folds))
+    mape(samples, &held_out(samples, knobs, prior, folds))
 }
 
 /// ln(predicted ÷ measured) of every sample, by factors fitted without its part.
 fn held_out(samples: &[&Sample], knobs: &[Knob], prior: &Scale, folds: usize) -> Vec<f64> {
-    let mut held = Vec::new();
+    let mut held = vec![0.0; samples.len()];
     for fold in 0..folds {
         let part = |inside: bool| -> Vec<&Sample> {
             let all = samples.iter().enumerate();
             all.filter(|(i, _)| (i % folds == fold) == inside).map(|(_, s)| *s).collect()
         };
         let scale = fit(&part(false), knobs, prior);
-        held.extend(residuals(&part(true), &scale));
+        let places = held.iter_mut().skip(fold).step_by(folds);
+        places.zip(residuals(&part(true), &scale)).for_each(|(place, residual)| *place = residual);
     }
     held
 }

@@ -161,6 +161,9 @@ pub struct Fitted {
 pub struct Evidence {
     /// Rows used.
     pub rows: u64,
+    /// Base profiles of the cards they ran on.
+    #[serde(default)]
+    pub families: Vec<String>,
     /// Numbers fitted on them; the others are inherited.
     pub knobs: Vec<Knob>,
     /// Memory peaks behind `slack`; 0: inherited.
@@ -218,8 +221,9 @@ fn all() -> &'static [Fitted] {
 /// Stack name of what is fitted over all of them.
 pub const POOLED: &str = "pooled";
 
-/// The closest fitted profile: same stack and family, in that precision or over all; else the stack's; else all stacks'
-/// on that hardware; else the pooled one.
+/// The closest fitted profile: same stack and family, in that precision or over all; else the stack's, where it saw this
+/// family or more than one; else all stacks' on that hardware; else the pooled one. What one family of cards showed about
+/// a stack is as likely about the card: it says nothing of another.
 pub fn select(stack: &str, family: &str, precision: Precision) -> Option<&'static Fitted> {
     closest(all(), stack, family, precision)
 }
@@ -239,7 +243,14 @@ pub fn closest<'a>(all: &'a [Fitted], stack: &str, family: &str, precision: Prec
         of(Some(precision)).or_else(|| of(None))
     };
     let wide = |stack: &str| all.iter().find(|f| f.stack == stack && f.family.is_none());
-    on_card(stack).or_else(|| wide(stack)).or_else(|| on_card(POOLED)).or_else(|| wide(POOLED))
+    let general = |f: &&Fitted| {
+        let seen = &f.fit.families;
+        seen.len() != 1 || seen.iter().any(|name| name == family)
+    };
+    on_card(stack)
+        .or_else(|| wide(stack).filter(general))
+        .or_else(|| on_card(POOLED))
+        .or_else(|| wide(POOLED))
 }
 
 #[cfg(test)]

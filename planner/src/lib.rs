@@ -32,6 +32,7 @@ pub mod space;
 pub mod stack;
 pub mod table;
 pub mod uneven;
+mod words;
 
 pub use answer::{Answer, Candidate, Fix, Infeasible, Nearest, Reason};
 pub use question::Question;

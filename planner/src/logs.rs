@@ -115,6 +115,7 @@ pub fn case(name: &str, plan: &str, metrics: &str, summary: Option<&str>) -> Res
             schedule: l.schedule,
             sp: l.sequence_parallel,
         },
+        by_time: false,
         seconds: median,
         peak_bytes,
         memory_only: false,

@@ -112,6 +112,8 @@ pub struct Variant {
     pub upcast_norms: bool,
     /// "Selective" keeps every second product and attention's output (torchtitan), not all but norms and activation.
     pub selective_products: bool,
+    /// Tensor-parallel ranks that hold the same stream send a part each to the next stage, which gathers it.
+    pub scattered_sends: bool,
 }
 
 /// `nodes × gpus_per_node` devices.

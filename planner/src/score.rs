@@ -55,7 +55,7 @@ pub struct RowScore {
     pub profile: String,
     /// Why there is no prediction.
     pub refused: Option<String>,
-    /// Predicted ÷ measured − 1 of tokens per second.
+    /// Predicted ÷ measured − 1 of tokens per second, or of the step's time where the table gives that.
     pub time_error: Option<f64>,
     /// Predicted ÷ measured − 1 of peak memory.
     pub memory_error: Option<f64>,
@@ -154,9 +154,9 @@ fn predict(case: &Case, score: &mut RowScore) {
     score.profile = s.profile.name.clone();
     score.predicted_iteration_ms = Some(settle(seconds * 1e3));
     score.predicted_tokens_per_s_per_gpu = Some(settle(tokens / seconds));
-    // Tokens per second is what the tables are judged on: its error is measured ÷ predicted seconds − 1.
-    score.time_error =
-        case.seconds.filter(|_| !case.memory_only).map(|measured| settle(measured / seconds - 1.0));
+    // Of what the table gives: the error of tokens per second is measured ÷ predicted seconds − 1.
+    let error = |measured: f64| if case.by_time { seconds / measured } else { measured / seconds } - 1.0;
+    score.time_error = case.seconds.filter(|_| !case.memory_only).map(|measured| settle(error(measured)));
     let stage = |i: u64| stage_memory(s, &case.point, i);
     let most = |of: fn(StageMemory) -> u64| (0..case.point.pp).map(|i| of(stage(i))).max().unwrap_or(0);
     let peak = match case.peak {

@@ -48,6 +48,8 @@ pub struct Shape {
     pub upcast_norms: bool,
     /// Selective recomputation keeps every second product.
     pub selective_products: bool,
+    /// A stage's message is split over the tensor-parallel ranks.
+    pub scattered_sends: bool,
 }
 
 impl Shape {
@@ -74,6 +76,7 @@ impl Shape {
             logit_bytes: variant.logit_bytes,
             upcast_norms: variant.upcast_norms,
             selective_products: variant.selective_products,
+            scattered_sends: variant.scattered_sends,
         }
     }
 
@@ -166,6 +169,7 @@ mod tests {
             logit_bytes: 0,
             upcast_norms: false,
             selective_products: false,
+            scattered_sends: false,
         }
     }
 

@@ -163,6 +163,7 @@ pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting
     if let Some(trainable) = q.continued.and_then(|c| c.trainable_params) {
         let share = (trainable as f64 / q.model.params.max(1) as f64).min(1.0);
         state.gradient *= share;
+        state.reduced *= share;
         state.optimizer *= share;
         state.paged *= share;
     }

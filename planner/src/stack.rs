@@ -158,6 +158,8 @@ pub fn facts(stack: &str) -> Facts {
         "bigscience" => Facts {
             sequence_parallel: false,
             unfused_attention: true,
+            // `_exec_reduce_grads` follows the last micro-batch (deepspeed/runtime/pipe/engine.py).
+            late_reduction: true,
             logit_bytes: [2, 2],
             // Buckets to reduce and to gather, 5e8 elements of 16 bits, both twice (DeepSpeed's `reduce_bucket_size`,
             // `allgather_bucket_size`): the three logged runs without a pipeline need 4 to 5.6 GiB more than those with.
@@ -185,20 +187,61 @@ pub fn facts(stack: &str) -> Facts {
     }
 }
 
+/// Bytes per second and device between machines of `per_node` devices, where a row or its source's own documents state
+/// another network than the card's reference machine has.
+///
+/// Read are `4x100Gb … per node`, `400Gb/s … per GPU`, `1600 Gbps node-node`.
+pub fn network(source: &str, words: &str, per_node: u64) -> Option<f64> {
+    let tokens: Vec<&str> =
+        words.split([' ', ';', ',', '(', ')', '[', ']']).filter(|w| !w.is_empty()).collect();
+    let number = |text: &str| text.parse::<f64>().ok().filter(|x| *x > 0.0 && *x < 1e5);
+    for (at, token) in tokens.iter().enumerate() {
+        // The number may stand apart from its unit: `1600 Gbps`.
+        let apart = at.checked_sub(1).and_then(|i| tokens.get(i)).copied().unwrap_or_default();
+        let (digits, unit) = token.split_at(token.rfind(|c: char| c.is_ascii_digit()).map_or(0, |i| i + 1));
+        // Bits, not bytes: memory is no network.
+        if !["Gb", "Gbps", "gbps", "Gbit", "Gbit/s", "Gb/s"].contains(&unit) {
+            continue;
+        }
+        let amount = if digits.is_empty() { apart } else { digits };
+        let gigabits = match amount.split_once('x') {
+            Some((count, each)) => number(count).zip(number(each)).map(|(count, each)| count * each),
+            None => number(amount),
+        };
+        let (Some(gigabits), Some(after)) = (gigabits, tokens.get(at + 1..)) else { continue };
+        let after = after.get(..after.len().min(4)).unwrap_or_default().join(" ").to_lowercase();
+        let devices = match () {
+            _ if after.contains("per gpu") => 1,
+            _ if after.contains("per node") || after.contains("node-node") => per_node,
+            _ => continue,
+        };
+        return Some(gigabits / 8.0 * 1e9 / devices as f64);
+    }
+    // Clusters of four links of 100 Gbit/s a machine: Jean Zay (BLOOM's model card, "Compute infrastructure": Omni-Path),
+    // InternLM's (InternEvo doc/en/train_performance.md: RoCE).
+    const FOUR: [&str; 2] = ["bigscience tr11", "internevo"];
+    let source = source.to_lowercase();
+    FOUR.iter().any(|name| source.contains(name)).then_some(4.0 * 12.5e9 / per_node as f64)
+}
+
 /// Bytes a parameter that a stack holds, where they are not Megatron's 2 + 4 + 12.
 pub fn state(stack: &str, precision: Precision) -> Option<StateBytes> {
-    let of = |weight, gradient, optimizer| Some(StateBytes { weight, gradient, optimizer, paged: 0.0 });
+    let of = |weight, gradient, reduced, optimizer| {
+        Some(StateBytes { weight, gradient, reduced, optimizer, paged: 0.0 })
+    };
     match (stack, precision) {
         (_, Precision::F32) => None,
         // fp16 gradients, all-reduced as such (`accumulate_allreduce_grads_in_fp32` is off unless asked for; the
         // multi-node runs fit better with it on).
-        ("vtrain-single", _) => of(2.0, 2.0, 12.0),
+        ("vtrain-single", _) => of(2.0, 2.0, 2.0, 12.0),
         // DeepSpeed's ZeRO-1 copies its part of the fp16 gradients to f32; its BF16_Optimizer accumulates in f32 beside
         // 16-bit gradients on every rank (deepspeed/runtime/bf16_optimizer.py).
-        ("bigscience", Precision::Fp16) => of(2.0, 2.0, 16.0),
-        ("bigscience", _) => of(2.0, 6.0, 16.0),
+        ("bigscience", Precision::Fp16) => of(2.0, 2.0, 2.0, 16.0),
+        ("bigscience", _) => of(2.0, 6.0, 4.0, 16.0),
+        // HybridZeroOptimizer reduces gradients as they are (internlm/solver/optimizer).
+        ("internevo", _) => of(2.0, 4.0, 2.0, 12.0),
         // FSDP shards the f32 weights themselves; a gathered unit is in 16 bits.
-        ("torchtitan" | "torch", _) => of(2.0, 4.0, 10.0),
+        ("torchtitan" | "torch", _) => of(2.0, 4.0, 4.0, 10.0),
         _ => None,
     }
 }
@@ -214,5 +257,15 @@ mod tests {
         assert_eq!(stack("NeMo Automodel docs", "", 1), "torch");
         assert_eq!(stack("somebody's blog", "", 8), "megatron");
         assert_eq!(stack("somebody's blog", "", 1), "torch");
+    }
+
+    #[test]
+    fn networks_are_read_where_they_are_stated() {
+        assert_eq!(network("", "micro_num=4; 4x100Gb RoCE per node; zero1=8", 8), Some(6.25e9));
+        assert_eq!(network("", "A100 40GB with 1600 Gbps node-node interconnect (RoCE)", 8), Some(25e9));
+        assert_eq!(network("", "500W; 400Gb/s RDMA per GPU; seq", 8), Some(50e9));
+        assert_eq!(network("", "memory 40 GB per node of 8", 8), None);
+        assert_eq!(network("", "Gb; x Gb per node; 9xGb per gpu", 8), None);
+        assert_eq!(network("", "HBM2e 2.4TB/s", 8), None);
     }
 }

@@ -13,7 +13,8 @@ use crate::cost::{Point, Setting, StateBytes};
 use crate::hardware;
 use crate::question::*;
 use crate::solve::setting;
-use crate::stack::{facts, stack, state, timed_as};
+use crate::stack::{facts, network, stack, state, timed_as};
+use crate::words::{self, Attention};
 
 /// A row as a map of its non-empty cells.
 pub(crate) struct Row(BTreeMap<String, String>);
@@ -25,7 +26,7 @@ impl Row {
 
     fn count(&self, key: &str) -> Result<u64, String> {
         let text = self.text(key).ok_or_else(|| format!("{key} is not given"))?;
-        let value: f64 = text.parse().map_err(|_| format!("{key} is no number: {text}"))?;
+        let value = number(key, text)?;
         if value >= 1.0 && value.fract() == 0.0 && value < 1e12 {
             Ok(value as u64)
         } else {
@@ -39,7 +40,7 @@ impl Row {
 
     fn positive(&self, key: &str) -> Result<Option<f64>, String> {
         let Some(text) = self.text(key) else { return Ok(None) };
-        let value: f64 = text.parse().map_err(|_| format!("{key} is no number: {text}"))?;
+        let value = number(key, text)?;
         if value > 0.0 && value.is_finite() {
             Ok(Some(value))
         } else {
@@ -47,9 +48,15 @@ impl Row {
         }
     }
 
-    fn is(&self, key: &str, value: &str) -> bool {
-        self.text(key) == Some(value)
+    fn yes(&self, key: &str) -> Option<bool> {
+        self.text(key).and_then(words::yes)
     }
+}
+
+/// A cell's number; thousands may be set apart.
+fn number(key: &str, text: &str) -> Result<f64, String> {
+    let digits: String = text.chars().filter(|c| ![',', '_'].contains(c)).collect();
+    digits.parse().map_err(|_| format!("{key} is no number: {text}"))
 }
 
 /// What a published peak means.
@@ -82,6 +89,8 @@ pub struct Case {
     pub point: Point,
     /// Measured seconds a step, where given.
     pub seconds: Option<f64>,
+    /// The table gives the step's time itself, not tokens per second: errors are of what it gives.
+    pub by_time: bool,
     /// Measured peak, bytes.
     pub peak_bytes: Option<f64>,
     /// Steps of this run are launch-bound by its own word: no measure of time.
@@ -141,27 +150,6 @@ pub(crate) fn source(row: &Row) -> String {
     }
 }
 
-/// Hardware names of the tables.
-fn card(name: &str) -> Option<&'static str> {
-    Some(match name {
-        "H100-80GB-SXM" | "H100-SXM" => "H100",
-        "H100-96GB-HBM2e-SXM-500W" => "H100-96G",
-        "H200-141GB-SXM" => "H200",
-        "A100-80GB-SXM" | "A100-80GB" => "A100",
-        "A100-40GB-SXM" => "A100-40G",
-        "A800-80GB-SXM" => "A800",
-        "V100-32GB" => "V100",
-        "B200" => "B200",
-        "GB200" => "GB200",
-        other => {
-            // "H100-SXM5-80GB" is an H100: the longest record's name that starts the table's.
-            let other = other.to_uppercase().replace("PCIE-80GB", "PCIE").replace("80GB-PCIE", "PCIE");
-            let fits = hardware::names().filter(|known| other.starts_with(&known.to_uppercase()));
-            return fits.max_by_key(|known| known.len());
-        }
-    })
-}
-
 /// Turns a row into its case.
 ///
 /// # Errors
@@ -170,7 +158,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     // vTrain: GPT in Megatron-LM on A100-80GB, fp16, full recompute off, flash attention absent, vocabulary 51200.
     let vtrain = !row.0.contains_key("source") && row.0.contains_key("iteration_ms");
     let name = row.text("hardware").unwrap_or(if vtrain { "A100-80GB-SXM" } else { "" });
-    let card = card(name).ok_or_else(|| format!("hardware {name:?} is unknown"))?;
+    let card = words::card(name).ok_or_else(|| format!("hardware {name:?} is unknown"))?;
     let card = hardware::preset(card).ok_or_else(|| format!("hardware {name:?} has no record"))?;
     let gpus = row.count("n_gpus")?;
     // Whole machines: 12 devices on machines of 8 are two of 6.
@@ -200,40 +188,38 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if heads % kv_heads != 0 {
         return Err(format!("{heads} heads do not share {kv_heads} of keys and values"));
     }
-    let gated = row.is("glu", "1");
+    let gated = row.yes("glu") == Some(true);
     let ffn = row.count_or("ffn", 4 * hidden)?;
     let vocab = row.count_or("vocab", 51200)?;
-    let precision = match row.text("precision").unwrap_or(if vtrain { "fp16" } else { "bf16" }) {
-        "bf16" => Precision::Bf16,
-        "fp16" => Precision::Fp16,
-        "fp8" | "mxfp8" if card.peak_fp8.is_some() => Precision::Fp8,
-        "fp32" => Precision::F32,
-        other => return Err(format!("precision {other} on {}", card.name)),
-    };
+    let format = row.text("precision").unwrap_or(if vtrain { "fp16" } else { "bf16" });
+    let precision = words::precision(format)
+        .filter(|p| *p != Precision::Fp8 || card.peak_fp8.is_some())
+        .ok_or_else(|| format!("precision {format} on {}", card.name))?;
+    let sharding = row.text("dp_shard").unwrap_or_default();
     let zero = match row.text("zero_stage") {
-        Some(stage) => stage.parse::<u64>().ok().filter(|z| *z <= 3).ok_or(format!("zero_stage {stage}"))?,
-        None => 0,
+        Some(stage) => words::zero(stage).ok_or_else(|| format!("zero_stage {stage}: expected 0 to 3"))?,
+        None => words::zero(sharding).unwrap_or(0),
     };
     let given = match row.text("act_ckpt") {
-        Some("full") => Some(Recompute::Full),
-        Some("selective") => Some(Recompute::Selective),
-        Some("none") => Some(Recompute::None),
+        Some(text) => Some(
+            words::recompute(text)
+                .ok_or_else(|| format!("act_ckpt {text}: expected none, selective or full"))?,
+        ),
         None => None,
-        Some(other) => return Err(format!("act_ckpt {other}: expected none, selective or full")),
     };
     let notes = row.text("notes").unwrap_or_default();
-    let attention = row.text("attn_impl").unwrap_or_default();
+    let attention = row.text("attn_impl").and_then(words::attention);
     // Megatron's "local" layers have no fused attention; Megatron-DeepSpeed of 2021 had none either.
     let stack = stack(&source(row), notes, tp * pp);
     let facts = facts(stack);
     // A row that names its attention is believed.
-    let unfused = (facts.unfused_attention && attention.is_empty())
-        || attention == "unfused"
+    let unfused = (facts.unfused_attention && attention.is_none())
+        || attention == Some(Attention::Unfused)
         || ["attention-backend=unfused", "transformer-impl=local"].iter().any(|flag| notes.contains(flag));
     let liger = notes.contains("Liger") && !notes.contains("without Liger");
     let fused_loss =
         liger || ["chunked cross entropy", "fused CE", "fused cross"].iter().any(|flag| notes.contains(flag));
-    let compiled = row.is("compile", "1");
+    let compiled = row.yes("compile") == Some(true);
     let peak = match () {
         _ if notes.contains("allocated_bytes") => Peak::LastAllocated,
         _ if notes.contains("ACTIVE") => Peak::Allocated,
@@ -254,7 +240,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         vocab_padded: vocab.div_ceil(128 * tp) * 128 * tp,
         context,
         rope: Rope { method: RopeMethod::None, factor: 1.0, original_context: context, theta: 10000.0 },
-        tied: row.is("tied", "1") || vtrain,
+        tied: row.yes("tied") == Some(true) || vtrain,
         norm_eps: 1e-5,
         dropout: if gated { 0.0 } else { facts.dropout },
         init_std: 0.02,
@@ -265,6 +251,11 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         ..model
     };
     let nodes = gpus.div_ceil(per_node);
+    let words = format!("{notes}; {}", row.text("source_path_or_url").unwrap_or_default());
+    let card = hardware::Hardware {
+        network_bandwidth: network(&source(row), &words, per_node).unwrap_or(card.network_bandwidth),
+        ..card
+    };
     // torchtitan compiles the loss since 2025: no row says its version, but H200 and Blackwell runs are later.
     let new = ["H200", "B200", "GB200"].contains(&card.name.as_str());
     let q = Question {
@@ -275,11 +266,14 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             learned_positions: !gated
                 && !["ALiBi", "alibi", "RoPE", "rope"].iter().any(|p| notes.contains(p)),
             unfused_attention: unfused,
-            eager: row.is("compile", "0") || (facts.eager && !compiled && !liger),
+            eager: row.yes("compile") == Some(false) || (facts.eager && !compiled && !liger),
             whole_logits: true,
             logit_bytes: if fused_loss { 0 } else { facts.logit_bytes[usize::from(compiled && new)] },
             upcast_norms: facts.upcast_norms && !compiled && !liger,
             selective_products: facts.selective_products,
+            // Megatron's scatter-gather (arXiv 2104.04473, section 4.1), DeepSpeed's `PartitionedTensor`, InternEvo's
+            // `scatter_gather`: on in all of them where tensor-parallel ranks hold the same stream.
+            scattered_sends: true,
         },
         hardware: card,
         cluster: Some(Cluster { nodes, gpus_per_node: per_node }),
@@ -291,15 +285,17 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         }),
         ..Question::of(model)
     };
-    // What PyTorch's dispatcher and the flash-attention package chose before cuDNN's kernels and FlashAttention-3.
-    let old = ["sdpa", "flash", "sdpa/flex"].contains(&attention);
     let mut setting = setting(&q, Cluster { nodes, gpus_per_node: per_node }, sequences)
         .ok_or_else(|| format!("no profile for {name}"))?;
     if let Some(state) = state(stack, precision) {
         setting.state = state;
     }
     if ["pure-bf16", "bf16-true"].iter().any(|flag| notes.contains(flag)) {
-        setting.state = StateBytes { weight: 2.0, gradient: 2.0, optimizer: 4.0, paged: 0.0 };
+        setting.state = StateBytes { weight: 2.0, gradient: 2.0, reduced: 2.0, optimizer: 4.0, paged: 0.0 };
+    }
+    if notes.contains("mixed_precision=PURE") {
+        // Composer's `get_mixed_precision`: "PURE" reduces in the precision of the products, "DEFAULT" in f32.
+        setting.state.reduced = 2.0;
     }
     if let Some(bytes) = facts.communicator_bytes {
         setting.profile.fixed.communicator_bytes = bytes;
@@ -319,7 +315,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if pp == 1 && zero >= 1 {
         setting.profile.fixed.workspace_bytes += facts.bucket_bytes;
     }
-    if old {
+    if attention == Some(Attention::Flash2) {
         setting.profile.attention.forward *= setting.profile.attention.flash2;
         setting.profile.attention.backward *= setting.profile.attention.flash2;
     }
@@ -330,7 +326,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         vp: if pp > 1 { vp } else { 1 },
         dp,
         zero: if dp * cp > 1 { zero } else { 0 },
-        shard: shard_group(row.text("dp_shard").unwrap_or_default(), dp, zero),
+        shard: shard_group(sharding, dp, zero),
         micro,
         recompute: given.or(facts.recompute).unwrap_or(Recompute::None),
         offload: if notes.contains("CPU-offloaded") { Offload::Optimizer } else { Offload::None },
@@ -384,6 +380,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         setting,
         point,
         seconds,
+        by_time: row.0.contains_key("iteration_ms"),
         peak_bytes,
         memory_only: notes.contains("use memory only"),
         peak,

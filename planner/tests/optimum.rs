@@ -96,16 +96,6 @@ fn naive(s: &Setting, pins: &Pins, limit: u64) -> Option<Costed> {
     best
 }
 
-/// A linear congruential generator (Knuth, MMIX constants): the same questions in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        of[(self.0 >> 33) as usize % of.len()]
-    }
-}
-
 fn random(dice: &mut Dice) -> (Setting, Pins, u64) {
     let heads = dice.pick(&[4, 6, 8, 12]);
     let hidden = heads * dice.pick(&[64, 128]);

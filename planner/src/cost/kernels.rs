@@ -44,23 +44,43 @@ pub fn gemm(s: &Setting, m: f64, n: f64, k: f64, wide: bool) -> f64 {
 pub fn attention(s: &Setting, sequences: f64, tokens: f64, heads: f64, share: f64) -> (f64, f64) {
     let p = &s.profile.attention;
     let dim = s.shape.head_dim as f64;
+    if s.shape.unfused_attention {
+        return unfused(s, sequences, tokens, heads, share);
+    }
     let flops = 2.0 * sequences * heads * tokens * tokens * dim * share;
     let rate = s.hardware.peak_bf16 * if dim < 128.0 { p.narrow_head } else { 1.0 };
     let rate = if s.precision == Precision::F32 { s.hardware.peak_f32 } else { rate };
     let queries = sequences * tokens * heads * dim * share;
     let launch = s.profile.gemm.launch;
-    let mut forward = launch + flops / (rate * p.forward) + queries * p.forward_element;
+    let forward = launch + flops / (rate * p.forward) + queries * p.forward_element;
     let mut backward = 2.0 * launch + 2.5 * flops / (rate * p.backward) + queries * p.backward_element;
     if s.determinism == Determinism::Bitwise {
         backward *= p.bitwise_backward;
     }
-    if s.shape.unfused_attention {
-        // The whole score matrix, written and read by product, softmax and dropout: 5 of 13 passes are forward.
-        let scores = sequences * heads * tokens * tokens * share * s.act();
-        let passes = p.score_passes * scores / bandwidth(s);
-        forward += passes * 5.0 / 13.0;
-        backward += passes * 8.0 / 13.0;
-    }
+    (forward, backward)
+}
+
+/// Seconds of attention that writes its scores, forward and backward: batched products over the whole square, since
+/// none of them knows the mask, and the passes of softmax and dropout between them.
+fn unfused(s: &Setting, sequences: f64, tokens: f64, heads: f64, share: f64) -> (f64, f64) {
+    let p = &s.profile.gemm;
+    let dim = s.shape.head_dim as f64;
+    let batch = sequences * heads * share;
+    // Tensor cores want rows of a multiple of 16 bytes (NVIDIA, Matrix Multiplication Background, section 2.2); other
+    // head widths run at the rate of the f32 units: BigScience's heads of 150 and 450 do, within a tenth.
+    let aligned = s.shape.head_dim.is_multiple_of(8);
+    let rate = if aligned && s.precision != Precision::F32 {
+        s.hardware.peak_bf16 * p.eta_bf16
+    } else {
+        s.hardware.peak_f32 * p.eta_f32
+    };
+    let products = |inner: f64| 2.0 * batch * tokens * tokens * dim / rate * (inner + p.k0) / inner;
+    // Scores and their gradient sum over the head, the other four products over the sequence.
+    let (scores, sums) = (products(dim), products(tokens));
+    // The score matrix is written and read by product, softmax and dropout: 5 of 13 passes are forward.
+    let passes = s.profile.attention.score_passes * batch * tokens * tokens * s.act() / bandwidth(s);
+    let forward = 2.0 * p.launch + scores + sums + passes * 5.0 / 13.0;
+    let backward = 4.0 * p.launch + scores + 3.0 * sums + passes * 8.0 / 13.0;
     (forward, backward)
 }
 

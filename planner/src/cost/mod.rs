@@ -49,6 +49,8 @@ pub struct StateBytes {
     pub weight: f64,
     /// Accumulated gradients (f32 in every precision).
     pub gradient: f64,
+    /// Gradients as they are sent to be reduced.
+    pub reduced: f64,
     /// Master copy and moments.
     pub optimizer: f64,
     /// Of `optimizer`, what is in host memory under a paged optimizer.
@@ -76,7 +78,7 @@ impl StateBytes {
         };
         // The master travels with its moments: so the program pages them.
         let paged = if kind == OptimizerKind::PagedAdamw { master + moments } else { 0.0 };
-        StateBytes { weight, gradient: 4.0, optimizer: master + moments, paged }
+        StateBytes { weight, gradient: 4.0, reduced: 4.0, optimizer: master + moments, paged }
     }
 }
 

@@ -108,11 +108,15 @@ pub fn sends(s: &Setting, point: &Point) -> f64 {
         return 0.0;
     }
     let crossing = point.tp * point.cp * point.dp >= s.link_domain;
-    let message =
-        tokens(s, point) * s.shape.hidden as f64 * s.act() / if point.sp { point.tp as f64 } else { 1.0 };
+    let whole = tokens(s, point) * s.shape.hidden as f64 * s.act();
+    let split = point.sp || s.shape.scattered_sends;
+    let mut each = send(s, whole / if split { point.tp as f64 } else { 1.0 }, crossing && s.nodes > 1);
+    if split && !point.sp {
+        each += scatter(s, Group::strided(point.tp, 1, s.link_domain), whole);
+    }
     // Every chunk boundary is a send.
     let rounds = s.micro_batches(point) as f64 * point.vp as f64;
-    (2.0 * (p - 1) as f64 + rounds) * send(s, message, crossing && s.nodes > 1)
+    (2.0 * (p - 1) as f64 + rounds) * each
 }
 
 /// The pipeline over its slowest stage, that stage's layers, and the sum of all stages.
@@ -189,7 +193,7 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
         return (0.0, 0.0);
     }
     let params = most_params(s, point);
-    let gradient = params * s.state.gradient;
+    let gradient = params * s.state.reduced;
     let weight = params * s.state.weight;
     let shard = if point.zero == 0 { 1 } else { point.shard * point.cp };
     let inner = Group::strided(shard, point.tp, s.link_domain);

@@ -84,3 +84,13 @@ pub fn question(model: Model, name: &str, nodes: u64, gpus_per_node: u64) -> Que
         memory_limit_bytes: None,
     }
 }
+
+/// A linear congruential generator (Knuth, MMIX constants): the same questions in every run.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        of[(self.0 >> 33) as usize % of.len()]
+    }
+}

@@ -1,7 +1,6 @@
 /// Written by `llmc calibrate`.
 const FITTED: &[&str] = &[
     include_str!("pooled.toml"),
-    include_str!("a100-pooled-bf16.toml"),
     include_str!("a100-pooled-fp16.toml"),
     include_str!("b200-pooled.toml"),
     include_str!("b200-pooled-bf16.toml"),
@@ -18,12 +17,12 @@ const FITTED: &[&str] = &[
     include_str!("h100-foundry.toml"),
     include_str!("internevo.toml"),
     include_str!("jax.toml"),
-    include_str!("h100-llmc.toml"),
     include_str!("h100-jax-bf16.toml"),
     include_str!("h100-jax-fp8.toml"),
     include_str!("megatron.toml"),
     include_str!("b200-megatron.toml"),
     include_str!("b200-megatron-bf16.toml"),
+    include_str!("h100-llmc.toml"),
     include_str!("h100-megatron-bf16.toml"),
     include_str!("h100-megatron-fp8.toml"),
     include_str!("torch.toml"),
