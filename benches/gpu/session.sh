@@ -22,6 +22,7 @@ part() { # NAME SECONDS COMMAND...
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv,noheader >"$out/card.txt"
 [ -x "$bin/ops" ] && part ops "${OPS_SECONDS:-120}" env LLMC_TEST_DEVICE=cuda "$bin/ops"
 [ -n "${SKIP_SELFTEST:-}" ] || part selftest 90 "$bin/llmc-worker" selftest --device cuda
+[ -n "${GRADIENTS:-}" ] && part gradients 150 "$bin/llmc-worker" gradients --device cuda # cosines to f64 at the widths of 1B and 3B
 for plan in "$@"; do
   name=$(basename "$plan" .json)
   part "bench-$name" "${BENCH_SECONDS:-75}" "$bin/llmc-worker" bench --plan "$plan" --steps "${STEPS:-5}" --algorithms "$out"
@@ -32,7 +33,7 @@ python3 - "$out" <<'E2'
 import glob, json, os, sys
 out = sys.argv[1]
 session = {"card": open(f"{out}/card.txt").read().strip(), "parts": [json.loads(l) for l in open(f"{out}/parts.jsonl")]}
-for path in sorted(glob.glob(f"{out}/selftest.out") + glob.glob(f"{out}/bench-*.out")):
+for path in sorted(glob.glob(f"{out}/selftest.out") + glob.glob(f"{out}/gradients.out") + glob.glob(f"{out}/bench-*.out")):
     name = os.path.basename(path)[:-4]
     try:
         session[name] = json.load(open(path))
@@ -51,6 +52,8 @@ for name, r in session.items():
               f"(plan {100 * (s['error'] or 0):+.1f} %)  peak {p['measured'] / 2**30:.2f} GiB ({100 * (p['error'] or 0):+.2f} %)  "
               f"reserved {r['reserved_bytes'] / 2**30:.2f}  late {r['late_allocations']}  first step {r['first_step_seconds']:.1f} s  "
               f"loss {r['losses'][0]:.3f} {r['losses'][1]:.3f}\n{'':16} ms: {busy}  of {1e3 * r['watched_seconds']:.0f}")
+    if name == "gradients" and r:
+        print("gradients", r["ok"], {k: (v["ok"], round(v["worst"], 5), round(v["loss"] / v["reference_loss"] - 1, 6), [round(x, 1) for x in v["seconds"]]) for k, v in r["cases"].items()})
     if name == "selftest" and r:
         print("selftest", r["ok"], {k: v for k, v in r["ops"].items() if not v["ok"]}, {k: (v["ok"], v["worst"], v["repeats"]) for k, v in r["training"].items()})
 E2

@@ -7,19 +7,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use llmc_plan::batch::Batch;
-use llmc_plan::op::{Backend, Kind, Op};
+use llmc_plan::op::{Backend, Kind};
 use llmc_plan::plan::Plan;
 use llmc_plan::walk;
 use serde::Serialize;
-use tch::{Device, Tensor};
+use tch::Device;
 
-use crate::error::{Error, Result};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::interpret::{Machine, Pass};
-use crate::ops::Host;
 use crate::profile::{Profile, Timed, by_kind};
 use crate::report::{Compared, median};
+use crate::synthetic::Synthetic;
 use crate::{device, prepare, schedule, shim, tune};
 
 /// What `bench` prints.
@@ -57,52 +55,6 @@ pub struct Report {
     pub instructions: Vec<Timed>,
 }
 
-/// Uniform random tokens, whole sequences.
-struct Random {
-    vocab: u64,
-    context: u64,
-    sequences: u64,
-    state: u64,
-}
-
-impl Random {
-    /// Marsaglia's xorshift64 (2003).
-    fn next(&mut self) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        self.state
-    }
-}
-
-impl Host for Random {
-    fn next_batch(&mut self) -> Result<Batch> {
-        let mut batch = Batch::default();
-        for sequence in 0..=self.sequences {
-            batch.cu_seqlens.push((sequence * self.context) as u32);
-        }
-        for _ in 0..self.sequences {
-            let mut token = self.next() % self.vocab;
-            for position in 0..self.context {
-                batch.ids.push(token as u32);
-                batch.positions.push(position as u32);
-                token = self.next() % self.vocab;
-                batch.targets.push(token as u32);
-                batch.weights.push(1.0);
-            }
-        }
-        Ok(batch)
-    }
-
-    fn snapshot(&mut self, _tensors: &[Tensor]) -> Result<()> {
-        Ok(())
-    }
-
-    fn exchange(&mut self, op: &Op, _inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
-        Err(Error::Host(Failure::refused(format!("{} needs other ranks", op.key()))))
-    }
-}
-
 /// Makes `steps` timed steps of `plan` after two to warm up, then one that is watched. `search`: GEMM algorithms are
 /// chosen at length (see [`tune::tune`]). `began` is when the process started.
 ///
@@ -117,12 +69,7 @@ pub fn bench(plan: &Plan, steps: u64, table: &Path, search: bool, began: Instant
     tune::tune(&program, plan.determinism, device, table, search)?;
     let tuning_seconds = clock.elapsed().as_secs_f64();
     let mut machine = Machine::new(&program, device, plan.seed)?;
-    let mut host = Random {
-        vocab: plan.model.vocab,
-        context: plan.model.context,
-        sequences: plan.batch.micro_batch_sequences,
-        state: plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-    };
+    let mut host = Synthetic::uniform(plan, plan.seed);
     machine.run(&program.init, Pass { list: "init", steps_done: 0 }, &mut host, None)?;
     let weight = plan.batch.global_tokens as f64;
     let (mut seconds, mut losses, mut first, mut allocations) = (Vec::new(), Vec::new(), 0.0, 0);
@@ -150,9 +97,7 @@ pub fn bench(plan: &Plan, steps: u64, table: &Path, search: bool, began: Instant
     let instructions = profile.finish()?.rows;
     let typical = median(&seconds);
     let rate = weight / typical;
-    let m = &plan.model;
-    let flops = 6.0 * m.params_non_embedding as f64
-        + 6.0 * (m.layers * m.heads * m.head_dim) as f64 * m.context as f64;
+    let flops = plan.model.flops_per_token();
     Ok(Report {
         device: format!("{device:?}").to_lowercase(),
         tokens: plan.batch.global_tokens,

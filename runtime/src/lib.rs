@@ -33,6 +33,7 @@ pub mod snapshot;
 pub mod sources;
 pub mod start;
 pub mod stop;
+pub mod synthetic;
 pub mod trace;
 pub mod train;
 pub mod tune;

@@ -8,10 +8,13 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use llmc_runtime::bench::bench;
+use llmc_runtime::cuda::probe::probe;
+use llmc_runtime::device;
 use llmc_runtime::examine::examine;
 use llmc_runtime::failure::{Failure, Outcome};
 use llmc_runtime::prepare;
 use llmc_runtime::run_folder::{RunFolder, read_data, read_plan};
+use llmc_runtime::selftest::gradients::gradients;
 use llmc_runtime::selftest::selftest;
 use llmc_runtime::stop::Stop;
 use llmc_runtime::train::{Ended, Options, train};
@@ -76,6 +79,20 @@ enum Command {
         /// cpu or cuda
         #[arg(long, default_value = "cuda")]
         device: String,
+    },
+    /// The first CUDA device: the driver's name of it and its memory; one JSON object
+    Device,
+    /// Compare gradients in bf16 and fp8 with f64, tensor by tensor, at the widths of real models; one JSON object
+    Gradients {
+        /// cpu or cuda
+        #[arg(long, default_value = "cuda")]
+        device: String,
+        /// tiny, 1b or 3b; several with commas
+        #[arg(long, value_name = "WIDTH", value_delimiter = ',', default_values = ["1b", "3b"])]
+        width: Vec<String>,
+        /// Tokens of the sequence
+        #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u64).range(128..=8192))]
+        tokens: u64,
     },
     /// Time steps of a plan on random tokens, without corpus or run folder; one JSON object
     Bench {
@@ -149,6 +166,21 @@ fn run(command: Command, began: Instant) -> Outcome<u8> {
             let folder = algorithms.or_else(|| plan.parent().map(Path::to_path_buf)).unwrap_or_default();
             print(&bench(&read_plan(&plan)?.0, steps.max(1), &folder, search, began)?)?;
             Ok(0)
+        }
+        Command::Device => {
+            device::load_cuda().map_err(|why| Failure::environment(format!("no CUDA device here: {why}")))?;
+            let found = probe(0)?;
+            print(&serde_json::json!({ "name": found.name, "memory_bytes": found.total }))?;
+            Ok(0)
+        }
+        Command::Gradients { device, width, tokens } => {
+            let report = gradients(&device, &width, tokens)?;
+            print(&report)?;
+            if report.ok {
+                Ok(0)
+            } else {
+                Err(Failure::bug("a gradient is too far from f64: see `ok` above"))
+            }
         }
         Command::Selftest { device } => {
             let report = selftest(&device)?;

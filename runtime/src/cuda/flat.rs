@@ -39,15 +39,11 @@ pub fn accumulate(x: &Tensor, acc: &Tensor) -> Result<()> {
 /// Operands that do not fit.
 pub fn dropout(x: &Tensor, stream: &Stream, first: u64, threshold: u32, kept: f32) -> Result<()> {
     let (n, e) = (elements(x), element(x, DROPOUT)?);
-    let ([key0, key1], [step0, step1]) = stream.words_of_key();
     Launch::new(x, DROPOUT, Program::plain("flat", e, aligned(&[x], n)), "dropout")?
         .tensor(x, x.kind())
         .int(n)
         .int(first.cast_signed())
-        .word(key0)
-        .word(key1)
-        .word(step0)
-        .word(step1)
+        .stream(stream)
         .word(threshold)
         .float(f64::from(kept))
         .run(blocks(n, 256 * chunk(e)), 256)
@@ -64,15 +60,11 @@ pub fn makes_normal(x: &Tensor, first: u64) -> bool {
 /// Operands that do not fit.
 pub fn normal(x: &Tensor, stream: &Stream, first: u64, std: f64) -> Result<()> {
     let (n, e) = (elements(x), element(x, INITIALISE)?);
-    let ([key0, key1], [step0, step1]) = stream.words_of_key();
     Launch::new(x, INITIALISE, Program::plain("flat", e, aligned(&[x], n)), "normal")?
         .tensor(x, x.kind())
         .int(n)
         .int(first.cast_signed())
-        .word(key0)
-        .word(key1)
-        .word(step0)
-        .word(step1)
+        .stream(stream)
         .double(std)
         .run(blocks(n, 256 * 4), 256)
 }

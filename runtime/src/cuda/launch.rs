@@ -6,6 +6,7 @@ use super::driver::Gpu;
 use super::gpu;
 use super::source::{Element, Program};
 use crate::error::{Error, Result};
+use crate::ops::philox::Stream;
 use crate::ops::unsigned;
 
 /// Bytes of one vector access.
@@ -117,6 +118,12 @@ impl Launch {
     pub fn word(mut self, value: u32) -> Launch {
         self.arguments.push(u64::from(value));
         self
+    }
+
+    /// Key and step of a stream of random words: four u32.
+    pub fn stream(self, stream: &Stream) -> Launch {
+        let ([key0, key1], [step0, step1]) = stream.words_of_key();
+        self.word(key0).word(key1).word(step0).word(step1)
     }
 
     /// Launches `blocks` blocks of `threads` threads; none when there are no blocks.

@@ -93,7 +93,6 @@ pub fn adamw(
         aligned: aligned(&all, n),
         mode,
     };
-    let ([key0, key1], [step0, step1]) = settings.stream.words_of_key();
     Launch::new(gradient, OP, program, "adamw")?
         .tensor(gradient, gradient.kind())
         .optional(master, Kind::Float)
@@ -115,10 +114,7 @@ pub fn adamw(
         .float(settings.weight_decay)
         .float(settings.lr_multiplier)
         .int(settings.first.cast_signed())
-        .word(key0)
-        .word(key1)
-        .word(step0)
-        .word(step1)
+        .stream(settings.stream)
         // A block does eight rounds, which outweigh its start; a small parameter spreads over the card instead.
         .run(ceil(n, 8 * 256 * 4).max(ceil(n, 256 * 4).min(4 * 132)), 256)
 }

@@ -15,14 +15,14 @@ use tch::Device;
 use crate::failure::{Failure, Outcome};
 use crate::host::{Session, Source};
 use crate::interpret::{Machine, Observer, Pass};
+use crate::synthetic::Synthetic;
 use crate::{device, prepare, schedule, shim};
 
 mod extra;
+pub mod gradients;
 mod lockstep;
-mod synthetic;
 
 use lockstep::{Compared, Lockstep};
-use synthetic::Synthetic;
 
 /// Steps of the small model.
 const STEPS: u64 = 20;
@@ -73,15 +73,7 @@ pub struct Training {
 /// # Errors
 /// Exit code 2 when there is no such device, or the failure of an instruction.
 pub fn selftest(name: &str) -> Outcome<Report> {
-    shim::install_cpu_allocator()?;
-    let device = match name {
-        "cpu" => Device::Cpu,
-        "cuda" => {
-            device::load_cuda().map_err(|why| Failure::environment(format!("no CUDA device here: {why}")))?;
-            Device::Cuda(0)
-        }
-        other => return Err(Failure::environment(format!("device `{other}` is neither cpu nor cuda"))),
-    };
+    let device = device_named(name)?;
     let mut ops = BTreeMap::new();
     let mut training = BTreeMap::new();
     for precision in [Precision::F32, Precision::Bf16, Precision::Fp8] {
@@ -94,6 +86,19 @@ pub fn selftest(name: &str) -> Outcome<Report> {
     }
     let ok = ops.values().all(|c| c.ok) && training.values().all(|t| t.ok);
     Ok(Report { device: format!("{device:?}").to_lowercase(), ok, ops, training })
+}
+
+/// `cpu` or `cuda`, with libtorch readied for it.
+fn device_named(name: &str) -> Outcome<Device> {
+    shim::install_cpu_allocator()?;
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => {
+            device::load_cuda().map_err(|why| Failure::environment(format!("no CUDA device here: {why}")))?;
+            Ok(Device::Cuda(0))
+        }
+        other => Err(Failure::environment(format!("device `{other}` is neither cpu nor cuda"))),
+    }
 }
 
 /// The small model: every kind of op that a program of one device has, dropout included.
@@ -148,7 +153,7 @@ fn train(plan: &Plan, device: Device, steps: u64, mut observer: Option<&mut Lock
         machine.set("lr", schedule::learning_rate(&plan.lr, STEPS, done + 1))?;
         machine.set("inv_weight", 1.0 / weight)?;
         machine.set("step", (done + 1) as f64)?;
-        let mut host = Synthetic::new(plan, done);
+        let mut host = Synthetic::learnable(plan, done);
         let pass = Pass { list: "step", steps_done: done };
         machine.run(&program.step, pass, &mut host, seen(&mut observer))?;
         losses.push(machine.get("loss_sum")? / weight);
@@ -156,7 +161,7 @@ fn train(plan: &Plan, device: Device, steps: u64, mut observer: Option<&mut Lock
     let seconds = clock.elapsed().as_secs_f64().max(1e-9);
     if observer.is_some() {
         let pass = Pass { list: "eval", steps_done: steps };
-        machine.run(&program.eval, pass, &mut Synthetic::new(plan, steps), seen(&mut observer))?;
+        machine.run(&program.eval, pass, &mut Synthetic::learnable(plan, steps), seen(&mut observer))?;
     }
     Ok(Trained {
         losses,

@@ -1,35 +1,14 @@
 //! Gradients of the whole model against autograd.
 
 use llmc_plan::model::RopeMethod;
-use llmc_plan::plan::{DType, Plan, Recompute};
+use llmc_plan::plan::{Plan, Recompute};
 use llmc_plan::program::Program;
-use llmc_plan::{arena, verify};
 use llmc_runtime::prepare;
+use llmc_runtime::selftest::gradients::in_f64;
 use tch::{Kind, Tensor};
 
 use crate::reference::{Weights, loss_sum, plain_tables};
 use crate::support::{alone, corpus, machine, plan, program, relative_error, step, tensors};
-
-/// The program with every 32-bit float as a 64-bit one.
-fn in_f64(mut program: Program) -> Program {
-    for buffer in program.buffers.iter_mut().filter(|b| b.dtype == DType::F32) {
-        buffer.dtype = DType::F64;
-    }
-    let view = program.clone();
-    for instr in program.segments.iter_mut().flat_map(|s| &mut s.instrs) {
-        let types = |refs: &[llmc_plan::program::Ref]| {
-            refs.iter().map(|r| view.tensor(r).unwrap()).collect::<Vec<_>>()
-        };
-        let (inputs, outputs) = (types(&instr.inputs), types(&instr.outputs));
-        instr.workspace = instr.op.spec().workspace(view.backend, &inputs, &outputs);
-    }
-    arena::assign(&mut program);
-    assert_eq!(verify::verify(&program), []);
-    // The optimizer's scalars are 32-bit by definition; gradients are what is asked for.
-    let update = |c: &llmc_plan::program::Call| view.segment(c.segment).unwrap().name.starts_with("optimize");
-    program.step.retain(|call| !update(call));
-    program
-}
 
 /// Largest relative error of any gradient after one step, and of the loss.
 fn errors(plan: &Plan, program: &Program, document_mask: bool) -> (f64, f64, String) {
@@ -94,7 +73,7 @@ fn f64_gradients_are_exact() {
     let _alone = alone();
     for (name, plan, mask) in variants() {
         let spec = llmc_plan::data::DataSpec { document_mask: mask, ..corpus().1.clone() };
-        let program = in_f64(prepare::lowered(&plan, Some(&spec)).expect("lower"));
+        let program = in_f64(prepare::lowered(&plan, Some(&spec)).expect("lower")).expect("in f64");
         let (gradient, loss, at) = errors(&plan, &program, mask);
         eprintln!("{name}: gradient {gradient:.1e} at {at}, loss {loss:.1e}");
         assert!(gradient <= 1e-9 && loss <= 1e-9, "{name}: {gradient:e} at {at}, loss {loss:e}");
@@ -115,7 +94,7 @@ fn f32_gradients_are_close() {
 fn a_wrong_gradient_is_seen() {
     let _alone = alone();
     let (_, plan, _) = variants().remove(0);
-    let mut program = in_f64(program(&plan));
+    let mut program = in_f64(program(&plan)).expect("in f64");
     let segment = program.segment_named("block.backward.none").expect("segment").0 as usize;
     // The norm's gradient loses the residual branch that joins there.
     let norm = program.segments[segment].instrs.iter_mut().find_map(|i| match &mut i.op {
@@ -125,4 +104,32 @@ fn a_wrong_gradient_is_seen() {
     norm.expect("a norm").accumulate = false;
     let (gradient, ..) = errors(&plan, &program, false);
     assert!(gradient > 1e-3, "{gradient:e}");
+}
+
+/// The command that compares number formats with f64 on a real device, on the CPU and at a small width.
+#[test]
+fn cosines_to_f64_are_told_tensor_by_tensor() {
+    let _alone = alone();
+    let run = |arguments: &[&str]| {
+        let worker = env!("CARGO_BIN_EXE_llmc-worker");
+        std::process::Command::new(worker)
+            .arg("gradients")
+            .args(arguments)
+            .output()
+            .expect("start the worker")
+    };
+    let output = run(&["--device", "cpu", "--width", "tiny", "--tokens", "128"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
+    for (name, least) in [("tiny bf16", 0.999), ("tiny fp8", 0.98)] {
+        let case = &report["cases"][name];
+        let number = |key: &str| case[key].as_f64().expect("a number");
+        assert_eq!(case["tensors"].as_object().expect("tensors").len(), 2 * 6 + 3, "{case:#}");
+        // Close to f64, and not f64 itself.
+        assert!(number("worst") >= least && number("worst") < 1.0 - 1e-9, "{case:#}");
+        assert!((number("loss") / number("reference_loss") - 1.0).abs() < 1e-2, "{case:#}");
+    }
+    let unknown = run(&["--device", "cpu", "--width", "70b"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("none of tiny, 1b, 3b"));
 }

@@ -1,4 +1,5 @@
-//! Made-up text that a model can learn: each token mostly decides the next.
+//! Made-up text, for what needs none: text that a model can learn, in which each token mostly decides the next, or
+//! uniformly random tokens.
 
 use llmc_plan::batch::Batch;
 use llmc_plan::op::Op;
@@ -9,23 +10,35 @@ use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::ops::Host;
 
-/// Batches of one step.
+/// Batches without a corpus, the same on every device.
 pub struct Synthetic {
     vocab: u64,
     context: u64,
     sequences: u64,
+    /// One token in so many is a surprise; the rest follow from the one before.
+    surprise: u64,
+    /// Tokens there are.
+    tokens: u64,
     /// State of the number generator.
     state: u64,
 }
 
 impl Synthetic {
-    /// The batches of a step, the same on every device.
-    pub fn new(plan: &Plan, step: u64) -> Synthetic {
+    /// The learnable batches of a step.
+    pub fn learnable(plan: &Plan, step: u64) -> Synthetic {
+        let vocab = plan.model.vocab;
+        Synthetic { surprise: 8, tokens: vocab.clamp(1, 64), ..Synthetic::uniform(plan, step) }
+    }
+
+    /// Batch after batch of uniformly random tokens.
+    pub fn uniform(plan: &Plan, seed: u64) -> Synthetic {
         Synthetic {
             vocab: plan.model.vocab,
             context: plan.model.context,
             sequences: plan.batch.micro_batch_sequences,
-            state: step.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            surprise: 1,
+            tokens: plan.model.vocab,
+            state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         }
     }
 
@@ -47,10 +60,9 @@ impl Host for Synthetic {
             for position in 0..self.context {
                 batch.ids.push(token as u32);
                 batch.positions.push(position as u32);
-                // One token in eight is a surprise; the rest follow from the one before.
                 let random = self.random();
-                token = if random.is_multiple_of(8) { random / 8 } else { token * 31 + 7 }
-                    % self.vocab.clamp(1, 64);
+                let surprising = random.is_multiple_of(self.surprise);
+                token = if surprising { random / self.surprise } else { token * 31 + 7 } % self.tokens;
                 batch.targets.push(token as u32);
                 batch.weights.push(1.0);
             }
