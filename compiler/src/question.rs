@@ -239,6 +239,7 @@ pub fn data(r: &Resolved) -> Option<DataSpec> {
         .map(|s| SourceSpec {
             name: s.name.clone(),
             globs: vec![s.glob.clone()],
+            importance: None,
             weight: s.weight,
             min_share: s.min_share,
             max_share: s.max_share,

@@ -14,8 +14,9 @@
 pub mod build;
 mod clean;
 pub mod dedup;
+pub mod dynamic;
 mod encode;
-pub mod error;
+mod error;
 pub mod export;
 pub mod folder;
 pub mod indexed;

@@ -111,6 +111,22 @@ impl Loader {
         }
     }
 
+    /// Stops reading: nothing holds the stream any more, and what was read ahead is gone.
+    pub fn stop(&mut self) {
+        // Closes the queue, which ends the thread's next send.
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+
+    /// Reads on after [`Loader::stop`], a changed stream or another part of it.
+    pub fn go_on(&mut self, stream: Arc<Stream>, part: Part, ahead: usize) {
+        let mut started = Self::start(stream, part, ahead);
+        (started.began, started.seen) = (self.began, self.seen);
+        *self = started;
+    }
+
     /// Gives a used batch back, so that its memory is used again.
     pub fn recycle(&self, batch: Batch) {
         // After the last batch nobody takes it, which is no loss.
@@ -125,11 +141,7 @@ impl Loader {
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        // Closes the queue, which ends the thread's next send.
-        self.batches = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
 

@@ -2,7 +2,7 @@
 //! in [`crate::stratified`].
 
 use crate::error::{Error, Result};
-use llmc_plan::data::DataSpec;
+use llmc_plan::data::{DataSpec, SourceSpec};
 
 /// Sums of shares may miss 1 by this much: what decimal fractions lose as f64.
 const EXACT: f64 = 1e-9;
@@ -14,9 +14,10 @@ const EXACT: f64 = 1e-9;
 pub fn shares(spec: &DataSpec, tokens: &[u64]) -> Result<Vec<f64>> {
     let sources = &spec.sources;
     let fixed: f64 = sources.iter().filter_map(|s| s.weight).sum();
-    let by_size = |tokens: u64| libm::pow(tokens as f64, spec.mix.temperature);
+    let by_size =
+        |s: &SourceSpec, t: u64| s.importance.unwrap_or(1.0) * libm::pow(t as f64, spec.mix.temperature);
     let free: f64 =
-        sources.iter().zip(tokens).filter(|(s, _)| s.weight.is_none()).map(|(_, &t)| by_size(t)).sum();
+        sources.iter().zip(tokens).filter(|(s, _)| s.weight.is_none()).map(|(s, &t)| by_size(s, t)).sum();
     let mut wanted = Vec::new();
     if free == 0.0 {
         wanted.extend(sources.iter().map(|s| s.weight.unwrap_or(0.0) / fixed));
@@ -31,7 +32,10 @@ pub fn shares(spec: &DataSpec, tokens: &[u64]) -> Result<Vec<f64>> {
             )));
         }
         wanted.extend(
-            sources.iter().zip(tokens).map(|(s, &t)| s.weight.unwrap_or((1.0 - fixed) * by_size(t) / free)),
+            sources
+                .iter()
+                .zip(tokens)
+                .map(|(s, &t)| s.weight.unwrap_or((1.0 - fixed) * by_size(s, t) / free)),
         );
     }
     let bounds: Vec<(f64, f64)> =
@@ -56,7 +60,7 @@ pub fn shares(spec: &DataSpec, tokens: &[u64]) -> Result<Vec<f64>> {
 
 /// `min(max(t·wanted, low), high)` with the factor t for which the sum is 1: what lies inside its
 /// bounds keeps its proportions.
-fn clamp(wanted: &[f64], bounds: &[(f64, f64)]) -> Vec<f64> {
+pub(crate) fn clamp(wanted: &[f64], bounds: &[(f64, f64)]) -> Vec<f64> {
     let scaled = |t: f64| -> Vec<f64> {
         wanted.iter().zip(bounds).map(|(w, &(low, high))| (t * w).max(low).min(high)).collect()
     };

@@ -22,6 +22,8 @@ pub struct Schedule {
 struct Part {
     first: u64,
     mixture: Mixture,
+    /// The shares that were asked for.
+    shares: Vec<f64>,
     /// Samples of each source before `first`.
     before: Vec<u64>,
 }
@@ -39,8 +41,9 @@ impl Schedule {
                 "the mixture has a window of {window} samples: give 1 to {MOST_SAMPLES} as mix.window"
             )));
         }
-        let mixture = Mixture::new(&shares(spec, tokens)?, window);
-        let first = Part { first: 0, mixture, before: vec![0; tokens.len()] };
+        let shares = shares(spec, tokens)?;
+        let mixture = Mixture::new(&shares, window);
+        let first = Part { first: 0, mixture, shares, before: vec![0; tokens.len()] };
         let mut schedule = Self { parts: vec![first], window };
         for stage in &spec.mix.stages {
             schedule.push(spec, tokens, stage)?;
@@ -88,11 +91,12 @@ impl Schedule {
             };
             source.weight = Some(weight);
         }
-        let mixture = Mixture::new(&shares(&changed, tokens)?, self.window);
+        let shares = shares(&changed, tokens)?;
+        let mixture = Mixture::new(&shares, self.window);
         let before = (0..tokens.len()).map(|source| self.count(source, at)).collect();
         // A stage that begins where another does replaces it.
         self.parts.retain(|part| part.first < at);
-        self.parts.push(Part { first: at, mixture, before });
+        self.parts.push(Part { first: at, mixture, shares, before });
         Ok(())
     }
 
@@ -129,13 +133,19 @@ impl Schedule {
         sample.div_ceil(self.window).saturating_mul(self.window)
     }
 
+    /// The share each source was to have at a sample.
+    pub fn asked(&self, sample: u64) -> &[f64] {
+        self.part(sample).map_or(&[], |part| &part.shares)
+    }
+
     /// The share each source has at a sample.
     pub fn realised(&self, sample: u64) -> Vec<f64> {
         self.part(sample).map(|part| part.mixture.realised()).unwrap_or_default()
     }
 }
 
-/// The stages a ledger holds, in order; none if there is no file.
+/// The stages a ledger holds, in order; none if there is no file. A last line that a kill cut short was never
+/// followed, and goes.
 ///
 /// # Errors
 /// A line that is no stage.
@@ -144,6 +154,12 @@ pub fn read_ledger(path: &Path) -> Result<Vec<MixStage>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(Error::io("read", path))?,
     };
+    let whole = text.rfind('\n').map_or(0, |at| at + 1);
+    if whole < text.len() {
+        let file = std::fs::OpenOptions::new().write(true).open(path);
+        file.and_then(|file| file.set_len(whole as u64)).map_err(Error::io("write", path))?;
+    }
+    let text = text.get(..whole).unwrap_or_default();
     let stage = |(number, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| {
             Error::corrupt(
@@ -168,19 +184,6 @@ pub fn append_ledger(path: &Path, stage: &MixStage) -> Result<()> {
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
     let mut file = file.map_err(Error::io("open", path))?;
     file.write_all(&line).and_then(|()| file.sync_all()).map_err(Error::io("write", path))
-}
-
-/// New weights from measured losses, opt-in: each source's share times exp(rate · excess), normalised,
-/// where excess is its loss above its reference, clipped at 0 (the exponentiated-gradient step of
-/// DoReMi, Xie et al. 2023, arXiv 2305.10429, algorithm 1), then mixed with the uniform share by
-/// `smoothing`, so that no source dies out. The specification's bounds still hold afterwards.
-pub fn reweigh(shares: &[f64], losses: &[f64], references: &[f64], rate: f64, smoothing: f64) -> Vec<f64> {
-    let excess = losses.iter().zip(references).map(|(loss, reference)| (loss - reference).max(0.0));
-    let raised: Vec<f64> =
-        shares.iter().zip(excess).map(|(share, excess)| share * libm::exp(rate * excess)).collect();
-    let total: f64 = raised.iter().sum();
-    let uniform = 1.0 / shares.len().max(1) as f64;
-    raised.iter().map(|share| (1.0 - smoothing) * share / total + smoothing * uniform).collect()
 }
 
 #[cfg(test)]
@@ -235,7 +238,12 @@ mod tests {
         let stages = [stage(64, 2.0, 1.0), stage(128, 1.0, 3.0)];
         stages.iter().for_each(|stage| append_ledger(&path, stage).unwrap());
         assert_eq!(read_ledger(&path).unwrap(), stages);
-        std::fs::write(&path, "{\"at_sample\": 1").unwrap();
+        let torn = [std::fs::read(&path).unwrap(), b"{\"at_sample\": 19".to_vec()].concat();
+        std::fs::write(&path, torn).unwrap();
+        assert_eq!(read_ledger(&path).unwrap(), stages);
+        append_ledger(&path, &stage(192, 1.0, 1.0)).unwrap();
+        assert_eq!(read_ledger(&path).unwrap().len(), 3);
+        std::fs::write(&path, "{\"at_sample\": 1\n").unwrap();
         let error = read_ledger(&path).unwrap_err().to_string();
         assert!(error.contains("a change of the mixture on line 1"), "{error}");
         let mut spec = spec();
@@ -247,13 +255,5 @@ mod tests {
             error.contains("sample 64 lies inside a window of 48 samples: begin the stage at 48 or 96"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn harder_sources_gain_share() {
-        let shares = reweigh(&[0.5, 0.5], &[3.0, 2.0], &[2.0, 2.0], 1.0, 0.1);
-        // 0.9·e/(1 + e) + 0.05
-        assert!((shares[0] - (0.9 * 0.731_058_578_630_005 + 0.05)).abs() < 1e-12);
-        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12);
     }
 }

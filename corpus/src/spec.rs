@@ -82,6 +82,7 @@ pub fn check(spec: &DataSpec) -> Result<()> {
             spec.mix.temperature
         )));
     }
+    check_dynamic(spec)?;
     let share = |field: &str, value: f64| match (0.0..=1.0).contains(&value) {
         true => Ok(()),
         false => Err(Error::spec(format!("clean.{field} is {value}: give a share from 0 to 1"))),
@@ -89,6 +90,33 @@ pub fn check(spec: &DataSpec) -> Result<()> {
     share("similarity", spec.clean.similarity)?;
     share("min_letters", spec.clean.min_letters)?;
     check_tokenizer(spec)
+}
+
+/// A mixture that follows losses.
+fn check_dynamic(spec: &DataSpec) -> Result<()> {
+    let Some(rule) = &spec.mix.dynamic else { return Ok(()) };
+    let refuse = |message: String| Err(Error::spec(format!("mix.dynamic {message}")));
+    if spec.sources.len() < 2 {
+        return refuse("needs several sources: one alone has every sample".into());
+    }
+    if !spec.mix.stages.is_empty() {
+        return refuse("and mix.stages both change the weights: keep one of them".into());
+    }
+    if !(rule.rate >= 0.0 && rule.rate <= 100.0) {
+        return refuse(format!("has rate {}: give 0 to 100", rule.rate));
+    }
+    if !(0.0..=1.0).contains(&rule.smoothing) {
+        return refuse(format!("has smoothing {}: give a share from 0 to 1", rule.smoothing));
+    }
+    for (name, loss) in &rule.references {
+        if !spec.sources.iter().any(|source| source.name == *name) {
+            return refuse(format!("has a reference for `{name}`, which is no source"));
+        }
+        if !(loss.is_finite() && *loss >= 0.0) {
+            return refuse(format!("has reference {loss} for `{name}`: give nats a token, 0 or more"));
+        }
+    }
+    Ok(())
 }
 
 /// Tokens of a validation window, and from one to the next.
@@ -158,6 +186,7 @@ fn check_source(source: &SourceSpec) -> Result<()> {
         _ => Ok(()),
     };
     positive("weight", source.weight, 1e6)?;
+    positive("importance", source.importance, 1e6)?;
     positive("min_share", source.min_share, 1.0)?;
     positive("max_share", source.max_share, 1.0)?;
     positive("max_epochs", source.max_epochs, 1e6)?;

@@ -4,6 +4,7 @@
 //! carry but the number of the next sample, and neither the number of ranks nor the micro-batch size
 //! changes which samples a step holds or what is in them.
 
+use crate::dynamic;
 use crate::error::{Error, Result};
 use crate::folder::{MANIFEST, read_manifest};
 use crate::indexed::Indexed;
@@ -13,7 +14,9 @@ use crate::permute::{mix, permute};
 use crate::schedule::Schedule;
 use crate::tokenizer::hex;
 use llmc_plan::batch::{Batch, BatchShape};
-use llmc_plan::data::{DataSpec, Manifest, MixStage, Packing, SourceInfo, SplitInfo};
+use llmc_plan::data::{
+    DataSpec, DynamicSpec, Manifest, MixStage, Packing, SourceInfo, SourceSpec, SplitInfo,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -203,9 +206,9 @@ fn shards(
 /// Everything that decides which tokens sample n holds.
 fn data_hash(spec: &DataSpec, manifest: &Manifest, documents: u32, window: u64) -> Result<String> {
     let sources: Vec<_> =
-        spec.sources.iter().map(|s| (&s.name, s.weight, s.min_share, s.max_share)).collect();
+        spec.sources.iter().map(|s| (&s.name, s.weight, s.min_share, s.max_share, s.importance)).collect();
     let documents = spec.document_mask.then_some(documents);
-    let mix = (spec.mix.temperature, &spec.mix.stages, window);
+    let mix = (spec.mix.temperature, &spec.mix.stages, &spec.mix.dynamic, window);
     let parts = (manifest, sources, mix, spec.packing, documents, spec.context, spec.seed);
     let json = serde_json::to_vec(&parts).map_err(|e| Error::spec(e.to_string()))?;
     Ok(hex(&Sha256::digest(json)))
@@ -383,10 +386,53 @@ impl Stream {
         weights: BTreeMap<String, f64>,
         reason: &str,
     ) -> Result<MixStage> {
-        let at_sample = self.schedule.window_after(self.step_start(step)?);
+        let at_sample = self.change_sample(step)?;
         let stage = MixStage { at_sample, start: None, weights, reason: reason.to_owned() };
         self.schedule.push(&self.spec, &self.tokens, &stage)?;
         Ok(stage)
+    }
+
+    /// The weights from a step on that follow from the mean loss of each source (none where it was not met) in a run of
+    /// `steps` steps, for [`Stream::change_mix`]; none if the specification asks for no change. Floors, ceilings and
+    /// what the epoch limits leave hold.
+    ///
+    /// # Errors
+    /// A step beyond 2⁶⁴ samples.
+    pub fn followed(
+        &self,
+        step: u64,
+        steps: u64,
+        losses: &[Option<f64>],
+    ) -> Result<Option<BTreeMap<String, f64>>> {
+        let Some(rule) = &self.spec.mix.dynamic else { return Ok(None) };
+        let at = self.change_sample(step)?;
+        let left = self.step_start(steps)?.saturating_sub(at).max(1) as f64;
+        let bound = |(index, (source, spec)): (usize, (&Source, &SourceSpec))| {
+            // One sample less: a window may hold one more than its share.
+            let rest = source
+                .limit()
+                .map(|limit| limit.saturating_sub(self.schedule.count(index, at) + 1) as f64 / left);
+            let most = spec.max_share.unwrap_or(1.0).min(rest.unwrap_or(1.0));
+            (spec.min_share.unwrap_or(0.0).min(most), most)
+        };
+        let bounds: Vec<_> = self.sources.iter().zip(&self.spec.sources).enumerate().map(bound).collect();
+        let references: Vec<f64> =
+            self.sources.iter().map(|s| rule.references.get(&s.name).copied().unwrap_or(0.0)).collect();
+        let shares = dynamic::follow(self.schedule.asked(at), losses, &references, rule, &bounds);
+        Ok(Some(self.sources.iter().map(|s| s.name.clone()).zip(shares).collect()))
+    }
+
+    /// Where a change from a step on falls: at the step, or at the next window of the mixture.
+    ///
+    /// # Errors
+    /// A step beyond 2⁶⁴ samples.
+    pub fn change_sample(&self, step: u64) -> Result<u64> {
+        Ok(self.schedule.window_after(self.step_start(step)?))
+    }
+
+    /// How the mixture follows losses, if it does.
+    pub fn dynamic(&self) -> Option<&DynamicSpec> {
+        self.spec.mix.dynamic.as_ref()
     }
 
     /// Makes the changes that a ledger holds, after [`open`] and before the first batch of a resumed

@@ -119,6 +119,10 @@ pub struct SourceSpec {
     /// Patterns with `*`, `?`, `[…]`, `**`, relative to the root. Text: one document a file.
     /// `.jsonl`: one document a line, its field `text`.
     pub globs: Vec<String>,
+    /// Factor on its tokens where sources share by temperature: share ∝ importance · tokens^α, so that text like the
+    /// target's is met more often (importance resampling, Xie et al. 2023, arXiv 2302.03169). 1 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub importance: Option<f64>,
     /// Fixed share of the samples. Sources with none share the rest by temperature. If every source
     /// has one, they are relative.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -193,6 +197,25 @@ pub struct MixSpec {
     /// Changes of the weights during the run, ascending in sample.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<MixStage>,
+    /// Weights that follow measured losses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dynamic: Option<DynamicSpec>,
+}
+
+/// Weights that are changed while a run goes on: what of each source is lost above its reference raises its share (the
+/// exponentiated-gradient step of DoReMi, Xie et al. 2023, arXiv 2305.10429, algorithm 1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DynamicSpec {
+    /// Optimizer steps from one change to the next, over which losses are averaged; 0 never changes.
+    pub every_steps: u64,
+    /// Step size η: a nat of excess loss multiplies a share by e^η before the shares are normalised.
+    pub rate: f64,
+    /// Part of the shares that is spread evenly at every change, 0 to 1.
+    pub smoothing: f64,
+    /// Loss that a source is held against, nats a token; 0 for those not named, as in group DRO (Sagawa et al. 2019,
+    /// arXiv 1911.08731).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub references: BTreeMap<String, f64>,
 }
 
 /// Other weights from a sample on: a stage of a curriculum, or an entry of the ledger of a dynamic
@@ -231,7 +254,7 @@ fn one() -> f64 {
 
 impl Default for MixSpec {
     fn default() -> Self {
-        Self { temperature: one(), window: 0, stages: Vec::new() }
+        Self { temperature: one(), window: 0, stages: Vec::new(), dynamic: None }
     }
 }
 

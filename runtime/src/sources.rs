@@ -44,6 +44,16 @@ impl SourceSums {
         Ok(())
     }
 
+    /// Their names.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Σ w·nll and Σ w of each.
+    pub fn sums(&self) -> &[(f64, f64)] {
+        &self.sums
+    }
+
     /// Mean loss of each source that has been met, where finite, nats a token.
     pub fn losses(&self) -> BTreeMap<String, f64> {
         let mean = |(name, (loss, weight)): (&String, &(f64, f64))| {

@@ -50,6 +50,7 @@ pub fn starting_state(
                 skipped_updates: 0,
                 noise: None,
                 loss_scale: None,
+                mix: None,
                 plan,
                 data: start.data_hash,
                 files: Default::default(),

@@ -38,6 +38,7 @@ use crate::tune::tune;
 use crate::watch::Several;
 use crate::{chrome, device, prepare};
 
+pub mod dynamic;
 mod logging;
 
 /// Micro-batches read before they are used.
@@ -88,6 +89,8 @@ struct Run<'a> {
     folder: &'a RunFolder,
     stream: Arc<Stream>,
     loader: Loader,
+    part: Part,
+    following: Option<dynamic::Following>,
     machine: Machine<'a>,
     device: Device,
     metrics: Metrics,
@@ -167,6 +170,7 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
             "checkpoints are stored as they are: this version does not compress (zstd {level})"
         ));
     }
+    let following = dynamic::open(folder, &mut stream, &machine, options.resume)?;
     let stream = Arc::new(stream);
     let part = Part {
         first_step: state.step,
@@ -178,6 +182,8 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     let mut run = Run {
         late: SourceSums::new(&machine, &stream),
         loader: Loader::start(stream.clone(), part, READ_AHEAD),
+        part,
+        following,
         device,
         metrics: Metrics::open(&folder.path.join("metrics.jsonl"), state.step)?,
         layers: Metrics::open(&folder.path.join("layers.jsonl"), state.step)?,
@@ -364,6 +370,7 @@ impl Run<'_> {
         };
         self.log(&metrics, loss, grad_norm)?;
         self.judge(&metrics, first_sample)?;
+        self.follow(&sources)?;
         Ok(seconds)
     }
 

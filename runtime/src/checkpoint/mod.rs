@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::failure::{Failure, Outcome};
 use crate::noise::NoiseScale;
+use crate::train::dynamic::Measured;
 
 pub mod config;
 mod tensors;
@@ -61,6 +62,9 @@ pub struct State {
     /// Loss scale and good steps since it changed, in fp16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<[f64; 2]>,
+    /// Losses measured since a mixture that follows them was changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix: Option<Measured>,
     /// SHA-256 of what the plan means.
     pub plan: String,
     /// SHA-256 of the corpus manifest.

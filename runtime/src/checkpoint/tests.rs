@@ -40,6 +40,7 @@ fn state(step: u64) -> State {
         skipped_updates: 0,
         noise: Some(noise),
         loss_scale: Some([65_536.0, 3.0]),
+        mix: None,
         plan: "p".into(),
         data: "d".into(),
         files: BTreeMap::new(),

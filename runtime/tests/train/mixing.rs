@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use llmc_plan::data::DataSpec;
@@ -11,6 +11,10 @@ use llmc_runtime::metrics::{EvalMetrics, StepMetrics};
 use llmc_runtime::report::Summary;
 use serde::de::DeserializeOwned;
 
+use llmc_corpus::schedule::read_ledger;
+use llmc_plan::data::{DynamicSpec, MixStage};
+
+use crate::resume::{STEPS, files, losses, until_step};
 use crate::support::{alone, plan, said};
 
 /// Two sources: one word over and over, and many words in no order.
@@ -98,4 +102,84 @@ fn each_source_has_its_loss() {
             .expect("summary");
     assert_eq!(summary.sources.len(), 2);
     assert!(said.contains("source  ") && said.contains("\nhard  "), "{said}");
+}
+
+/// Follows losses every four steps, `easy` never below a quarter.
+fn dynamic() -> (Plan, DataSpec) {
+    let (mut plan, mut spec) = (plan(), corpus().1.clone());
+    plan.budget.steps = STEPS;
+    spec.mix.dynamic =
+        Some(DynamicSpec { every_steps: 4, rate: 1.0, smoothing: 0.05, references: BTreeMap::new() });
+    spec.sources[0].min_share = Some(0.25);
+    (plan, spec)
+}
+
+/// Tokens by source, step by step.
+fn drawn(folder: &Path) -> Vec<BTreeMap<String, u64>> {
+    lines::<StepMetrics>(folder, "metrics.jsonl").into_iter().map(|m| m.source_tokens).collect()
+}
+
+#[test]
+fn a_mixture_follows_losses_and_its_floor_holds() {
+    let _alone = alone();
+    let (plan, spec) = dynamic();
+    let folder = run_folder(&plan, &spec);
+    let said = train(folder.path(), &[]);
+    assert!(said.contains("step 4  mixture now easy "), "{said}");
+    let ledger = read_ledger(&folder.path().join("mix.jsonl")).expect("ledger");
+    // Four sequences a step; none after the last step.
+    let at: Vec<u64> = ledger.iter().map(|stage| stage.at_sample).collect();
+    assert_eq!(at, (1..10).map(|n| n * 16).collect::<Vec<_>>());
+    let shares: Vec<f64> = ledger.iter().map(|stage| stage.weights["easy"]).collect();
+    assert!(shares[0] < 0.5 && shares[8] == 0.25, "{shares:?}");
+    assert!(ledger[0].reason.starts_with("losses up to step 4: easy "), "{}", ledger[0].reason);
+    // The last four steps: a quarter of sixteen samples is easy.
+    let drawn = drawn(folder.path());
+    assert_eq!(drawn[39]["easy"] - drawn[35]["easy"], 4 * 24);
+}
+
+#[test]
+fn a_followed_mixture_survives_kills_and_is_replayed() {
+    let _alone = alone();
+    let (plan, spec) = dynamic();
+    let (whole, broken) = (run_folder(&plan, &spec), run_folder(&plan, &spec));
+    train(whole.path(), &[]);
+    let mut kills = 0;
+    for target in [3, 5, 9, 17, 21, 33] {
+        let mut child =
+            worker(broken.path(), &["--resume"]).stderr(Stdio::null()).spawn().expect("start the worker");
+        until_step(&mut child, broken.path(), target);
+        kills += u64::from(child.try_wait().expect("wait").is_none());
+        let _ = child.kill(); // SIGKILL
+        child.wait().expect("wait");
+    }
+    assert!(kills >= 3, "only {kills} of 6 workers were still running when killed");
+    train(broken.path(), &["--resume"]);
+    assert_eq!(losses(whole.path()), losses(broken.path()));
+    assert!(files(whole.path()) == files(broken.path()), "weights, masters and moments");
+    let ledger = |folder: &Path| std::fs::read(folder.join("mix.jsonl")).expect("ledger");
+    assert!(ledger(whole.path()) == ledger(broken.path()));
+
+    // A run that begins with a ledger follows it, whatever it measures itself; without `--resume` it begins anew.
+    let replayed = run_folder(&plan, &spec);
+    let mut stages = read_ledger(&whole.path().join("mix.jsonl")).expect("ledger");
+    let text = |stages: &[MixStage]| {
+        stages.iter().map(|s| serde_json::to_string(s).expect("json") + "\n").collect::<String>()
+    };
+    std::fs::write(replayed.path().join("mix.jsonl"), text(&stages)).expect("write");
+    train(replayed.path(), &["--resume"]);
+    assert_eq!(losses(whole.path()), losses(replayed.path()));
+    for stage in &mut stages {
+        stage.weights = BTreeMap::from([("easy".into(), 0.75), ("hard".into(), 0.25)]);
+    }
+    let other = run_folder(&plan, &spec);
+    std::fs::write(other.path().join("mix.jsonl"), text(&stages)).expect("write");
+    train(other.path(), &["--resume"]);
+    let tokens = drawn(other.path());
+    assert_eq!(tokens[39]["easy"] - tokens[3]["easy"], 36 * 3 * 24);
+    assert_eq!(ledger(other.path()), text(&stages).into_bytes());
+    let anew = run_folder(&plan, &spec);
+    std::fs::write(anew.path().join("mix.jsonl"), text(&stages)).expect("write");
+    train(anew.path(), &[]);
+    assert_eq!(losses(whole.path()), losses(anew.path()));
 }

@@ -11,7 +11,7 @@ use llmc_runtime::metrics::StepMetrics;
 
 use crate::support::{alone, plan, run_folder, said, train, train_well, worker};
 
-const STEPS: u64 = 40;
+pub const STEPS: u64 = 40;
 
 fn long_plan() -> Plan {
     let mut plan = plan();
@@ -21,18 +21,18 @@ fn long_plan() -> Plan {
 }
 
 /// Loss and gradient norm bits of every step.
-fn losses(folder: &Path) -> BTreeMap<u64, (Option<u64>, Option<u64>)> {
+pub fn losses(folder: &Path) -> BTreeMap<u64, (Option<u64>, Option<u64>)> {
     let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap_or_default();
     let lines = text.lines().filter_map(|l| serde_json::from_str::<StepMetrics>(l).ok());
     lines.map(|m| (m.step, (m.loss.map(f64::to_bits), m.grad_norm.map(f64::to_bits)))).collect()
 }
 
-fn files(folder: &Path) -> Vec<Vec<u8>> {
+pub fn files(folder: &Path) -> Vec<Vec<u8>> {
     let last = folder.join("checkpoints").join(format!("step-{STEPS}"));
     [MODEL_FILE, OPTIMIZER_FILE].map(|f| std::fs::read(last.join(f)).expect("read")).to_vec()
 }
 
-fn until_step(child: &mut Child, folder: &Path, step: u64) {
+pub fn until_step(child: &mut Child, folder: &Path, step: u64) {
     let begun = Instant::now();
     while losses(folder).keys().next_back().is_none_or(|last| *last < step) {
         if child.try_wait().expect("wait").is_some() || begun.elapsed() > Duration::from_secs(120) {
