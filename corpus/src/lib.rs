@@ -16,7 +16,7 @@ mod clean;
 pub mod dedup;
 pub mod dynamic;
 mod encode;
-mod error;
+pub mod error;
 pub mod export;
 pub mod folder;
 pub mod indexed;
