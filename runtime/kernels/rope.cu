@@ -4,24 +4,21 @@
 // Heads that a thread has in flight.
 constexpr int FLIGHT = 4;
 
-// Grid: a block a row (token). Rotates `heads` query heads and `kv_heads` key heads of width 2·half by the angles at
-// the row's position, by −angle where `sign` is −1, and copies `kv_heads` value heads, into packed rows
-// [q heads | k heads | v heads]. Sources are rows `*_stride` elements apart; q and k may be the packed rows
-// themselves (in place), and v null, which leaves the values as they are.
+// Grid: a block a row (token) of packed rows [q heads | k heads | v heads]. Rotates `heads` query heads and `kv_heads`
+// key heads of width 2·half in place by the angles at the row's position, by −angle where `sign` is −1.
 //
-// `amax` (may be null) is raised to the largest magnitude written. A thread has one chunk of each half and strides over heads, so it reads its angles once.
+// `amax` (may be null) is raised to the largest magnitude in the rows, values too. A thread has one chunk of each half
+// and strides over heads, so it reads its angles once.
 KERNEL __launch_bounds__(256)
-    rope(const float* cosines, const float* sines, const i64* positions, const T* q, i64 q_stride, const T* k,
-         i64 k_stride, const T* v, i64 v_stride, T* out, i64 heads, i64 kv_heads, i64 half, float sign, u32* amax) {
+    rope(const float* cosines, const float* sines, const i64* positions, T* rows, i64 heads, i64 kv_heads, i64 half,
+         float sign, u32* amax) {
   const i64 row = blockIdx.x;
   const int span = (int)half, d = 2 * span;
   const int chunks = (span + N - 1) / N, lanes = blockDim.x / chunks;
   const int at = (int)(threadIdx.x % chunks) * N, lane = threadIdx.x / chunks;
-  q += row * q_stride;
-  k += row * k_stride;
-  out += row * (heads + 2 * kv_heads) * d;
+  rows += row * (heads + 2 * kv_heads) * d;
   // Threads beyond the last lane only bring the block to whole warps.
-  const int rotated = (int)(heads + kv_heads), begin = lane < lanes ? lane : rotated;
+  const int rotated = (int)(heads + kv_heads), begin = lane < lanes ? lane : rotated + (int)kv_heads;
   u32 most = 0;
   float c[N], s[N];
   const i64 angle = positions[row] * half;
@@ -37,7 +34,7 @@ KERNEL __launch_bounds__(256)
     for (int i = 0; i < FLIGHT; ++i) {
       const int head = first + i * lanes;
       if (head >= rotated) continue;
-      const T* source = head < heads ? q + (i64)head * d : k + (i64)(head - heads) * d;
+      const T* source = rows + (i64)head * d;
       left[i] = fetch(source, at, span);
       right[i] = fetch(source + span, at, span);
     }
@@ -56,19 +53,14 @@ KERNEL __launch_bounds__(256)
       }
       const uint4 a = Pack<T>::close(x1), b = Pack<T>::close(x2);
       if (amax != nullptr) most = max(most, max(magnitude(a), magnitude(b)));
-      put(out + (i64)head * d, at, span, a);
-      put(out + (i64)head * d + span, at, span, b);
+      put(rows + (i64)head * d, at, span, a);
+      put(rows + (i64)head * d + span, at, span, b);
     }
   }
-  if (v != nullptr) {
-    v += row * v_stride;
-    out += (i64)rotated * d;
-    for (int head = begin; head < kv_heads; head += lanes) {
-      const uint4 a = fetch(v + (i64)head * d, at, span), b = fetch(v + (i64)head * d + span, at, span);
-      if (amax != nullptr) most = max(most, max(magnitude(a), magnitude(b)));
-      put(out + (i64)head * d, at, span, a);
-      put(out + (i64)head * d + span, at, span, b);
-    }
+  if (amax == nullptr) return;
+  for (int head = rotated + begin; head < rotated + kv_heads; head += lanes) {
+    const T* source = rows + (i64)head * d;
+    most = max(most, max(magnitude(fetch(source, at, span)), magnitude(fetch(source + span, at, span))));
   }
   raise(amax, most);
 }

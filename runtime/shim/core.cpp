@@ -15,17 +15,23 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <dlfcn.h>
+#include <torch/library.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <optional>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -116,9 +122,6 @@ at::Tensor by_sequence(const at::Tensor& t, int64_t sequences) {
   return t.unflatten(0, {sequences, t.size(0) / sequences}).transpose(1, 2);
 }
 
-// The other way round; rows of libtorch's result are laid out like those of the queries, so this is a view too.
-at::Tensor by_row(const at::Tensor& t) { return t.transpose(1, 2).flatten(0, 1); }
-
 // Asks libtorch's flash attention for a fixed order of sums while it lives.
 struct FixedOrder {
   explicit FixedOrder(bool on) : before(at::globalContext().deterministicAlgorithms()),
@@ -131,11 +134,56 @@ struct FixedOrder {
   bool before, warn;
 };
 
+// libtorch's attention allocates its results itself, by `empty_like` of a query, key or value. While one of these
+// lives, that gives what the results are to be written to instead: no copy, and for the gradients no packing. A mode
+// key of the dispatcher that nothing else uses carries it; every other operator falls through.
+constexpr auto kInPlace = c10::DispatchKey::TESTING_ONLY_GenericMode;
+
+struct Destination {
+  at::Tensor like;
+  at::Tensor result;
+};
+
+thread_local std::vector<Destination> g_destinations;
+
+struct InPlace {
+  explicit InPlace(std::vector<Destination> destinations) : mode(kInPlace) { g_destinations = std::move(destinations); }
+  ~InPlace() { g_destinations.clear(); }
+  InPlace(const InPlace&) = delete;
+  InPlace& operator=(const InPlace&) = delete;
+  c10::impl::IncludeDispatchKeyGuard mode;
+};
+
+at::Tensor empty_like(const at::Tensor& like, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+                      std::optional<at::Device> device, std::optional<bool> pinned,
+                      std::optional<at::MemoryFormat> format) {
+  const auto found = std::find_if(g_destinations.begin(), g_destinations.end(), [&](const Destination& d) {
+    return d.like.const_data_ptr() == like.const_data_ptr() && d.like.sizes() == like.sizes() &&
+           d.result.scalar_type() == dtype.value_or(like.scalar_type());
+  });
+  if (found != g_destinations.end()) {
+    const at::Tensor result = found->result;
+    g_destinations.erase(found);  // a second one is something else
+    return result;
+  }
+  const c10::impl::ExcludeDispatchKeyGuard below(kInPlace);
+  return at::empty_like(like, dtype, layout, device, pinned, format);
+}
+
+// A libtorch that allocates in another way gives its own tensor: copied then, and the memory it took is seen by
+// whoever compares with what was declared.
+void settle(const at::Tensor& result, const at::Tensor& found) {
+  if (found.const_data_ptr() != result.const_data_ptr()) result.copy_(found);
+}
+
 uint64_t counter(int64_t value) { return value < 0 ? 0 : static_cast<uint64_t>(value); }
 
 c10::DeviceAllocator* cuda_allocator() { return c10::getDeviceAllocator(c10::DeviceType::CUDA); }
 
 }  // namespace
+
+TORCH_LIBRARY_IMPL(_, TESTING_ONLY_GenericMode, m) { m.fallback(torch::CppFunction::makeFallthrough()); }
+TORCH_LIBRARY_IMPL(aten, TESTING_ONLY_GenericMode, m) { m.impl("empty_like", &empty_like); }
 
 extern "C" {
 
@@ -212,22 +260,24 @@ char* llmc_fused_adamw(void* const* params, void* const* grads, void* const* exp
 }
 
 char* llmc_attention_forward(const LlmcAttention* how, const void* q_, const void* k_, const void* v_,
-                             const void* cu_seqlens, void* out, void* lse) {
+                             const void* cu_seqlens, void* out_, void* lse) {
   return guarded([=] {
-    const at::Tensor &q = tensor(q_), &k = tensor(k_), &v = tensor(v_);
+    at::Tensor q = tensor(q_), k = tensor(k_), v = tensor(v_), out = tensor(out_);
     if (how->flash) {
       const at::Tensor& cu = tensor(cu_seqlens);
+      const InPlace here({{q, out}});
       const auto result = at::_flash_attention_forward(q, k, v, cu, cu, how->longest, how->longest, /*dropout_p=*/0.0,
                                                        /*is_causal=*/true, /*return_debug_mask=*/false);
-      tensor(out).copy_(std::get<0>(result));
+      settle(out, std::get<0>(result));
       tensor(lse).copy_(std::get<1>(result));
       return;
     }
     const int64_t b = how->sequences;
-    const auto result = at::_scaled_dot_product_cudnn_attention(by_sequence(q, b), by_sequence(k, b), by_sequence(v, b),
-                                                                std::nullopt, /*compute_log_sumexp=*/true,
+    for (at::Tensor* t : {&q, &k, &v, &out}) *t = by_sequence(*t, b);
+    const InPlace here({{q, out}});
+    const auto result = at::_scaled_dot_product_cudnn_attention(q, k, v, std::nullopt, /*compute_log_sumexp=*/true,
                                                                 /*dropout_p=*/0.0, /*is_causal=*/true);
-    tensor(out).copy_(by_row(std::get<0>(result)));
+    settle(out, std::get<0>(result));
     // [b, heads, s(, 1)] → [heads, b·s]
     const at::Tensor& found = std::get<1>(result);
     at::Tensor& kept = tensor(lse);
@@ -236,31 +286,34 @@ char* llmc_attention_forward(const LlmcAttention* how, const void* q_, const voi
 }
 
 char* llmc_attention_backward(const LlmcAttention* how, const void* dout_, const void* q_, const void* k_,
-                              const void* v_, const void* out_, const void* lse_, const void* cu_seqlens,
-                              void** gradients) {
+                              const void* v_, const void* out_, const void* lse_, const void* cu_seqlens, void* dq_,
+                              void* dk_, void* dv_) {
   return guarded([=] {
-    const at::Tensor &dout = tensor(dout_), &q = tensor(q_), &k = tensor(k_), &v = tensor(v_), &out = tensor(out_);
+    at::Tensor dout = tensor(dout_), q = tensor(q_), k = tensor(k_), v = tensor(v_), out = tensor(out_);
+    at::Tensor dq = tensor(dq_), dk = tensor(dk_), dv = tensor(dv_);
     const at::Tensor& lse = tensor(lse_);
     // Seed and offset of a dropout that there is none of.
     const at::Tensor seed = at::empty({2}, q.options().dtype(at::kLong));
-    at::Tensor dq, dk, dv;
+    std::tuple<at::Tensor, at::Tensor, at::Tensor> found;
     if (how->flash) {
       const FixedOrder order(how->deterministic);
       const at::Tensor& cu = tensor(cu_seqlens);
-      std::tie(dq, dk, dv) = at::_flash_attention_backward(dout, q, k, v, out, lse, cu, cu, how->longest, how->longest,
-                                                           /*dropout_p=*/0.0, /*is_causal=*/true, seed, seed);
+      const InPlace here({{q, dq}, {k, dk}, {v, dv}});
+      found = at::_flash_attention_backward(dout, q, k, v, out, lse, cu, cu, how->longest, how->longest,
+                                            /*dropout_p=*/0.0, /*is_causal=*/true, seed, seed);
     } else {
       const int64_t b = how->sequences;
       const int64_t s = q.size(0) / b;
+      for (at::Tensor* t : {&dout, &q, &k, &v, &out, &dq, &dk, &dv}) *t = by_sequence(*t, b);
       const at::Tensor stats = lse.view({lse.size(0), b, s}).transpose(0, 1).contiguous().unsqueeze(-1);
       const at::Tensor none;
-      const auto [a0, a1, a2] = at::_scaled_dot_product_cudnn_attention_backward(
-          by_sequence(dout, b), by_sequence(q, b), by_sequence(k, b), by_sequence(v, b), by_sequence(out, b), stats,
-          seed[0], seed[1], none, none, none, s, s, /*dropout_p=*/0.0, /*is_causal=*/true);
-      dq = by_row(a0), dk = by_row(a1), dv = by_row(a2);
+      const InPlace here({{q, dq}, {k, dk}, {v, dv}});
+      found = at::_scaled_dot_product_cudnn_attention_backward(dout, q, k, v, out, stats, seed[0], seed[1], none, none,
+                                                               none, s, s, /*dropout_p=*/0.0, /*is_causal=*/true);
     }
-    const at::Tensor* results[] = {&dq, &dk, &dv};
-    for (int i = 0; i < 3; ++i) gradients[i] = new at::Tensor(results[i]->contiguous());
+    settle(dq, std::get<0>(found));
+    settle(dk, std::get<1>(found));
+    settle(dv, std::get<2>(found));
   });
 }
 

@@ -61,10 +61,8 @@ struct LlmcAttention {
 };
 char* llmc_attention_forward(const LlmcAttention* how, const void* q, const void* k, const void* v,
                              const void* cu_seqlens, void* out, void* lse);
-// The gradients are allocated here and handed over as new handles (dq, dk, dv; `[n, heads, head_dim]`, rows
-// contiguous), to be freed by the caller as tch frees its own.
 char* llmc_attention_backward(const LlmcAttention* how, const void* dout, const void* q, const void* k, const void* v,
-                              const void* out, const void* lse, const void* cu_seqlens, void** gradients);
+                              const void* out, const void* lse, const void* cu_seqlens, void* dq, void* dk, void* dv);
 // Version of the cuDNN that libtorch loaded: 91900 is 9.19.0; 0 when there is none.
 char* llmc_cudnn_version(int64_t* version);
 }

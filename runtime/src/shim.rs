@@ -84,7 +84,9 @@ mod ffi {
             out: *const c_void,
             lse: *const c_void,
             cu_seqlens: *const c_void,
-            gradients: *mut *mut c_void,
+            dq: *mut c_void,
+            dk: *mut c_void,
+            dv: *mut c_void,
         ) -> *mut c_char;
         pub fn llmc_cudnn_version(version: *mut i64) -> *mut c_char;
     }
@@ -320,7 +322,7 @@ pub fn attention_forward(how: Fused, t: &AttentionTensors<'_>, out: &Tensor, lse
     check(unsafe { ffi::llmc_attention_forward(&raw const how, q, k, v, cu, mut_ptr(out), mut_ptr(lse)) })
 }
 
-/// Gradients of queries, keys and values, in new tensors of their shapes.
+/// Gradients of queries, keys and values into `[dq, dk, dv]`, views that may be strided as theirs.
 /// Errors as [`attention_forward`].
 pub fn attention_backward(
     how: Fused,
@@ -328,25 +330,13 @@ pub fn attention_backward(
     dout: &Tensor,
     out: &Tensor,
     lse: &Tensor,
-) -> Result<[Tensor; 3]> {
+    [dq, dk, dv]: [&Tensor; 3],
+) -> Result<()> {
     let (q, k, v, cu) = (ptr(t.q), ptr(t.k), ptr(t.v), ptr(t.cu_seqlens));
-    let mut handles = [std::ptr::null_mut::<c_void>(); 3];
-    // SAFETY: all handles are borrowed for the call, which fills three new ones or none.
-    check(unsafe {
-        ffi::llmc_attention_backward(
-            &raw const how,
-            ptr(dout),
-            q,
-            k,
-            v,
-            ptr(out),
-            ptr(lse),
-            cu,
-            handles.as_mut_ptr(),
-        )
-    })?;
-    // SAFETY: each handle is an `at::Tensor*` made by `new`, which is what tch's `Tensor` owns and deletes.
-    Ok(handles.map(|handle| unsafe { Tensor::from_ptr(handle.cast()) }))
+    let (dout, out, lse) = (ptr(dout), ptr(out), ptr(lse));
+    let (dq, dk, dv) = (mut_ptr(dq), mut_ptr(dk), mut_ptr(dv));
+    // SAFETY: all handles are borrowed for the call; `how` is read during it.
+    check(unsafe { ffi::llmc_attention_backward(&raw const how, dout, q, k, v, out, lse, cu, dq, dk, dv) })
 }
 
 /// Version of the cuDNN that libtorch loaded, as 91900 for 9.19.0; 0 without one.

@@ -31,13 +31,12 @@ pub struct AttentionForward {
     pub deterministic: bool,
 }
 
-/// What a library allocates around an attention (2026-11, H100, libtorch 2.11 with cuDNN 9.19, by its allocator).
+/// What a library allocates around an attention whose results it writes in place (2026-11, H100, libtorch 2.11 with
+/// cuDNN 9.19, by its allocator).
 struct Library {
-    /// Bytes of one output.
-    output: u64,
     /// Bytes of an f32 a row and head.
     statistics: u64,
-    /// Sums of dQ that it keeps apart: FlashAttention in a fixed order keeps one a group of blocks.
+    /// Bytes of the sums of dQ in f32, apart: FlashAttention in a fixed order keeps one a group of blocks.
     sums: u64,
 }
 
@@ -51,11 +50,8 @@ impl AttentionForward {
         }
         let rows = product(&[qkv.extent(0), self.heads]);
         let heads = product(&[self.sequences, self.heads]).max(1);
-        Some(Library {
-            output: product(&[rows, self.head_dim, qkv.dtype.bytes()]),
-            statistics: product(&[rows, 4]),
-            sums: if self.deterministic { MULTIPROCESSORS.div_ceil(heads) } else { 1 },
-        })
+        let groups = if self.deterministic { MULTIPROCESSORS.div_ceil(heads) } else { 1 };
+        Some(Library { statistics: product(&[rows, 4]), sums: product(&[rows, self.head_dim, 4, groups]) })
     }
 
     /// FLOPs of the forward pass: 2 products of 2·s²·d a head, half of them masked away.
@@ -88,7 +84,7 @@ impl Spec for AttentionForward {
     fn workspace(&self, backend: Backend, inputs: &[TensorType], _outputs: &[TensorType]) -> u64 {
         let heads = (self.heads, self.kv_heads, self.head_dim);
         match self.library(backend, &inputs[0]) {
-            Some(library) => library.output + library.statistics,
+            Some(library) => library.statistics,
             None => workspace(backend, heads, self.context, inputs[0].dtype, false),
         }
     }
@@ -96,8 +92,7 @@ impl Spec for AttentionForward {
 
 /// Inputs: dout `[n, heads·head_dim]`, qkv, out, log-sum-exp, cumulative lengths (as in the forward), cosine and sine
 /// tables `[context, head_dim/2]`, positions `[n]`. Output: dqkv, shape of qkv, rotated back: the gradient of what was
-/// packed before rotation, in one pass over what the library gives apart; and where that will be quantised, its largest
-/// magnitude `[1]` f32. Five products where the forward has two (arXiv 2307.08691): 2.5 × its FLOPs.
+/// packed before rotation; and where that will be quantised, its largest magnitude `[1]` f32. Five products where the forward has two (arXiv 2307.08691): 2.5 × its FLOPs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttentionBackward {
     /// The forward it belongs to.
@@ -129,13 +124,12 @@ impl Spec for AttentionBackward {
         2.5 * self.forward.forward_flops()
     }
 
-    /// The library's: gradients apart, its own sum of dQ in f32, and two statistics a row.
+    /// The library's: its own sum of dQ in f32 and two statistics a row.
     fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
         let forward = &self.forward;
         let heads = (forward.heads, forward.kv_heads, forward.head_dim);
         if let Some(library) = forward.library(backend, &inputs[1]) {
-            let sums = library.output / inputs[1].dtype.bytes() * 4 * library.sums;
-            return outputs[0].bytes() + sums + 2 * library.statistics;
+            return library.sums + 2 * library.statistics;
         }
         let loops = workspace(backend, heads, forward.context, inputs[1].dtype, true);
         let rotated = loops.max(self.rotation().workspace(backend, &inputs[5..], outputs));

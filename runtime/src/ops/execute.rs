@@ -10,7 +10,6 @@ use tch::{Device, Tensor};
 
 use super::attention::{self, Heads, Qkv, Saved, fused};
 use super::philox::Stream;
-use super::quantise::cleared;
 use super::rope::Packed;
 use super::{
     dropout, elementwise, embedding, gemm, init, loss, loss_scale, norm, optimizer, quantise, reduce, rope,
@@ -18,7 +17,6 @@ use super::{
 };
 use super::{elements, require, signed, unsigned};
 use crate::cuda::optimizer::Weights as Kept;
-use crate::cuda::rope::{Angles, pack_inverse};
 use crate::error::{Error, Result};
 use crate::shim;
 
@@ -138,7 +136,7 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
         }
         Op::RopeRotate(a) => {
             let ([cos, sin, positions], [qkv]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            rope::rotate(cos, sin, positions, qkv, Packed::of(a), a.inverse)
+            rope::rotate((cos, sin), positions, qkv, Packed::of(a), a.inverse, None)
         }
         Op::AttentionForward(_)
         | Op::AttentionBackward(_)
@@ -276,22 +274,14 @@ fn attend(op: &Op, inputs: &[Tensor], outputs: &[Tensor]) -> Result<()> {
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;
             let saved = Saved { dout, out, lse };
             if let Some(how) = fused::how(a, qkv) {
-                let [dq, dk, dv] = fused::backward(how, qkv, &saved, &fused::bounds(a, cu_seqlens)?, heads)?;
-                let angles = Angles { cos, sin, positions };
-                return pack_inverse(
-                    angles,
-                    [&dq, &dk, &dv],
-                    dqkv,
-                    Packed::of(&b.rotation()),
-                    cleared(most)?,
-                );
+                fused::backward(how, qkv, &saved, &fused::bounds(a, cu_seqlens)?, heads, dqkv)?;
+            } else {
+                let spans = packed_spans(a, cu_seqlens)?;
+                elementwise::fill(dqkv, 0.0)?;
+                let (qkv, grad) = (Qkv::packed(qkv, heads)?, Qkv::packed(dqkv, heads)?);
+                attention::backward(&qkv, &saved, &grad, heads, &spans, signed(a.context))?;
             }
-            let spans = packed_spans(a, cu_seqlens)?;
-            elementwise::fill(dqkv, 0.0)?;
-            let (qkv, grad) = (Qkv::packed(qkv, heads)?, Qkv::packed(dqkv, heads)?);
-            attention::backward(&qkv, &saved, &grad, heads, &spans, signed(a.context))?;
-            rope::rotate(cos, sin, positions, dqkv, Packed::of(&b.rotation()), true)?;
-            most.map_or(Ok(()), |most| quantise::magnitude(dqkv, most))
+            rope::rotate((cos, sin), positions, dqkv, Packed::of(&b.rotation()), true, most)
         }
         Op::AttentionPartial(a) => {
             let heads = Heads::new(a.heads, a.kv_heads, a.head_dim)?;

@@ -5,6 +5,7 @@ use llmc_plan::model::{Rope, RopeMethod};
 use llmc_plan::op::{RopeRotate, chunk};
 use tch::Tensor;
 
+use super::quantise::{cleared, magnitude};
 use super::{backend, blocks, elements, expect_shape, is_math, math_bytes, math_kind, require, scratch};
 use super::{signed, unsigned};
 use crate::cuda;
@@ -117,21 +118,23 @@ impl Packed {
 
 /// Rotates queries and keys of `qkv` `[n, width]` in place by the rows `positions` `[n]` of `cos` and `sin`
 /// `[context, head_dim/2]`: `(x₁, x₂) → (x₁·cos − x₂·sin, x₂·cos + x₁·sin)` for the two halves of a head.
-/// `inverse` rotates back, which is the gradient up to the attention factor in the tables.
+/// `inverse` rotates back, which is the gradient up to the attention factor in the tables. `most` `[1]` f32 becomes the
+/// largest |qkv|.
 pub(super) fn rotate(
-    cos: &Tensor,
-    sin: &Tensor,
+    (cos, sin): (&Tensor, &Tensor),
     positions: &Tensor,
     qkv: &Tensor,
     packed: Packed,
     inverse: bool,
+    most: Option<&Tensor>,
 ) -> Result<()> {
     let n = elements(positions);
     let (rotated, half) = (packed.heads + packed.kv_heads, packed.head_dim / 2);
     require(packed.head_dim % 2 == 0, ROTATE, || format!("head_dim must be even, is {}", packed.head_dim))?;
     expect_shape(qkv, &[n, packed.width()], ROTATE, "qkv")?;
     if cuda::serves(qkv) {
-        return cuda::rope::rotate(cuda::rope::Angles { cos, sin, positions }, qkv, packed, inverse);
+        let angles = cuda::rope::Angles { cos, sin, positions };
+        return cuda::rope::rotate(angles, qkv, packed, inverse, cleared(most)?);
     }
     let kind = math_kind(qkv.kind());
     require(cos.kind() == kind && sin.kind() == kind, ROTATE, || format!("tables must be {kind:?}"))?;
@@ -168,5 +171,5 @@ pub(super) fn rotate(
             narrow.shallow_clone().f_copy_(&x)?;
         }
     }
-    Ok(())
+    most.map_or(Ok(()), |most| magnitude(qkv, most))
 }

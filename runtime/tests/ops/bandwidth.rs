@@ -3,8 +3,6 @@
 
 use llmc_plan::op::{self, Op};
 use llmc_runtime::cuda::quantise;
-use llmc_runtime::cuda::rope::{Angles, pack_inverse};
-use llmc_runtime::ops::rope::Packed;
 use llmc_runtime::ops::{Context, execute};
 use tch::{Device, Kind, Tensor};
 
@@ -67,11 +65,6 @@ fn bandwidth() {
     let (q, k) = (heads as u64, heads as u64);
     let rotate = op::RopeRotate { heads: q, kv_heads: k, head_dim: d as u64, inverse: false };
     run("rope.rotate", rotate.into(), &[&cos, &sin, &positions], &[&qkv]);
-    let angles = Angles { cos: &cos, sin: &sin, positions: &positions };
-    let packed = Packed { heads, kv_heads: heads, head_dim: d };
-    time("rope.pack_inverse", (4 * n * 3 * heads * d) as f64, || {
-        pack_inverse(angles, [&x, &y, &dx], &qkv, packed, None).expect("pack");
-    });
     let (logits, targets) = (bf(&[n, v]), ints(v, n));
     let (weights, one, sum) = (f32s(&[n]), f32s(&[1]), f32s(&[1]));
     run(

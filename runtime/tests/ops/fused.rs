@@ -2,14 +2,14 @@
 //! parameter is kept. They need a GPU (`LLMC_TEST_DEVICE=cuda`); without one these tests say so and pass.
 
 use llmc_runtime::cuda::optimizer::{Settings, Weights, adamw};
-use llmc_runtime::cuda::rope::{Angles, pack_inverse, rotate};
+use llmc_runtime::cuda::rope::{Angles, rotate};
 use llmc_runtime::cuda::{norm, prepare, quantise, swiglu};
 use llmc_runtime::ops::philox::Stream;
 use llmc_runtime::ops::rope::Packed;
 use tch::{Device, Kind, Tensor};
 
 use crate::check::assert_close;
-use crate::support::{bench, device, randn, relative_error, run, scalar, unset};
+use crate::support::{bench, device, randn, relative_error, run, scalar};
 
 /// The device, or nothing to test.
 fn gpu() -> Option<Device> {
@@ -38,7 +38,7 @@ fn kernels_are_ready_in_seconds() {
 }
 
 #[test]
-fn packed_gradients_of_attention() {
+fn rotated_rows_know_their_largest_magnitude() {
     let _bench = bench();
     let Some(device) = gpu() else { return };
     for kind in [Kind::Float, Kind::BFloat16] {
@@ -48,15 +48,12 @@ fn packed_gradients_of_attention() {
             let table = || randn(&[context, head_dim / 2], Kind::Float).to_device(device);
             let (cos, sin) = (table(), table());
             let positions = Tensor::randint(context, [n], (Kind::Int64, Device::Cpu)).to_device(device);
-            let part = |heads: i64| randn(&[n, heads * head_dim], kind).to_device(device);
-            let (dq, dk, dv) = (part(heads), part(kv_heads), part(kv_heads));
             let angles = Angles { cos: &cos, sin: &sin, positions: &positions };
-            let got = unset(&[n, packed.width()], kind).to_device(device);
+            let got = randn(&[n, packed.width()], kind).to_device(device);
+            let want = got.copy();
             let amax = Tensor::zeros([1], (Kind::Float, device));
-            pack_inverse(angles, [&dq, &dk, &dv], &got, packed, Some(&amax)).expect("pack");
-            // In place on the packed rows, which is tested against the twin.
-            let want = Tensor::cat(&[&dq, &dk, &dv], 1);
-            rotate(angles, &want, packed, true).expect("rotate");
+            rotate(angles, &got, packed, true, Some(&amax)).expect("rotate");
+            rotate(angles, &want, packed, true, None).expect("rotate");
             assert!(got.equal(&want), "{kind:?} {packed:?}");
             let most = got.to_kind(Kind::Float).abs().max();
             assert_eq!(amax.double_value(&[0]), most.double_value(&[]));

@@ -71,18 +71,17 @@ pub(in crate::ops) fn forward(
     shim::attention_forward(how, &tensors, &rows(out, heads)?, lse)
 }
 
-/// Gradients of queries, keys and values, `[n, heads·head_dim]` each.
+/// Gradients of queries, keys and values, packed as they are, into `dqkv`.
 pub(in crate::ops) fn backward(
     how: Fused,
     qkv: &Tensor,
     saved: &super::Saved<'_>,
     cu_seqlens: &Tensor,
     heads: Heads,
-) -> Result<[Tensor; 3]> {
-    let [q, k, v] = by_head(qkv, heads)?;
+    dqkv: &Tensor,
+) -> Result<()> {
+    let ([q, k, v], [dq, dk, dv]) = (by_head(qkv, heads)?, by_head(dqkv, heads)?);
     let tensors = AttentionTensors { q: &q, k: &k, v: &v, cu_seqlens };
     let (dout, out) = (rows(saved.dout, heads)?, rows(saved.out, heads)?);
-    let [dq, dk, dv] = shim::attention_backward(how, &tensors, &dout, &out, saved.lse)?;
-    let flat = |t: &Tensor| t.f_flatten(1, 2);
-    Ok([flat(&dq)?, flat(&dk)?, flat(&dv)?])
+    shim::attention_backward(how, &tensors, &dout, &out, saved.lse, [&dq, &dk, &dv])
 }
