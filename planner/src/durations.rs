@@ -56,7 +56,8 @@ impl Durations for Model<'_> {
                 };
                 let (m, n, k) = op.extents(a, b).unwrap_or((0, 0, 0));
                 // The accumulator is read and written once more than the product's own store.
-                let sum = if op.accumulate { outputs.first().map_or(0.0, |t| t.bytes() as f64) } else { 0.0 };
+                let added = op.accumulate || op.add;
+                let sum = if added { outputs.first().map_or(0.0, |t| t.bytes() as f64) } else { 0.0 };
                 stack * (gemm(s, m as f64, n as f64, k as f64, false) + sum / bandwidth(s))
             }
             Kind::Attention => stack * self.attention(&instr.op, inputs, outputs),

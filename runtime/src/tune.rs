@@ -69,7 +69,7 @@ fn shape(program: &Program, instr: &Instr) -> Option<Shape> {
         k,
         transpose_a: gemm.transpose_a,
         transpose_b: gemm.transpose_b,
-        accumulate: gemm.accumulate,
+        accumulate: gemm.accumulate || gemm.add,
         a: fa,
         b: fb,
         c: fc,

@@ -36,7 +36,7 @@ pub fn saved(l: &Lowering) -> Vec<Ref> {
 /// `keep`: the weight gradient will read `n`.
 pub fn project(l: &Lowering, s: &mut Draft, n: Ref, keep: bool) {
     if let Attention::Packed { qkv, .. } = &l.acts.attention {
-        return product::forward(l, s, &l.params.block.qkv, n, *qkv, keep);
+        return product::forward(l, s, &l.params.block.qkv, n, (*qkv, None), keep);
     }
     for (out, weight) in outputs(l).into_iter().zip(weights(l, l.params.block.qkv.read)) {
         s.op(Gemm::FORWARD, [n, weight], [out]);

@@ -84,15 +84,21 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     attention::forward(l, s);
     drop(s, redone, &attention::saved(l));
     // The output is kept under every policy but `full`: attention's backward pass reads it too.
-    project(l, s, a.o, &w.o, w.o.gradient.is_some() && !redone);
+    let apart = apart(l, eval);
+    project(l, s, a.o, &w.o, (!apart).then_some((a.x2, a.x)), w.o.gradient.is_some() && !redone);
     drop(s, redone, &[a.o]);
-    dropout(l, s, !eval, "attention", a.branch);
-    let normed = [a.x2, a.n2, a.rstd2].into_iter().chain(product::magnitude(l, &w.gate_up));
-    s.op(AddNorm { eps: norm.eps }, [a.x, a.branch, w.norm2.read], normed);
-    s.free([a.branch]);
+    let normed = [a.n2, a.rstd2].into_iter().chain(product::magnitude(l, &w.gate_up));
+    if apart {
+        dropout(l, s, !eval, "attention", a.branch);
+        let sum_and_normed = [a.x2].into_iter().chain(normed);
+        s.op(AddNorm { eps: norm.eps }, [a.x, a.branch, w.norm2.read], sum_and_normed);
+        s.free([a.branch]);
+    } else {
+        s.op(norm, [a.x2, w.norm2.read], normed);
+    }
     drop(s, eval || matches!(pass, Pass::Train { kept: false, .. }), &[a.x]);
     let input = widen(l, s, a.n2);
-    product::forward(l, s, &w.gate_up, input, a.gate_up, !unread(&w.gate_up));
+    product::forward(l, s, &w.gate_up, input, (a.gate_up, None), !unread(&w.gate_up));
     release_wide(l, s, input);
     drop(s, unread(&w.gate_up) || eight_bit, &[a.n2]);
     drop(s, redone || redone_norm(&w.gate_up), &[a.rstd2]);
@@ -101,11 +107,14 @@ fn pass(l: &Lowering, s: &mut Draft, pass: Pass) {
     }
     s.op(SwigluForward {}, [a.gate_up], [a.act].into_iter().chain(product::magnitude(l, &w.down)));
     drop(s, redone, &[a.gate_up]);
-    project(l, s, a.act, &w.down, !unread(&w.down));
+    let next = a.x.at_layer(1);
+    project(l, s, a.act, &w.down, (!apart).then_some((next, a.x2)), !unread(&w.down));
     drop(s, unread(&w.down) || eight_bit, &[a.act]);
-    dropout(l, s, !eval, "ffn", a.branch);
-    s.op(Add {}, [a.x2, a.branch], [a.x.at_layer(1)]);
-    s.free([a.branch]);
+    if apart {
+        dropout(l, s, !eval, "ffn", a.branch);
+        s.op(Add {}, [a.x2, a.branch], [next]);
+        s.free([a.branch]);
+    }
     drop(s, redone, &[a.x2]);
 }
 
@@ -292,11 +301,20 @@ impl Backward<'_> {
     }
 }
 
-/// The projection that ends a residual branch, into `branch`: partial sums over tensor ranks are reduced to
-/// this rank's rows. `keep`: the weight gradient will read `x`.
-fn project(l: &Lowering, s: &mut Draft, x: Ref, param: &Param, keep: bool) {
+/// Whether a residual branch is made apart from the stream it joins: dropout changes it, or it comes in parts from the
+/// tensor ranks. Else the product that ends it adds the stream itself.
+fn apart(l: &Lowering, eval: bool) -> bool {
+    l.acts.wide.is_some() || !eval && l.plan.model.dropout > 0.0
+}
+
+/// The projection that ends a residual branch: into the first of `joined`, the second added, or into `branch`, where
+/// partial sums over tensor ranks are reduced to this rank's rows. `keep`: the weight gradient will read `x`.
+fn project(l: &Lowering, s: &mut Draft, x: Ref, param: &Param, joined: Option<(Ref, Ref)>, keep: bool) {
+    if let Some((sum, stream)) = joined {
+        return product::forward(l, s, param, x, (sum, Some(stream)), keep);
+    }
     let branch = l.acts.branch;
-    product::forward(l, s, param, x, l.acts.wide.unwrap_or(branch), keep);
+    product::forward(l, s, param, x, (l.acts.wide.unwrap_or(branch), None), keep);
     if let Some(wide) = l.acts.wide {
         s.op(ReduceScatter { axis: Axis::Tensor, accumulate: false }, [wide], [branch]);
         s.free([wide]);

@@ -43,13 +43,22 @@ fn quantise(s: &mut Draft, x: Ref, magnitude: Option<Ref>, eight: &Eight) {
     s.free(magnitude);
 }
 
-/// y = x·Wᵀ. `keep`: the weight gradient will read what this leaves.
-pub fn forward(l: &Lowering, s: &mut Draft, param: &Param, x: Ref, y: Ref, keep: bool) {
+/// y = x·Wᵀ, plus `added`. `keep`: the weight gradient will read what this leaves.
+pub fn forward(
+    l: &Lowering,
+    s: &mut Draft,
+    param: &Param,
+    x: Ref,
+    (y, added): (Ref, Option<Ref>),
+    keep: bool,
+) {
+    let gemm = Gemm { add: added.is_some(), ..Gemm::FORWARD };
     let Some([input, _, weight]) = eight(l, param) else {
-        return s.op(Gemm::FORWARD, [x, param.read], [y]);
+        return s.op(gemm, [x, param.read].into_iter().chain(added), [y]);
     };
     quantise(s, x, magnitude(l, param), &input);
-    s.op(Gemm::FORWARD, [input.whole, weight.whole, input.scale, weight.scale], [y]);
+    let operands = [input.whole, weight.whole, input.scale, weight.scale];
+    s.op(gemm, operands.into_iter().chain(added), [y]);
     s.free([input.whole]);
     if !keep {
         s.free([input.turned, input.scale]);

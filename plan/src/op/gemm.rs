@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Backend, Kind, Spec, TensorType, arity, chunk, is_math, shape};
 
-/// Inputs: a, b (matrices); 8-bit ones also the scales of a and b, `[1]` f32. Output: c = op(a)·op(b) (times both
-/// scales), or c += that.
+/// Inputs: a, b (matrices); 8-bit ones also the scales of a and b, `[1]` f32; with `add` a last one of c's shape and
+/// format. Output: c = op(a)·op(b) (times both scales), plus what is added, or c += the product.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gemm {
     /// a is used transposed.
@@ -15,18 +15,22 @@ pub struct Gemm {
     pub transpose_b: bool,
     /// Add to c; the sum is kept in c's format.
     pub accumulate: bool,
+    /// Add the last input, before the result is rounded: the residual stream that a branch joins.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub add: bool,
 }
 
 impl Gemm {
     /// y = x·Wᵀ.
-    pub const FORWARD: Gemm = Gemm { transpose_a: false, transpose_b: true, accumulate: false };
+    pub const FORWARD: Gemm = Gemm { transpose_a: false, transpose_b: true, accumulate: false, add: false };
     /// dx = dy·W.
-    pub const INPUT_GRADIENT: Gemm = Gemm { transpose_a: false, transpose_b: false, accumulate: false };
+    pub const INPUT_GRADIENT: Gemm = Gemm { transpose_b: false, ..Gemm::FORWARD };
     /// dW += dyᵀ·x.
-    pub const WEIGHT_GRADIENT: Gemm = Gemm { transpose_a: true, transpose_b: false, accumulate: true };
+    pub const WEIGHT_GRADIENT: Gemm =
+        Gemm { transpose_a: true, transpose_b: false, accumulate: true, add: false };
     /// The same for 8-bit operands that were quantised the other way round: Hopper multiplies them only with the
     /// inner extent last on both sides (cuBLAS documentation, 3.1.4 FP8 data types).
-    pub const WEIGHT_GRADIENT_8: Gemm = Gemm { transpose_a: false, transpose_b: true, accumulate: true };
+    pub const WEIGHT_GRADIENT_8: Gemm = Gemm { accumulate: true, ..Gemm::FORWARD };
 
     /// (m, n, k) of the product, or `None` when the inner extents differ.
     pub fn extents(&self, a: &TensorType, b: &TensorType) -> Option<(u64, u64, u64)> {
@@ -50,7 +54,14 @@ impl Spec for Gemm {
 
     fn check(&self, inputs: &[TensorType], outputs: &[TensorType]) -> Result<(), String> {
         let eight = inputs.iter().take(2).any(|t| t.dtype.bytes() == 1);
-        arity(inputs, outputs, (if eight { 4 } else { 2 }, 1))?;
+        let operands = if eight { 4 } else { 2 };
+        arity(inputs, outputs, (operands + usize::from(self.add), 1))?;
+        if let Some(added) = inputs.get(operands) {
+            shape("what is added", added, &outputs[0].shape)?;
+            if self.accumulate || added.dtype != outputs[0].dtype {
+                return Err("a product is added to c, or to a tensor of c's format".into());
+            }
+        }
         if eight {
             shape("scale of a", &inputs[2], &[1])?;
             shape("scale of b", &inputs[3], &[1])?;

@@ -57,7 +57,7 @@ const THOROUGH: Effort = Effort {
 /// Fewest runs of a turn.
 const RUNS: usize = 2;
 
-/// What an algorithm depends on. The product is `c (+)= op(a)·op(b)` of row-major matrices.
+/// What an algorithm depends on. The product is `d = (c +) op(a)·op(b)` of row-major matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Shape {
     /// Rows of c.
@@ -70,7 +70,7 @@ pub struct Shape {
     pub transpose_a: bool,
     /// b is stored as `[n, k]`.
     pub transpose_b: bool,
-    /// c is added to.
+    /// The product is added to c.
     pub accumulate: bool,
     /// Format of a.
     pub a: Format,
@@ -186,14 +186,20 @@ fn status(error: result::CublasError) -> Error {
     failed(format!("cuBLASLt: {error}"))
 }
 
-/// `c = op(a)·op(b)`, or with `accumulate` `c += op(a)·op(b)`. Row-major matrices whose rows are contiguous. fp8
-/// operands come with their scales, `[1]` f32 on the device, by which the product is multiplied.
+/// `d = op(a)·op(b)`, or with `accumulate` `d = c + op(a)·op(b)`, where c may be d itself. Row-major matrices whose
+/// rows are contiguous. fp8 operands come with their scales, `[1]` f32 on the device, by which the product is
+/// multiplied.
 ///
 /// # Errors
 /// A shape or format that cuBLASLt has no algorithm for.
-pub fn matmul(shape: &Shape, a: &Tensor, b: &Tensor, c: &Tensor, scales: Option<[&Tensor; 2]>) -> Result<()> {
-    let workspace = Tensor::f_empty([WORKSPACE as i64], (Kind::Uint8, c.device()))?;
-    with(|library| library.run(shape, [a, b, c], scales, &workspace))
+pub fn matmul(
+    shape: &Shape,
+    (a, b): (&Tensor, &Tensor),
+    (c, d): (&Tensor, &Tensor),
+    scales: Option<[&Tensor; 2]>,
+) -> Result<()> {
+    let workspace = Tensor::f_empty([WORKSPACE as i64], (Kind::Uint8, d.device()))?;
+    with(|library| library.run(shape, [a, b, c, d], scales, &workspace))
 }
 
 /// Takes the algorithms of a table measured before, if it is this library's.
@@ -240,7 +246,7 @@ impl Library {
     fn run(
         &mut self,
         shape: &Shape,
-        [a, b, c]: [&Tensor; 3],
+        matrices: [&Tensor; 4],
         scales: Option<[&Tensor; 2]>,
         workspace: &Tensor,
     ) -> Result<()> {
@@ -249,7 +255,7 @@ impl Library {
             self.ready.insert(*shape, ready);
         }
         let ready = self.ready.get(shape).ok_or_else(|| failed("lost a shape"))?;
-        ready.run(self.handle, shape, [a, b, c], scales, workspace)
+        ready.run(self.handle, shape, matrices, scales, workspace)
     }
 
     /// Descriptors of a shape and its known algorithm, or cuBLASLt's first choice.
@@ -354,7 +360,7 @@ impl Library {
             ready.algorithm = *algorithm;
             let watch = Stopwatch::start()?;
             for _ in 0..runs {
-                ready.run(self.handle, shape, [&a, &b, &c], scales, workspace)?;
+                ready.run(self.handle, shape, [&a, &b, &c, &c], scales, workspace)?;
             }
             Ok(watch.stop()? / runs as f64)
         };
@@ -424,7 +430,7 @@ impl Ready {
         &self,
         handle: sys::cublasLtHandle_t,
         shape: &Shape,
-        [a, b, c]: [&Tensor; 3],
+        [a, b, c, d]: [&Tensor; 4],
         scales: Option<[&Tensor; 2]>,
         workspace: &Tensor,
     ) -> Result<()> {
@@ -434,7 +440,6 @@ impl Ready {
             set(self.operation, Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &scale_a.data_ptr())?;
         }
         let (alpha, beta) = (1.0f32, if shape.accumulate { 1.0f32 } else { 0.0 });
-        let out = c.data_ptr();
         // SAFETY: the tensors hold what the layouts say (the caller checked shapes, formats and strides); scalars
         // are read before the call returns; the null stream is libtorch's current one.
         unsafe {
@@ -447,9 +452,9 @@ impl Ready {
                 self.a,
                 a.data_ptr(),
                 self.b,
-                out,
+                c.data_ptr(),
                 self.c,
-                out,
+                d.data_ptr(),
                 self.c,
                 &raw const self.algorithm,
                 workspace.data_ptr(),

@@ -130,8 +130,8 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
         Op::Gemm(g) => {
             let [c] = take(op, "outputs", outputs)?;
             match inputs {
-                [a, b, scales @ ..] => gemm::gemm(g, a, b, c, scales),
-                _ => require(false, op.key(), || format!("takes 2 or 4 inputs, given {}", inputs.len())),
+                [a, b, rest @ ..] => gemm::gemm(g, a, b, c, rest),
+                _ => require(false, op.key(), || format!("takes 2 to 5 inputs, given {}", inputs.len())),
             }
         }
         Op::RopeRotate(a) => {

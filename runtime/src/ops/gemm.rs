@@ -3,7 +3,7 @@
 use llmc_plan::op::{Backend, Gemm, chunk};
 use tch::{Kind, Tensor};
 
-use super::{backend, blocks, expect_shape, is_math, load, math_kind, matrix, require, scratch};
+use super::{backend, blocks, elementwise, expect_shape, is_math, load, math_kind, matrix, require, scratch};
 use super::{signed, unsigned};
 use crate::cuda::blas::{self, Format, Shape};
 use crate::error::Result;
@@ -12,9 +12,9 @@ use crate::shim;
 const OP: &str = "gemm";
 
 /// `c = op(a)·op(b)`, or `c += op(a)·op(b)` with the sum kept in c's dtype. Dtypes are equal, or c is wider and
-/// `a` alone is transposed: the weight gradient of bf16 operands in an f32 accumulator. Operands of 8 bits come with
-/// their `scales`, into bf16 or f32.
-pub(super) fn gemm(op: &Gemm, a: &Tensor, b: &Tensor, c: &Tensor, scales: &[Tensor]) -> Result<()> {
+/// `a` alone is transposed: the weight gradient of bf16 operands in an f32 accumulator. `rest`: of operands of 8 bits
+/// (into bf16 or f32) their scales, then what is added.
+pub(super) fn gemm(op: &Gemm, a: &Tensor, b: &Tensor, c: &Tensor, rest: &[Tensor]) -> Result<()> {
     let turned = |t: &Tensor, turn: bool| -> Result<Tensor> {
         matrix(t, OP)?;
         if turn { Ok(t.f_transpose(0, 1)?) } else { Ok(t.shallow_clone()) }
@@ -23,21 +23,31 @@ pub(super) fn gemm(op: &Gemm, a: &Tensor, b: &Tensor, c: &Tensor, scales: &[Tens
     let ((m, k), (kb, n)) = (matrix(&at, OP)?, matrix(&bt, OP)?);
     require(k == kb, OP, || format!("inner extents differ: {:?}, {:?}", a.size(), b.size()))?;
     expect_shape(c, &[m, n], OP, "c")?;
-    let scales = match scales {
-        [] => None,
-        [of_a, of_b] => Some([of_a, of_b]),
+    let (scales, added) = match rest {
+        [] => (None, None),
+        [added] => (None, Some(added)),
+        [of_a, of_b] => (Some([of_a, of_b]), None),
+        [of_a, of_b, added] => (Some([of_a, of_b]), Some(added)),
         other => {
-            return require(false, OP, || {
-                format!("takes the scales of both operands, given {}", other.len())
-            });
+            return require(false, OP, || format!("takes 2 to 5 inputs, given {}", 2 + other.len()));
         }
     };
+    require(added.is_some() == op.add, OP, || "what is added and the op do not agree".into())?;
+    if let Some(added) = added {
+        expect_shape(added, &[m, n], OP, "what is added")?;
+        let fits = added.kind() == c.kind() && added.device() == c.device();
+        require(fits, OP, || format!("what is added must be {:?} on {:?}", c.kind(), c.device()))?;
+    }
     if backend(a) == Backend::Cuda
         && let Some(shape) = library_shape(op, (a, b, c), (m, n, k))
+        && added.is_none_or(Tensor::is_contiguous)
     {
-        return blas::matmul(&shape, a, b, c, scales);
+        return blas::matmul(&shape, (a, b), (added.unwrap_or(c), c), scales);
     }
-    let beta = if op.accumulate { 1.0 } else { 0.0 };
+    if let Some(added) = added {
+        elementwise::copy(added, c)?;
+    }
+    let beta = if op.accumulate || op.add { 1.0 } else { 0.0 };
     if let Some(scales) = scales {
         return eight_bit(&at, &bt, c, beta, scales);
     }
@@ -74,7 +84,7 @@ fn library_shape(
         k: unsigned(k),
         transpose_a: op.transpose_a,
         transpose_b: op.transpose_b,
-        accumulate: op.accumulate,
+        accumulate: op.accumulate || op.add,
         a: fa,
         b: fb,
         c: fc,

@@ -46,6 +46,9 @@ fn gemm_matches_autograd() {
             let y = unset(&[n, m], kind);
             run(op::Gemm::FORWARD, &[&x, &w], &[&y]);
             assert_close("y", &y, &want, kind);
+            let sum = unset(&[n, m], kind);
+            run(op::Gemm { add: true, ..op::Gemm::FORWARD }, &[&x, &w, &dy], &[&sum]);
+            assert_close("y and what it joins", &sum, &(&want + dy.to_kind(want.kind())), kind);
 
             let dx = unset(&[n, k], kind);
             run(op::Gemm::INPUT_GRADIENT, &[&dy, &w], &[&dx]);
@@ -153,7 +156,7 @@ fn wrong_operands_are_refused() {
     let (x, w, small) =
         (randn(&[4, 6], Kind::Float), randn(&[5, 6], Kind::Float), unset(&[4, 3], Kind::Float));
     assert_eq!(refused(op::Gemm::FORWARD, &[&x, &w], &[&small]), "gemm: c must be [4, 5], is [4, 3]");
-    assert_eq!(refused(op::Gemm::FORWARD, &[&x], &[&small]), "gemm: takes 2 or 4 inputs, given 1");
+    assert_eq!(refused(op::Gemm::FORWARD, &[&x], &[&small]), "gemm: takes 2 to 5 inputs, given 1");
     let vector = randn(&[4], Kind::Float);
     assert_eq!(refused(op::Gemm::FORWARD, &[&vector, &w], &[&small]), "gemm: expected a matrix, found [4]");
     let text = refused(op::Gemm::FORWARD, &[&x, &w.to_kind(Kind::BFloat16)], &[&unset(&[4, 5], Kind::Float)]);
