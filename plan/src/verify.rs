@@ -171,7 +171,11 @@ fn lifetimes(program: &Program, instances: &Instances, name: &str, calls: &[Call
                 continue;
             };
             let (transient, state) = (instances.transient(key), states[key]);
-            if spec.updates(index) {
+            let updates = match &instr.op {
+                Op::Gemm(gemm) => gemm.adds(call.micro_batch),
+                _ => spec.updates(index),
+            };
+            if updates {
                 let sum = matches!(buffer.class, Class::Gradient | Class::Constant);
                 if sum && state == State::Untouched {
                     wrong(format!("adds to {} before anything in {name} has cleared it", buffer.name));
@@ -209,6 +213,8 @@ fn lifetimes(program: &Program, instances: &Instances, name: &str, calls: &[Call
 fn read(buffer: &Buffer, transient: bool, state: State, wrong: &mut dyn FnMut(String)) {
     if transient && state == State::Untouched {
         wrong(format!("reads {}, which is not live", buffer.name));
+    } else if buffer.class == Class::Gradient && state == State::Untouched {
+        wrong(format!("reads {}, to which nothing was added in this step", buffer.name));
     }
     if matches!(buffer.class, Class::Gradient | Class::Communication) && state == State::Cleared {
         wrong(format!("reads {}, to which nothing was added since it was cleared", buffer.name));

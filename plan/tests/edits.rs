@@ -78,7 +78,7 @@ fn a_deleted_weight_gradient_names_the_parameter() {
     let reasons: Vec<String> = verify(&program).iter().map(|v| v.to_string()).collect();
     assert_eq!(
         reasons[0],
-        "norm.first.block/5 layer 0 micro-batch 0: reads g.down, to which nothing was added since it was cleared"
+        "norm.first.block/5 layer 0 micro-batch 0: reads g.down, to which nothing was added in this step"
     );
 }
 

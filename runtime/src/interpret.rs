@@ -319,6 +319,7 @@ impl Event<'_> {
             seed: self.seed,
             step: self.pass.steps_done,
             layer: self.place.layer,
+            micro_batch: self.place.micro_batch,
             first_token: self.first_token,
             parameter: self.parameter,
             host,

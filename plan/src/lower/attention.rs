@@ -88,8 +88,9 @@ pub fn weight_gradient(l: &Lowering, s: &mut Draft, gradient: Ref, n: Ref) {
     if let Attention::Packed { dqkv, .. } = &l.acts.attention {
         return product::weight_gradient(l, s, &l.params.block.qkv, gradient, *dqkv, n);
     }
+    let begins = product::begins(&l.params.block.qkv, l.shape);
     for (dy, gradient) in gradients(l).into_iter().zip(weights(l, gradient)) {
-        s.op(Gemm::WEIGHT_GRADIENT, [dy, n], [gradient]);
+        s.op(Gemm { begins, ..Gemm::WEIGHT_GRADIENT }, [dy, n], [gradient]);
     }
 }
 

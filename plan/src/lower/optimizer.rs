@@ -3,6 +3,7 @@
 use super::Lowering;
 use super::build::Draft;
 use super::params::Param;
+use super::product;
 use super::shape::Shape;
 use super::transfer;
 use super::units::GATHER;
@@ -91,10 +92,11 @@ pub fn begin_step(l: &Lowering) -> Draft {
     s
 }
 
-/// Clears gradient accumulators.
+/// Clears gradient accumulators that no product begins.
 pub fn zero(name: &str, params: &[&Param], shape: &Shape) -> Draft {
     let mut s = Draft::new(name);
-    for gradient in params.iter().filter_map(|p| accumulator(p, shape)) {
+    let cleared = params.iter().filter(|p| !product::begins(p, shape));
+    for gradient in cleared.filter_map(|p| accumulator(p, shape)) {
         s.op(Fill { value: 0.0 }, [], [gradient]);
     }
     s

@@ -7,6 +7,7 @@ use super::Lowering;
 use super::activations::{EIGHT, EightBits};
 use super::build::Draft;
 use super::params::{Eight, Param};
+use super::shape::Shape;
 use crate::op::{Gemm, Quantise};
 use crate::program::Ref;
 
@@ -83,13 +84,20 @@ pub fn quantise_gradient(l: &Lowering, s: &mut Draft, param: &Param, dy: Ref) {
     }
 }
 
+/// Whether the products of a parameter begin its gradient's sum over the step. Where gradients are sharded, a sum of
+/// one micro-batch passes through a ring with rows that no product writes.
+pub fn begins(param: &Param, shape: &Shape) -> bool {
+    shape.zero < 2 && EIGHT.contains(&param.name)
+}
+
 /// gW += dyᵀ·x. In 8 bits it frees what it read.
 pub fn weight_gradient(l: &Lowering, s: &mut Draft, param: &Param, gradient: Ref, dy: Ref, x: Ref) {
+    let begins = begins(param, l.shape);
     let Some([input, output, _]) = eight(l, param) else {
-        return s.op(Gemm::WEIGHT_GRADIENT, [dy, x], [gradient]);
+        return s.op(Gemm { begins, ..Gemm::WEIGHT_GRADIENT }, [dy, x], [gradient]);
     };
     let operands = [output.turned, input.turned, output.scale, input.scale];
-    s.op(Gemm::WEIGHT_GRADIENT_8, operands, [gradient]);
+    s.op(Gemm { begins, ..Gemm::WEIGHT_GRADIENT_8 }, operands, [gradient]);
     s.free([output.turned, input.turned, input.scale]);
 }
 

@@ -15,6 +15,9 @@ pub struct Gemm {
     pub transpose_b: bool,
     /// Add to c; the sum is kept in c's format.
     pub accumulate: bool,
+    /// The first micro-batch of a step writes c instead of adding to it, which therefore nobody clears.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begins: bool,
     /// Add the last input, before the result is rounded: the residual stream that a branch joins.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub add: bool,
@@ -22,15 +25,21 @@ pub struct Gemm {
 
 impl Gemm {
     /// y = x·Wᵀ.
-    pub const FORWARD: Gemm = Gemm { transpose_a: false, transpose_b: true, accumulate: false, add: false };
+    pub const FORWARD: Gemm =
+        Gemm { transpose_a: false, transpose_b: true, accumulate: false, begins: false, add: false };
     /// dx = dy·W.
     pub const INPUT_GRADIENT: Gemm = Gemm { transpose_b: false, ..Gemm::FORWARD };
     /// dW += dyᵀ·x.
     pub const WEIGHT_GRADIENT: Gemm =
-        Gemm { transpose_a: true, transpose_b: false, accumulate: true, add: false };
+        Gemm { transpose_a: true, transpose_b: false, accumulate: true, ..Gemm::FORWARD };
     /// The same for 8-bit operands that were quantised the other way round: Hopper multiplies them only with the
     /// inner extent last on both sides (cuBLAS documentation, 3.1.4 FP8 data types).
     pub const WEIGHT_GRADIENT_8: Gemm = Gemm { accumulate: true, ..Gemm::FORWARD };
+
+    /// Whether c is added to in a micro-batch of a step.
+    pub fn adds(&self, micro_batch: u64) -> bool {
+        self.accumulate && !(self.begins && micro_batch == 0)
+    }
 
     /// (m, n, k) of the product, or `None` when the inner extents differ.
     pub fn extents(&self, a: &TensorType, b: &TensorType) -> Option<(u64, u64, u64)> {

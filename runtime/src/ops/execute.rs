@@ -4,7 +4,7 @@
 //! Not here: resolving operands and the order of instructions (the interpreter).
 
 use llmc_plan::batch::{Batch, NO_SOURCE};
-use llmc_plan::op::{Op, Weights};
+use llmc_plan::op::{Gemm, Op, Weights};
 use llmc_plan::param::ParamSpec;
 use tch::{Device, Tensor};
 
@@ -29,6 +29,8 @@ pub struct Context<'a> {
     pub step: u64,
     /// Layer of the call.
     pub layer: u64,
+    /// Micro-batch of the call among those of this rank's step.
+    pub micro_batch: u64,
     /// Index of the micro-batch's first token among the tokens of the whole optimizer step, over all ranks.
     pub first_token: u64,
     /// The parameter whose weight or master the first output is, and the first of its rows there; only
@@ -130,7 +132,10 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
         Op::Gemm(g) => {
             let [c] = take(op, "outputs", outputs)?;
             match inputs {
-                [a, b, rest @ ..] => gemm::gemm(g, a, b, c, rest),
+                [a, b, rest @ ..] => {
+                    let accumulate = g.adds(context.micro_batch);
+                    gemm::gemm(&Gemm { accumulate, ..g.clone() }, a, b, c, rest)
+                }
                 _ => require(false, op.key(), || format!("takes 2 to 5 inputs, given {}", inputs.len())),
             }
         }

@@ -171,5 +171,6 @@ pub(super) fn rotate(
             narrow.shallow_clone().f_copy_(&x)?;
         }
     }
+    drop((angles, product, wide));
     most.map_or(Ok(()), |most| magnitude(qkv, most))
 }

@@ -90,8 +90,15 @@ pub fn compare(lockstep: &mut Lockstep) -> Outcome<()> {
 fn one(lockstep: &mut Lockstep, op: impl Into<Op>, inputs: &[Tensor], outputs: &[Tensor]) -> Outcome<()> {
     let op = op.into();
     let mut host = Session::new(Source::None);
-    let mut context =
-        Context { seed: 1, step: 0, layer: 0, first_token: 0, parameter: None, host: &mut host };
+    let mut context = Context {
+        seed: 1,
+        step: 0,
+        layer: 0,
+        micro_batch: 0,
+        first_token: 0,
+        parameter: None,
+        host: &mut host,
+    };
     lockstep.prepare(inputs, outputs)?;
     execute(&op, &mut context, inputs, outputs)?;
     lockstep.compare(&op, &mut context, outputs)

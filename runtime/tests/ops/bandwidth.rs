@@ -49,7 +49,8 @@ fn bandwidth() {
             [inputs, outputs].map(|all| all.iter().map(|t| t.shallow_clone()).collect::<Vec<_>>());
         time(name, bytes, || {
             let host = &mut TestHost::default();
-            let mut at = Context { seed: 0, step: 0, layer: 0, first_token: 0, parameter: None, host };
+            let mut at =
+                Context { seed: 0, step: 0, layer: 0, micro_batch: 0, first_token: 0, parameter: None, host };
             tch::no_grad(|| execute(&op, &mut at, &inputs, &outputs)).expect("op");
         });
     };

@@ -5,7 +5,7 @@ use llmc_runtime::ops::math_kind;
 use tch::{Device, Kind, Tensor};
 
 use crate::check::{KINDS, assert_close, autograd};
-use crate::support::{bench, device, randn, refused, run, unset};
+use crate::support::{At, TestHost, bench, device, randn, refused, run, run_at, unset};
 
 fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Tensor {
     x * (x.square().mean_dim(-1, true, Kind::Double) + eps).rsqrt() * w
@@ -62,6 +62,14 @@ fn gemm_matches_autograd() {
             let dw = unset(&[m, k], math_kind(kind));
             run(op::Gemm { accumulate: false, ..op::Gemm::WEIGHT_GRADIENT }, &[&dy, &x], &[&dw]);
             assert_close("dw written", &dw, &grads[1], kind);
+            // The first micro-batch of a step begins the sum, whatever lies there.
+            let begun = op::Gemm { begins: true, ..op::Gemm::WEIGHT_GRADIENT };
+            let dw = unset(&[m, k], math_kind(kind));
+            for micro_batch in 0..2 {
+                let at = At { micro_batch, ..At::default() };
+                run_at(begun.clone(), &mut TestHost::default(), at, &[&dy, &x], &[&dw]);
+            }
+            assert_close("dw of two", &dw, &(&grads[1] * 2.0), kind);
         }
     }
 }

@@ -238,8 +238,15 @@ fn stochastic_rounding_equals_the_hosts() {
     run(op.clone(), &inputs, &there.each_ref());
     let outputs = here.each_ref().map(Tensor::shallow_clone);
     let host = &mut crate::support::TestHost::default();
-    let mut at =
-        llmc_runtime::ops::Context { seed: 0, step: 0, layer: 0, first_token: 0, parameter: None, host };
+    let mut at = llmc_runtime::ops::Context {
+        seed: 0,
+        step: 0,
+        layer: 0,
+        micro_batch: 0,
+        first_token: 0,
+        parameter: None,
+        host,
+    };
     llmc_runtime::ops::execute(&op.into(), &mut at, &inputs.map(Tensor::shallow_clone), &outputs)
         .expect("host");
     assert_close("weights", &there[0], &here[0], Kind::Float);

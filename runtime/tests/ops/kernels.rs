@@ -68,8 +68,15 @@ fn twin(op: impl Into<Op>, kind: Kind, inputs: &[&Tensor], outputs: &[&Tensor]) 
     let (inputs, outputs): (Vec<_>, Vec<_>) =
         (inputs.iter().map(wide).collect(), outputs.iter().map(wide).collect());
     let mut host = TestHost::default();
-    let mut context =
-        Context { seed: 0, step: 0, layer: 0, first_token: 0, parameter: None, host: &mut host };
+    let mut context = Context {
+        seed: 0,
+        step: 0,
+        layer: 0,
+        micro_batch: 0,
+        first_token: 0,
+        parameter: None,
+        host: &mut host,
+    };
     tch::no_grad(|| execute(&op.into(), &mut context, &inputs, &outputs)).expect("twin");
     outputs
 }
@@ -261,7 +268,15 @@ fn dropout_masks_equal_the_hosts() {
         let there = x.to_device(device());
         for t in [&there, &x] {
             let host = &mut TestHost::default();
-            let mut at = Context { seed: 3, step: 9, layer: 2, first_token: 77, parameter: None, host };
+            let mut at = Context {
+                seed: 3,
+                step: 9,
+                layer: 2,
+                micro_batch: 0,
+                first_token: 77,
+                parameter: None,
+                host,
+            };
             let done = execute(&drop.clone().into(), &mut at, &[], &[t.shallow_clone()]);
             done.expect("dropout");
         }

@@ -94,6 +94,7 @@ pub struct At<'a> {
     pub seed: u64,
     pub step: u64,
     pub layer: u64,
+    pub micro_batch: u64,
     pub first_token: u64,
     pub parameter: Option<(&'a ParamSpec, u64)>,
 }
@@ -135,8 +136,8 @@ pub fn try_run(
     inputs: &[&Tensor],
     outputs: &[&Tensor],
 ) -> Result<()> {
-    let At { seed, step, layer, first_token, parameter } = at;
-    let mut context = Context { seed, step, layer, first_token, parameter, host };
+    let At { seed, step, layer, micro_batch, first_token, parameter } = at;
+    let mut context = Context { seed, step, layer, micro_batch, first_token, parameter, host };
     let device = device();
     let mut there: Vec<(usize, Tensor)> = Vec::new();
     let mut handle = |t: &&Tensor| {
