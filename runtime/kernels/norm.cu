@@ -89,17 +89,16 @@ __device__ __forceinline__ void arrive() { asm volatile("cp.async.wait_all;" :::
 //
 // A block is `groups` groups of equal size; group g of block b takes rows b·groups + g, + gridDim·groups, …, so the
 // order of every sum depends on the shape alone. Dynamic shared memory: STAGES · KEPT chunks a thread, where in the end
-// several groups join their sums, h floats.
+// the groups leave their sums, KEPT · N floats a thread.
 // `amax` (may be null) is raised to max |dx|.
 KERNEL __launch_bounds__(512)
     norm_backward(const T* dy, const T* x, const T* w, const float* rstd, T* dx, float* partial, i64 n, i64 h,
                   i64 groups_, i64 add, u32* amax) {
   extern __shared__ uint4 staged[];
   float* joined = reinterpret_cast<float*>(staged);
-  __shared__ float all_sums[8][16];
+  __shared__ float all_sums[2][8][16];
   const int width = (int)h, groups = (int)groups_;
   const int threads = blockDim.x / groups, group = threadIdx.x / threads, lane = threadIdx.x % threads;
-  float* sums = all_sums[group];
   u32 most = 0;
   float weight[KEPT][N];
 #pragma unroll
@@ -119,8 +118,9 @@ KERNEL __launch_bounds__(512)
   };
   const i64 first = (i64)blockIdx.x * groups + group, stride = (i64)gridDim.x * groups;
   float r = 0.0f;
+  int turn = 0;
   if (first < n) request(first), r = rstd[first];
-  for (i64 row = first; row < n; row += stride) {
+  for (i64 row = first; row < n; row += stride, turn ^= 1) {
     const i64 start = row * h;
     uint4 xs[KEPT], dys[KEPT], olds[KEPT];
     arrive();
@@ -129,6 +129,9 @@ KERNEL __launch_bounds__(512)
       if (add) olds[k] = *slot(2, k);
       xs[k] = *slot(0, k), dys[k] = *slot(1, k);
     }
+    // What was kept of this row has been read.
+    float next = 0.0f;
+    if (row + stride < n) request(row + stride), next = rstd[row + stride];
     float sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < KEPT; ++k) {
@@ -142,13 +145,10 @@ KERNEL __launch_bounds__(512)
         weight[k][j] += dv[j] * xv[j] * r;
       }
     }
-    // What was kept of this row has been read.
-    float next = 0.0f;
-    if (row + stride < n) request(row + stride), next = rstd[row + stride];
     sum = warp_sum(sum);
     if (threads > 32) {
-      // The first barrier: everyone has read the last row's sums.
-      group_sync(group, threads);
+      // Two sets in turn: whoever writes one again has passed a barrier after everyone read it.
+      float* sums = all_sums[turn][group];
       if (lane % 32 == 0) sums[lane / 32] = sum;
       group_sync(group, threads);
       sum = 0.0f;
@@ -176,24 +176,21 @@ KERNEL __launch_bounds__(512)
     r = next;
   }
   raise(amax, most);
+  // Everyone is done with what was staged. Neighbours lie beside each other: no bank is asked twice at once.
+  __syncthreads();
+  float* left = joined + (i64)group * threads * KEPT * N;
+#pragma unroll
+  for (int k = 0; k < KEPT; ++k)
+#pragma unroll
+    for (int j = 0; j < N; ++j) left[(k * N + j) * threads + lane] = weight[k][j];
   __syncthreads();
   // The groups' sums join in the order of the groups.
   partial += (i64)blockIdx.x * h;
-  for (int turn = 0; turn < groups; ++turn) {
-    if (group == turn) {
-#pragma unroll
-      for (int k = 0; k < KEPT; ++k) {
-#pragma unroll
-        for (int j = 0; j < N; ++j) {
-          const int at = (lane + k * threads) * N + j;
-          if (at >= width) continue;
-          const float sum = (turn > 0 ? joined[at] : 0.0f) + weight[k][j];
-          if (turn + 1 < groups) joined[at] = sum;
-          else partial[at] = sum;
-        }
-      }
-    }
-    __syncthreads();
+  for (int at = threadIdx.x; at < width; at += blockDim.x) {
+    const int chunk = at / N, from = (chunk / threads * N + at % N) * threads + chunk % threads;
+    float sum = joined[from];
+    for (int i = 1; i < groups; ++i) sum += joined[i * threads * KEPT * N + from];
+    partial[at] = sum;
   }
 }
 
