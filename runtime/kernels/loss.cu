@@ -12,14 +12,14 @@ __device__ __forceinline__ Online join(Online a, Online b) {
   return Online{most, a.sum * __expf(a.most - most) + b.sum * __expf(b.most - most)};
 }
 
-// Chunks in flight.
-constexpr int FLIGHT = 4;
+// Chunks in flight: so few that three blocks share a multiprocessor, and one reads while another works.
+constexpr int FLIGHT = 2;
 
 // losses[row] = weight·(log Σ e^x − x[target]) over the first `vocab` of `columns` columns. MODE 1: the logits become
 // (softmax − onehot(target))·weight·inverse, 0 beyond the vocabulary. A target outside the vocabulary gives NaN.
 // `keep` (MODE 1): the row waits in dynamic shared memory, a whole number of chunks, and is read from the device once;
 // each thread keeps what it alone reads again.
-KERNEL __launch_bounds__(512, 2)
+KERNEL __launch_bounds__(512, 3)
     cross_entropy(T* logits, const i64* targets, const float* weights, const float* inverse, double* losses,
                   i64 columns, i64 vocab_, i64 keep) {
   extern __shared__ uint4 row_kept[];
