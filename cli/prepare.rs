@@ -97,7 +97,8 @@ fn ready(terminal: &Terminal, compiled: &Compiled, world: &Folder) -> Result<Opt
 /// What planning may assume, a run needs: findings about absent files become errors.
 pub fn demand_files(compiled: &mut Compiled) {
     for found in &mut compiled.diagnostics {
-        if [meaning::corpus::RULE.code, meaning::base_absent::RULE.code].contains(&found.code) {
+        let needed = [meaning::corpus::RULE, meaning::base_absent::RULE, meaning::table_absent::RULE];
+        if needed.iter().any(|rule| rule.code == found.code) {
             found.severity = Severity::Error;
         }
     }

@@ -8,14 +8,17 @@ use llmc_planner::{Answer, Question};
 use sha2::{Digest, Sha256};
 
 use crate::check::meaning::{
-    base_absent, base_shape, budget_over, corpus, expectation, impossible, no_hardware, unfit,
+    base_absent, base_shape, budget_over, corpus, expectation, impossible, no_hardware, table_absent,
+    table_rows, unfit,
 };
 use crate::check::{self, syntax};
 use crate::derive;
 use crate::diag::{Diagnostic, Severity, Source, Sources};
 use crate::ledger::{Fact, Facts, Ledger, Why};
 use crate::question;
+use crate::resolve::mix::Table;
 use crate::resolve::{self, Cx, Resolved};
+use crate::table;
 use crate::world::World;
 
 /// Everything known about a recipe.
@@ -130,6 +133,7 @@ fn front(recipe: &str, sets: &[String], world: &dyn World) -> (Resolved, Vec<Dia
     diagnostics.extend(std::mem::take(&mut cx.diagnostics));
     let base = read_base(&mut r, world);
     read_corpus(&mut r, world);
+    diagnostics.extend(read_tables(&mut r, world));
     hardware_facts(&mut r);
     derive::run(&mut r.facts);
     // Checks over a half-read recipe would report the consequences of what is reported already.
@@ -208,6 +212,36 @@ fn read_corpus(r: &mut Resolved, world: &dyn World) {
     for source in &mut r.data.sources {
         source.tokens = manifest.sources.iter().find(|s| s.name == source.name).map(|s| s.train.tokens);
     }
+}
+
+/// Reads the tables that `mix` names. A source with a fixed share needs no factor.
+fn read_tables(r: &mut Resolved, world: &dyn World) -> Vec<Diagnostic> {
+    let mut out = Vec::new();
+    let all: Vec<String> = r.data.sources.iter().map(|s| s.name.clone()).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let free = r.data.sources.iter().filter(|s| s.weight.is_none()).map(|s| s.name.clone());
+    let free: Vec<String> = free.collect();
+    let free: Vec<&str> = free.iter().map(String::as_str).collect();
+    let mut read = |named: &Option<Table>, needed: &[&str]| {
+        let named = named.as_ref()?;
+        let Some(text) = world.read(&named.path) else {
+            out.push(table_absent::found(named.span, &named.path));
+            return None;
+        };
+        let (numbers, wrong) = table::read(&named.path, &text, &all, needed);
+        if wrong.is_empty() {
+            return Some(numbers);
+        }
+        out.push(table_rows::found(named.span, &named.path, &wrong));
+        None
+    };
+    let importance = read(&r.data.importance, &free);
+    let reference = r.data.dynamic.as_ref().and_then(|rule| rule.reference.clone());
+    r.data.references = read(&reference, &all).unwrap_or_default();
+    for source in &mut r.data.sources {
+        source.importance = importance.as_ref().and_then(|numbers| numbers.get(&source.name).copied());
+    }
+    out
 }
 
 fn hardware_facts(r: &mut Resolved) {

@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod question;
 pub mod resolve;
 pub mod shape;
+mod table;
 pub mod unit;
 pub mod view;
 pub mod why;

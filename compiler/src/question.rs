@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use llmc_plan::data::{
-    CleanSpec, DATA_FORMAT_VERSION, DataSpec, Dedup, MixSpec, MixStage, OnError, Packing, Script, SourceSpec,
-    TokenizerKind, TokenizerSpec, Unicode, ValidationSpec,
+    CleanSpec, DATA_FORMAT_VERSION, DataSpec, Dedup, DynamicSpec, MixSpec, MixStage, OnError, Packing,
+    Script, SourceSpec, TokenizerKind, TokenizerSpec, Unicode, ValidationSpec,
 };
 use llmc_plan::model::{Model, Rope, RopeMethod};
 use llmc_plan::plan::{
@@ -239,7 +239,7 @@ pub fn data(r: &Resolved) -> Option<DataSpec> {
         .map(|s| SourceSpec {
             name: s.name.clone(),
             globs: vec![s.glob.clone()],
-            importance: None,
+            importance: s.importance,
             weight: s.weight,
             min_share: s.min_share,
             max_share: s.max_share,
@@ -284,6 +284,12 @@ pub fn data(r: &Resolved) -> Option<DataSpec> {
         mix: MixSpec {
             temperature: f.real("mix.temperature").unwrap_or(1.0),
             stages: stages(r),
+            dynamic: r.data.dynamic.as_ref().map(|rule| DynamicSpec {
+                every_steps: rule.every,
+                rate: rule.rate,
+                smoothing: rule.smoothing,
+                references: r.data.references.clone(),
+            }),
             ..MixSpec::default()
         },
         on_error: if f.word("clean.unreadable") == Some("skip") { OnError::Skip } else { OnError::Stop },

@@ -111,3 +111,34 @@ fn a_built_corpus_is_counted_against_quotas_and_epochs() {
     assert!(found(&recipe("code >= 5%"), &Built).is_empty());
     assert!(found(&recipe("code >= 10%"), &llmc_compiler::world::Nowhere).is_empty());
 }
+
+/// What a run is told of tables and of a mixture that follows losses.
+#[test]
+fn tables_and_dynamic_mixtures_reach_the_data() {
+    let head = "model llama 7b\ndata < a \"corpus/a/*\"  b \"corpus/b/*\" >\n";
+    let data = |mix: &str, sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+        let checked = check(&format!("{head}{mix}"), &sets, &worlds::Examples);
+        let found: Vec<&str> = checked.diagnostics.iter().map(|d| d.code).collect();
+        (checked.data.expect("data"), found)
+    };
+    let table = "importance(\"tables/weights.csv\")";
+    let (spec, found) = data(&format!("mix temperature(0.5) {table}"), &[]);
+    assert_eq!(spec.sources.iter().map(|s| s.importance).collect::<Vec<_>>(), [Some(1.0), Some(2.5)]);
+    assert_eq!((spec.mix.temperature, spec.mix.dynamic, found), (0.5, None, vec![]));
+    let words = "mix dynamic(every=50 steps, smoothing=5%, reference=\"tables/weights.csv\") < a >= 10% >";
+    let (spec, found) = data(words, &[&format!("mix={table}")]);
+    let rule = spec.mix.dynamic.expect("dynamic");
+    assert_eq!((rule.every_steps, rule.rate, rule.smoothing, found), (50, 1.0, 0.05, vec![]));
+    assert_eq!(rule.references["b"], 2.5);
+    assert_eq!(spec.sources[1].importance, Some(2.5), "`--set` adds what the recipe does not say");
+    for (wrong, code) in [
+        ("mix dynamic(every=0 steps)", "LLM0202"),
+        ("mix dynamic(rate=1) < at 50% < a 60% > >", "LLM0204"),
+        ("mix dynamic(rate=1) dynamic(rate=2)", "LLM0205"),
+        ("mix importance()", "LLM0006"),
+        ("mix dynamic(pace=1)", "LLM0105"),
+    ] {
+        assert_eq!(data(wrong, &[]).1, [code], "{wrong}");
+    }
+}

@@ -115,6 +115,13 @@ mod tests {
     }
 
     #[test]
+    fn importance_multiplies_what_sizes_give() {
+        let sources = r#"{"name": "a", "globs": ["a"], "importance": 3.0}, {"name": "b", "globs": ["b"]}"#;
+        assert!(near(&shares(&spec(sources, 1.0), &[100, 300]).unwrap(), &[0.5, 0.5]));
+        assert!(near(&shares(&spec(sources, 0.0), &[100, 300]).unwrap(), &[0.75, 0.25]));
+    }
+
+    #[test]
     fn impossible_shares_name_the_sources() {
         let full = r#"{"name": "a", "globs": ["a"], "weight": 1.0}, {"name": "b", "globs": ["b"]}"#;
         let error = shares(&spec(full, 1.0), &[1, 1]).unwrap_err().to_string();

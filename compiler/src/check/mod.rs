@@ -31,6 +31,8 @@ pub mod meaning {
     pub mod shape_whole;
     pub mod shares;
     pub mod size_off;
+    pub mod table_absent;
+    pub mod table_rows;
     pub mod too_large;
     pub mod unfit;
     pub mod warmup;
@@ -119,6 +121,8 @@ pub const RULES: &[&Rule] = &[
     &meaning::shares::RULE,
     &meaning::eval_window::RULE,
     &meaning::mixture::RULE,
+    &meaning::table_absent::RULE,
+    &meaning::table_rows::RULE,
     &meaning::layout::RULE,
     &meaning::unfit::RULE,
     &meaning::impossible::RULE,

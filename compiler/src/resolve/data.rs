@@ -1,11 +1,14 @@
 //! `tokenizer data clean pack mix`: what is read and how it becomes tokens.
 
-use llmc_grammar::{Cmp, Keyword, Value};
+use std::collections::BTreeMap;
+
+use llmc_grammar::{Cmp, Keyword};
 
 use super::Resolved;
 use super::cx::{Cx, span};
 use super::merge::Setting;
-use super::read::{Options, REAL, SHARE, bound, first_value, only_head};
+use super::mix::{self, Dynamic, Table};
+use super::read::{Options, SHARE, bound, first_value, only_head};
 use crate::check::names::source;
 use crate::check::syntax::valueless;
 use crate::check::values::{kind, range};
@@ -23,6 +26,12 @@ pub struct DataClause {
     pub mix_span: Option<Span>,
     /// Later phases of the mixture.
     pub phases: Vec<Phase>,
+    /// Table of factors on the sources' sizes.
+    pub importance: Option<Table>,
+    /// How the shares follow measured losses.
+    pub dynamic: Option<Dynamic>,
+    /// Losses that sources are held against, once the table was read.
+    pub references: BTreeMap<String, f64>,
 }
 
 /// One source of text with its share of the mixture.
@@ -36,6 +45,8 @@ pub struct SourceClause {
     pub span: Span,
     /// Times it may be read.
     pub max_epochs: Option<f64>,
+    /// Factor on its size, once the table was read.
+    pub importance: Option<f64>,
     /// Fixed share.
     pub weight: Option<f64>,
     /// Smallest share.
@@ -149,6 +160,7 @@ pub fn data(cx: &mut Cx, r: &mut Resolved) {
             glob: glob.value,
             span: glob.span,
             max_epochs: max_epochs.map(|t| t.value),
+            importance: None,
             weight: None,
             min_share: None,
             max_share: None,
@@ -256,43 +268,13 @@ pub fn pack(cx: &mut Cx, r: &mut Resolved) {
 }
 
 /// `mix temperature(0.7) < code >= 10%  at 80% < zh 40% > >`
-pub fn mix(cx: &mut Cx, r: &mut Resolved) {
+pub fn mixture(cx: &mut Cx, r: &mut Resolved) {
     let Some(mut view) = cx.view(Keyword::Mix) else { return };
     r.data.mix_span = Some(view.at);
     if view.heads.is_empty() && view.options.is_empty() {
         cx.report(valueless::found(view.at, "mix", Some("mix temperature(0.7)")));
     }
-    if let Some(head) = view.heads.first().cloned() {
-        match &head.node {
-            Value::Call(call) if call.name.value == "temperature" => {
-                let arguments = cx.arguments(&head, call, &["alpha"]);
-                if arguments.is_empty() {
-                    cx.report(valueless::found(
-                        span(head.source, call.span),
-                        "temperature",
-                        Some("temperature(0.7)"),
-                    ));
-                }
-                for (name, value) in arguments {
-                    if let Some(x) = cx.real(&head, &value, &REAL, (0.0, 1.0), name) {
-                        r.put("mix.temperature", x.fact());
-                    }
-                }
-            }
-            _ => {
-                let at = span(head.source, head.node.span());
-                let words = cx.slice(at).to_owned();
-                if !matches!(head.node, Value::BadNumber(_)) {
-                    cx.report(kind::found(
-                        at,
-                        &words,
-                        "mix",
-                        diag::Value::Text("temperature(0.7)".to_owned()),
-                    ));
-                }
-            }
-        }
-    }
+    mix::heads(cx, r, &view);
     let mut options = Options::of(&mut view);
     let known: Vec<String> = r.data.sources.iter().map(|s| s.name.clone()).collect();
     for setting in options.all(cx) {
@@ -311,6 +293,7 @@ pub fn mix(cx: &mut Cx, r: &mut Resolved) {
         }
     }
     options.finish(cx);
+    mix::refuse_phases(cx, r);
 }
 
 /// A source's share: `zh 40%`.

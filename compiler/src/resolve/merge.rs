@@ -65,6 +65,11 @@ fn place(keyword: Keyword, value: &Value) -> &'static str {
         (Keyword::Model, _) => "family",
         (Keyword::Lr, Value::Word(_) | Value::Call(_)) => "schedule",
         (Keyword::Lr, _) => "peak",
+        (Keyword::Mix, Value::Call(call)) => match call.name.value.as_str() {
+            "importance" => "importance",
+            "dynamic" => "dynamic",
+            _ => "all",
+        },
         (Keyword::Budget, Value::Quantity(q)) => {
             match (q.currency, q.unit.as_ref().map(|u| u.value.as_str())) {
                 (Some(_), _) => "money",

@@ -7,6 +7,7 @@ pub mod cx;
 mod data;
 mod layout;
 pub mod merge;
+pub mod mix;
 mod model;
 pub mod read;
 mod syntax;
@@ -102,7 +103,7 @@ pub fn resolve(cx: &mut Cx, world: &dyn World) -> Resolved {
     data::data(cx, &mut r);
     data::clean(cx, &mut r);
     data::pack(cx, &mut r);
-    data::mix(cx, &mut r);
+    data::mixture(cx, &mut r);
     budget::price(cx, &mut r);
     budget::expect(cx, &mut r);
     r
