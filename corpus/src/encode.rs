@@ -12,11 +12,11 @@ use crate::clean::Seen;
 use crate::error::{BadContent, Error, Result};
 use crate::inputs::Input;
 use crate::journal::{Done, Journal, Note, Open};
-use crate::output::{Dtype, ShardWriter};
-use crate::read::{Form, Place, Raw, Sink, read};
-use crate::stats::{bytes_per_token, unigram_entropy};
+use crate::output::{Dtype, ShardWriter, Tokens};
+use crate::read::{Buffer, Form, Found, Place, Raw, Sink, each_document, read};
+use crate::stats::{Tally, bytes_per_token, unigram_entropy};
 use crate::tokenizer::Encoder;
-use crate::work::{Chunk, Context, Encoded, Item};
+use crate::work::{Chunk, Context, Encoded, Item, put_back};
 use llmc_plan::data::{DataSpec, Dedup, FileInfo, OnError, SourceInfo, SplitInfo};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -67,7 +67,8 @@ pub fn build_source(
         on_error: spec.on_error,
         clean: &spec.clean,
         counts: Mutex::default(),
-        spare: Mutex::default(),
+        made: Mutex::default(),
+        written: Mutex::default(),
     };
     let again = spec.clean.dedup != Dedup::Off;
     let note = match target.journal.note(name) {
@@ -194,7 +195,7 @@ impl Reader {
         if self.chunk.again && !done {
             self.hand_over()?;
         }
-        self.chunk.bytes.extend_from_slice(bytes);
+        self.chunk.bytes.push(bytes);
         self.chunk.items.push(Item { end: self.chunk.bytes.len(), form, place, file: self.file, bad });
         self.chunk.position = self.items;
         if self.chunk.bytes.len() < CHUNK_BYTES { ControlFlow::Continue(()) } else { self.hand_over() }
@@ -217,6 +218,23 @@ impl Reader {
 impl Sink for Reader {
     fn document(&mut self, raw: Raw<'_>) -> Result<ControlFlow<()>> {
         Ok(self.push(raw.bytes, raw.form, raw.place, None))
+    }
+
+    fn documents(&mut self, block: &mut Buffer, found: &[Found], form: Form) -> Result<ControlFlow<()>> {
+        let small = block.len() < CHUNK_BYTES / 4;
+        if small || self.items < self.skip || self.chunk.again {
+            return each_document(self, block, found, form);
+        }
+        // A large block becomes a chunk as it is: copying it would cost as much as reading it.
+        if !self.chunk.items.is_empty() && self.hand_over().is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        std::mem::swap(&mut self.chunk.bytes, block);
+        let item = |&Found { end, place }: &Found| Item { end, form, place, file: self.file, bad: None };
+        self.chunk.items.extend(found.iter().map(item));
+        self.items += found.len() as u64;
+        self.chunk.position = self.items;
+        Ok(self.hand_over())
     }
 
     fn unreadable(&mut self, bad: BadContent, bytes: u64) -> Result<()> {
@@ -255,7 +273,8 @@ impl<'a> Output<'a> {
             && let Some(validation) = ShardWriter::reopen(&validation, context.dtype, validation_state)?
         {
             let counts = std::mem::take(&mut state.counts);
-            context.counts.lock().unwrap_or_else(PoisonError::into_inner).push(counts);
+            let counts = counts.map(Tally::from);
+            put_back(&context.counts, counts);
             let writers = [train, validation];
             return Ok(Self { context, name, journal: target.journal, writers, state, unnoted: 0 });
         }
@@ -269,7 +288,8 @@ impl<'a> Output<'a> {
         let mut ready = Vec::new();
         let context = self.context;
         for mut chunk in chunks {
-            let (encoded, written) = rayon::join(|| context.encode(&chunk, seen), || self.write(ready));
+            // What was made last is written first: on one core it is still in the cache.
+            let (written, encoded) = rayon::join(|| self.write(ready), || context.encode(&chunk, seen));
             written?;
             ready = encoded;
             self.state.files.append(&mut chunk.files);
@@ -304,6 +324,9 @@ impl<'a> Output<'a> {
             for (sum, bytes) in self.state.text_bytes.iter_mut().zip(group.text_bytes) {
                 *sum += bytes;
             }
+            let mut splits = group.splits;
+            splits.iter_mut().for_each(Tokens::clear);
+            put_back(&self.context.written, splits);
         }
         Ok(())
     }
@@ -325,8 +348,8 @@ impl<'a> Output<'a> {
     fn counts(&self) -> [Vec<u64>; 2] {
         let mut counts = [(); 2].map(|()| vec![0; self.context.encoder.vocab() as usize]);
         for table in self.context.counts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            for (sum, more) in counts.iter_mut().flatten().zip(table.iter().flatten()) {
-                *sum += more;
+            for (sum, more) in counts.iter_mut().zip(table) {
+                more.add_to(sum);
             }
         }
         counts

@@ -1,4 +1,4 @@
-//! The one place with `unsafe` in the corpus: a read-only map of a file.
+//! A read-only map of a file.
 
 #![allow(unsafe_code)]
 

@@ -4,6 +4,8 @@
 //! `_IndexWriter`), so that its reader opens these files and ours opens its own.
 
 use crate::error::{Error, Result};
+use crate::read::{Buffer, KEPT_BYTES};
+use crate::stats::Tally;
 use llmc_plan::data::FileInfo;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -168,15 +170,15 @@ impl Write for HashOnly<'_> {
 /// Documents as a shard stores them, before they are written.
 pub struct Tokens {
     dtype: Dtype,
-    bytes: Vec<u8>,
+    bytes: Buffer,
     /// `i32` each.
-    lengths: Vec<u8>,
+    lengths: Buffer,
 }
 
 impl Tokens {
     /// None yet.
     pub fn new(dtype: Dtype) -> Self {
-        Self { dtype, bytes: Vec::new(), lengths: Vec::new() }
+        Self { dtype, bytes: Buffer::default(), lengths: Buffer::default() }
     }
 
     /// Appends a document of at least one token.
@@ -184,30 +186,62 @@ impl Tokens {
     /// # Errors
     /// A document of more than 2³¹ − 1 tokens, or an id its dtype cannot hold.
     pub fn push(&mut self, ids: &[u32]) -> Result<()> {
+        let largest = ids.iter().fold(0, |most, &id| most.max(id));
+        let fits = match self.dtype {
+            Dtype::U16 => largest <= u32::from(u16::MAX),
+            Dtype::I32 => i32::try_from(largest).is_ok(),
+            _ => false,
+        };
+        if !fits {
+            return Err(too_large(format!("token id {largest} as {:?}", self.dtype)));
+        }
+        self.store(ids, |_| ())
+    }
+
+    /// As [`Tokens::push`], counting the ids, each of which is to have a counter.
+    ///
+    /// # Errors
+    /// As [`Tokens::push`], or an id without a counter.
+    pub fn push_counting(&mut self, ids: &[u32], tally: &mut Tally) -> Result<()> {
+        let (vocab, most) =
+            (tally.vocab(), if self.dtype == Dtype::U16 { 1 << 16 } else { i32::MAX as usize });
+        if vocab > most {
+            return Err(too_large(format!("{vocab} different ids as {:?}", self.dtype)));
+        }
+        let mut outside = None;
+        self.store(ids, |id| {
+            if !tally.add(id) {
+                outside = Some(id);
+            }
+        })?;
+        outside.map_or(Ok(()), |id| Err(too_large(format!("token id {id} of {vocab}"))))
+    }
+
+    /// Appends ids that fit.
+    fn store(&mut self, ids: &[u32], mut each: impl FnMut(u32)) -> Result<()> {
         let length =
             i32::try_from(ids.len()).map_err(|_| too_large(format!("a document of {} tokens", ids.len())))?;
-        let largest = ids.iter().fold(0, |most, &id| most.max(id));
-        let from = self.bytes.len();
-        self.bytes.resize(from + ids.len() * self.dtype.width() as usize, 0);
-        let room = self.bytes.get_mut(from..).unwrap_or_default();
+        let bytes = ids.len() * self.dtype.width() as usize;
+        let room = self.bytes.room(bytes).get_mut(..bytes).unwrap_or_default();
         match self.dtype {
-            Dtype::U16 if largest <= u32::from(u16::MAX) => {
-                let room = room.as_chunks_mut::<2>().0;
-                room.iter_mut().zip(ids).for_each(|(bytes, &id)| *bytes = (id as u16).to_le_bytes());
-            }
-            Dtype::I32 if i32::try_from(largest).is_ok() => {
-                let room = room.as_chunks_mut::<4>().0;
-                room.iter_mut().zip(ids).for_each(|(bytes, &id)| *bytes = id.to_le_bytes());
-            }
-            dtype => return Err(too_large(format!("token id {largest} as {dtype:?}"))),
+            Dtype::U16 => room.as_chunks_mut::<2>().0.iter_mut().zip(ids).for_each(|(bytes, &id)| {
+                each(id);
+                *bytes = (id as u16).to_le_bytes();
+            }),
+            _ => room.as_chunks_mut::<4>().0.iter_mut().zip(ids).for_each(|(bytes, &id)| {
+                each(id);
+                *bytes = id.to_le_bytes();
+            }),
         }
-        self.lengths.extend(length.to_le_bytes());
+        self.bytes.keep(bytes);
+        self.lengths.push(&length.to_le_bytes());
         Ok(())
     }
 
-    /// Reserves memory for this many tokens.
-    pub fn reserve(&mut self, tokens: usize) {
-        self.bytes.reserve(tokens.saturating_mul(self.dtype.width() as usize));
+    /// Empties it, keeping its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear(KEPT_BYTES);
+        self.lengths.clear(KEPT_BYTES);
     }
 }
 
@@ -282,8 +316,8 @@ impl ShardWriter {
     /// The system's.
     pub fn append(&mut self, tokens: &Tokens) -> Result<()> {
         debug_assert_eq!(self.dtype, tokens.dtype);
-        self.bin.write(&tokens.bytes)?;
-        self.lengths.write(&tokens.lengths)?;
+        self.bin.write(tokens.bytes.bytes())?;
+        self.lengths.write(tokens.lengths.bytes())?;
         self.documents += tokens.lengths.len() as u64 / 4;
         self.tokens += tokens.bytes.len() as u64 / self.dtype.width();
         Ok(())

@@ -29,6 +29,55 @@ pub fn bytes_per_token(bytes: u64, tokens: u64) -> f64 {
     if tokens == 0 { 0.0 } else { bytes as f64 / tokens as f64 }
 }
 
+/// Frequencies of ids. Counters are small, so that most of them stay in the nearest cache.
+pub struct Tally {
+    low: Vec<u16>,
+    /// What the counters held when they were full.
+    before: Vec<u64>,
+}
+
+impl Tally {
+    /// Of ids below `vocab`, none seen yet.
+    pub fn new(vocab: u32) -> Self {
+        vec![0; vocab as usize].into()
+    }
+
+    /// Ids are below this.
+    pub fn vocab(&self) -> usize {
+        self.low.len()
+    }
+
+    /// Counts an id; false for one that has no counter.
+    #[inline]
+    pub fn add(&mut self, id: u32) -> bool {
+        let Some(count) = self.low.get_mut(id as usize) else { return false };
+        *count = count.wrapping_add(1);
+        if *count == 0 {
+            self.carry(id);
+        }
+        true
+    }
+
+    #[cold]
+    fn carry(&mut self, id: u32) {
+        if let Some(sum) = self.before.get_mut(id as usize) {
+            *sum += 1 << u16::BITS;
+        }
+    }
+
+    /// Adds the frequencies to others.
+    pub fn add_to(&self, sums: &mut [u64]) {
+        let counts = self.before.iter().zip(&self.low).map(|(sum, &low)| sum + u64::from(low));
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+}
+
+impl From<Vec<u64>> for Tally {
+    fn from(before: Vec<u64>) -> Self {
+        Self { low: vec![0; before.len()], before }
+    }
+}
+
 /// How long the documents of a split are.
 #[derive(Debug, Default, Serialize)]
 pub struct Lengths {
@@ -70,6 +119,15 @@ pub fn lengths(dir: &Path, manifest: &Manifest, split: &SplitInfo) -> Result<Len
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tally_counts_past_its_counters() {
+        let mut tally = Tally::from(vec![0, 5, 0]);
+        assert!((0..200_000).all(|_| tally.add(1)) && tally.add(2) && !tally.add(3));
+        let mut sums = [1, 1, 1];
+        tally.add_to(&mut sums);
+        assert_eq!(sums, [1, 200_006, 2]);
+    }
 
     #[test]
     fn entropy_of_known_distributions() {

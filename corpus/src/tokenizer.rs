@@ -35,8 +35,9 @@ const MIN_FREQUENCY: u64 = 2;
 pub struct Encoder {
     tokenizer: Tokenizer,
     /// Absent where the library does not read this tokenizer, or gave other ids.
-    fast: Option<fastokens::Tokenizer>,
+    fast: Option<(fastokens::Tokenizer, AddedTokenPolicy)>,
     json: Vec<u8>,
+    sha256: String,
     vocab: u32,
     end_of_document: u32,
 }
@@ -156,9 +157,12 @@ impl Encoder {
         let fast = serde_json::from_slice(&json).ok().and_then(|json| {
             let mut fast = fastokens::Tokenizer::from_json(json).ok()?;
             fast.set_truncation(None);
-            Some(fast)
+            // Where all added tokens are special ones, which text never spells, none needs to be looked for.
+            let special = fast.added_token_configs().iter().all(|token| token.special);
+            Some((fast, if special { AddedTokenPolicy::None } else { AddedTokenPolicy::SkipSpecial }))
         });
-        Ok(Self { tokenizer, fast, json, vocab, end_of_document })
+        let sha256 = hex(&Sha256::digest(&json));
+        Ok(Self { tokenizer, fast, json, sha256, vocab, end_of_document })
     }
 
     /// The same tokenizer without its fast encoder.
@@ -178,7 +182,7 @@ impl Encoder {
 
     /// SHA-256 of [`Encoder::json`], hexadecimal.
     pub fn sha256(&self) -> String {
-        hex(&Sha256::digest(&self.json))
+        self.sha256.clone()
     }
 
     /// Every id is below this.
@@ -198,10 +202,8 @@ impl Encoder {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         // Text that the fast encoder refuses (a resource limit of its pattern matcher) is no
         // error yet.
-        let fast = self
-            .fast
-            .as_ref()
-            .and_then(|fast| fast.encode_unpadded(text, false, AddedTokenPolicy::SkipSpecial).ok());
+        let fast =
+            self.fast.as_ref().and_then(|(fast, policy)| fast.encode_unpadded(text, false, *policy).ok());
         let Some(mut ids): Option<Vec<u32>> = fast else { return self.encode_reference(text) };
         ids.push(self.end_of_document);
         Ok(ids)

@@ -7,8 +7,9 @@ use crate::clean::{Dropped, Prints, Seen, judge, normalise};
 use crate::error::{BadContent, Error, Result};
 use crate::inputs::Input;
 use crate::output::{Dtype, Tokens};
-use crate::read::{Form, Made, Place, Raw, Text, utf8};
+use crate::read::{Buffer, Form, KEPT_BYTES, Place, Raw, Text, utf8};
 use crate::sample::{content_hash, held_out};
+use crate::stats::Tally;
 use crate::tokenizer::Encoder;
 use llmc_plan::data::{CleanSpec, Dedup, OnError, Unicode};
 use rayon::prelude::*;
@@ -31,15 +32,17 @@ pub struct Context<'a> {
     pub on_error: OnError,
     pub clean: &'a CleanSpec,
     /// Tables of token frequencies, as many as cores ever counted at once.
-    pub counts: Mutex<Vec<[Vec<u64>; 2]>>,
-    /// Buffers of groups, to be used again.
-    pub spare: Mutex<Vec<Made>>,
+    pub counts: Mutex<Vec<[Tally; 2]>>,
+    /// Buffers of made text, to be used again.
+    pub made: Mutex<Vec<Buffer>>,
+    /// Memory of groups that were written, to be used again.
+    pub written: Mutex<Vec<[Tokens; 2]>>,
 }
 
 /// Documents on their way from the reader to the cores.
 #[derive(Default)]
 pub struct Chunk {
-    pub bytes: Vec<u8>,
+    pub bytes: Buffer,
     pub items: Vec<Item>,
     /// The source's first.
     pub first: bool,
@@ -76,7 +79,7 @@ const VALIDATION: usize = 1;
 impl Chunk {
     /// Empties it for the documents that follow.
     pub fn clear(&mut self) {
-        self.bytes.clear();
+        self.bytes.clear(KEPT_BYTES);
         self.items.clear();
         self.files.clear();
         self.first = false;
@@ -105,18 +108,29 @@ enum Content {
 struct Group {
     documents: Vec<Decoded>,
     /// Text that does not lie in the chunk as it is.
-    made: Made,
+    made: Buffer,
     bad: Vec<(BadContent, u64)>,
     first: bool,
 }
 
 impl Group {
+    /// A text that was found to be one.
     fn text<'a>(&'a self, text: &Text, chunk: &'a [u8]) -> &'a str {
         match text {
             Text::Stored(range) => utf8(chunk, range),
             Text::Made(range) => utf8(self.made.bytes(), range),
         }
     }
+}
+
+/// The last value that was put back, if any.
+pub fn taken<T>(shelf: &Mutex<Vec<T>>) -> Option<T> {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner).pop()
+}
+
+/// Puts a value where [`taken`] finds it.
+pub fn put_back<T>(shelf: &Mutex<Vec<T>>, value: T) {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner).push(value);
 }
 
 impl Context<'_> {
@@ -131,11 +145,13 @@ impl Context<'_> {
                 (first, start) = (index + 1, item.end);
             }
         }
-        let groups = groups.into_par_iter();
-        let decoded = groups.map(|(start, items, first)| self.decode(&chunk.bytes, start, items, first));
+        let (bytes, groups) = (chunk.bytes.bytes(), groups.into_par_iter());
         if seen.kind() == Dedup::Off {
-            return decoded.map(|group| self.encode_group(&chunk.bytes, group?)).collect();
+            return groups
+                .map(|(start, items, first)| self.encode_items(bytes, start, items, first))
+                .collect();
         }
+        let decoded = groups.map(|(start, items, first)| self.decode(bytes, start, items, first));
         let mut decoded: Vec<Result<Group>> = decoded.collect();
         for document in decoded.iter_mut().flatten().flat_map(|group| &mut group.documents) {
             let prints = std::mem::take(&mut document.prints);
@@ -144,118 +160,143 @@ impl Context<'_> {
         if chunk.again {
             return Vec::new();
         }
-        decoded.into_par_iter().map(|group| self.encode_group(&chunk.bytes, group?)).collect()
+        decoded.into_par_iter().map(|group| self.encode_group(bytes, group?)).collect()
+    }
+
+    /// Decodes and encodes one document after another, while each is near.
+    fn encode_items(&self, bytes: &[u8], mut start: usize, items: &[Item], first: bool) -> Result<Encoded> {
+        let mut encoding = Encoding::begin(self, first);
+        let mut made = taken(&self.made).unwrap_or_default();
+        for item in items {
+            let stored = bytes.get(start..item.end).unwrap_or_default();
+            start = item.end;
+            let Some(input) = self.inputs.get(item.file) else { continue };
+            made.clear(KEPT_BYTES);
+            match self.content(item, stored, input, &mut made) {
+                Ok(Some((Content::Text(text), raw))) => match raw.utf8(input, &text, &made) {
+                    Ok(text) => match judge(self.clean, text) {
+                        Some(reason) => encoding.encoded.dropped.add(reason, text),
+                        None => encoding.text(text, content_hash(text), input.validation)?,
+                    },
+                    Err(bad) => self.refuse((bad, stored.len() as u64), &mut encoding.encoded.bad)?,
+                },
+                Ok(Some((Content::Ids(ids), _))) => encoding.ids(&ids, xxh3_64(stored), input.validation)?,
+                Ok(None) => {}
+                Err(bad) => self.refuse(bad, &mut encoding.encoded.bad)?,
+            }
+        }
+        put_back(&self.made, made);
+        Ok(encoding.finish())
+    }
+
+    /// Leaves a document out, or stops.
+    fn refuse(&self, bad: (BadContent, u64), left_out: &mut Vec<(BadContent, u64)>) -> Result<()> {
+        if self.on_error == OnError::Stop {
+            return Err(bad.0.into());
+        }
+        left_out.push(bad);
+        Ok(())
     }
 
     fn decode(&self, bytes: &[u8], mut start: usize, items: &[Item], first: bool) -> Result<Group> {
-        let made = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let made = taken(&self.made).unwrap_or_default();
         let mut group = Group { first, made, ..Group::default() };
         group.documents.reserve_exact(items.len());
         for item in items {
             let (from, stored) = (start, bytes.get(start..item.end).unwrap_or_default());
             start = item.end;
             let Some(input) = self.inputs.get(item.file) else { continue };
-            let raw = Raw { bytes: stored, form: item.form, place: item.place };
-            let content = match &item.bad {
-                Some(bad) => Err((bad.0.clone(), bad.1)),
-                None => {
-                    self.content(&raw, from, input, &mut group.made).map_err(|bad| (bad, stored.len() as u64))
-                }
+            let looked = match self.content(item, stored, input, &mut group.made) {
+                Ok(Some((content, raw))) => self.look(content, &raw, from, input, &group.made),
+                Ok(None) => continue,
+                Err(bad) => Err(bad),
             };
-            match content {
-                Ok(Some(content)) => {
-                    let looked = self.look(content, bytes, stored, input, &group);
-                    group.documents.push(looked);
-                }
-                Ok(None) => {}
-                Err((bad, _)) if self.on_error == OnError::Stop => return Err(bad.into()),
-                Err(bad) => group.bad.push(bad),
+            match looked {
+                Ok(document) => group.documents.push(document),
+                Err(bad) => self.refuse(bad, &mut group.bad)?,
             }
         }
         Ok(group)
     }
 
-    /// What a document that lies at `from` in its chunk says; `None` for an empty one.
-    fn content(
+    /// What a document says; `None` for an empty one.
+    fn content<'b>(
         &self,
+        item: &Item,
+        stored: &'b [u8],
+        input: &Input,
+        made: &mut Buffer,
+    ) -> std::result::Result<Option<(Content, Raw<'b>)>, (BadContent, u64)> {
+        if let Some(bad) = &item.bad {
+            return Err((bad.0.clone(), bad.1));
+        }
+        let raw = Raw { bytes: stored, form: item.form, place: item.place };
+        let content = if raw.form == Form::Ids {
+            self.ids(&raw, input).map(|ids| (!ids.is_empty()).then_some(Content::Ids(ids)))
+        } else {
+            self.find_text(&raw, input, made).map(|text| text.map(Content::Text))
+        };
+        Ok(content.map_err(|bad| (bad, stored.len() as u64))?.map(|content| (content, raw)))
+    }
+
+    /// The text as it is to be encoded; `None` for an empty one.
+    fn find_text(
+        &self,
+        raw: &Raw<'_>,
+        input: &Input,
+        made: &mut Buffer,
+    ) -> std::result::Result<Option<Text>, BadContent> {
+        let Some(mut text) = raw.find_text(input, made)? else { return Ok(None) };
+        if self.clean.unicode != Unicode::Keep
+            && let Some(normal) = normalise(self.clean, raw.utf8(input, &text, made)?)
+        {
+            text = Text::Made(made.push(normal.as_bytes()));
+        }
+        let (Text::Stored(range) | Text::Made(range)) = &text;
+        Ok((!range.is_empty()).then_some(text))
+    }
+
+    /// Judges a document that lies at `from` in its chunk.
+    fn look(
+        &self,
+        mut content: Content,
         raw: &Raw<'_>,
         from: usize,
         input: &Input,
-        made: &mut Made,
-    ) -> std::result::Result<Option<Content>, BadContent> {
-        if raw.form == Form::Ids {
-            let ids = self.ids(raw, input)?;
-            return Ok((!ids.is_empty()).then_some(Content::Ids(ids)));
-        }
-        let Some(mut text) = raw.find_text(input, made)? else { return Ok(None) };
-        if self.clean.unicode != Unicode::Keep {
-            let found = match &text {
-                Text::Stored(range) => utf8(raw.bytes, range),
-                Text::Made(range) => utf8(made.bytes(), range),
-            };
-            if let Some(normal) = normalise(self.clean, found) {
-                text = Text::Made(made.push(&normal));
-            }
-        }
-        if let Text::Stored(range) = &mut text {
-            *range = from + range.start..from + range.end;
-        }
-        let (Text::Stored(range) | Text::Made(range)) = &text;
-        Ok((!range.is_empty()).then_some(Content::Text(text)))
-    }
-
-    fn look(&self, content: Content, chunk: &[u8], stored: &[u8], input: &Input, group: &Group) -> Decoded {
-        let (hash, dropped, prints) = match &content {
-            Content::Ids(_) => (xxh3_64(stored), None, Prints::default()),
-            Content::Text(text) => {
-                let text = group.text(text, chunk);
+        made: &Buffer,
+    ) -> std::result::Result<Decoded, (BadContent, u64)> {
+        let (hash, dropped, prints) = match &mut content {
+            Content::Ids(_) => (xxh3_64(raw.bytes), None, Prints::default()),
+            Content::Text(place) => {
+                let text = raw.utf8(input, place, made).map_err(|bad| (bad, raw.bytes.len() as u64))?;
+                if let Text::Stored(range) = place {
+                    *range = from + range.start..from + range.end;
+                }
                 match judge(self.clean, text) {
                     Some(reason) => (0, Some(reason), Prints::default()),
                     None => (content_hash(text), None, Seen::prints(self.clean.dedup, text)),
                 }
             }
         };
-        Decoded { content, hash, validation_file: input.validation, dropped, prints }
+        Ok(Decoded { content, hash, validation_file: input.validation, dropped, prints })
     }
 
     fn encode_group(&self, chunk: &[u8], mut group: Group) -> Result<Encoded> {
-        let empty = || Tokens::new(self.dtype);
-        let mut encoded = Encoded {
-            splits: [empty(), empty()],
-            text_bytes: [0; 2],
-            bad: std::mem::take(&mut group.bad),
-            dropped: Dropped::default(),
-        };
-        let tables = self.counts.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut counts = tables.unwrap_or_else(|| [(); 2].map(|()| vec![0; self.encoder.vocab() as usize]));
-        // No text has more tokens than bytes, and most a third.
-        if let Some(train) = encoded.splits.first_mut() {
-            train.reserve(group.made.len() / 2);
-        }
-        let mut to_audit = if group.first { AUDITED_BYTES } else { 0 };
+        let mut encoding = Encoding::begin(self, group.first);
+        encoding.encoded.bad = std::mem::take(&mut group.bad);
         for document in &group.documents {
-            let validation = document.validation_file || held_out(document.hash, self.fraction);
-            let split = if validation { VALIDATION } else { TRAIN };
-            match &document.content {
-                Content::Text(text) => {
-                    let text = group.text(text, chunk);
-                    if let Some(reason) = document.dropped {
-                        encoded.dropped.add(reason, text);
-                        continue;
-                    }
-                    if to_audit > 0 || document.hash % AUDITED_ONE_IN == 0 {
-                        self.audit(text)?;
-                        to_audit = to_audit.saturating_sub(text.len());
-                    }
-                    encoded.push(split, &self.encoder.encode(text)?, text.len(), &mut counts)?;
+            let (hash, validation) = (document.hash, document.validation_file);
+            match (&document.content, document.dropped) {
+                (Content::Text(text), Some(reason)) => {
+                    encoding.encoded.dropped.add(reason, group.text(text, chunk));
                 }
-                Content::Ids(ids) => encoded.push(split, ids, 0, &mut counts)?,
+                (Content::Text(text), None) => encoding.text(group.text(text, chunk), hash, validation)?,
+                (Content::Ids(ids), _) => encoding.ids(ids, hash, validation)?,
             }
         }
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).push(counts);
-        group.made.clear();
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(group.made);
-        Ok(encoded)
+        group.made.clear(KEPT_BYTES);
+        put_back(&self.made, group.made);
+        Ok(encoding.finish())
     }
 
     /// Ids of a document that was tokenised before, its end added where it is missing.
@@ -292,17 +333,54 @@ impl Context<'_> {
     }
 }
 
-impl Encoded {
-    fn push(&mut self, split: usize, ids: &[u32], bytes: usize, counts: &mut [Vec<u64>; 2]) -> Result<()> {
-        let all = self.splits.get_mut(split).zip(self.text_bytes.get_mut(split)).zip(counts.get_mut(split));
-        let Some(((tokens, text_bytes), counts)) = all else { return Ok(()) };
-        *text_bytes += bytes as u64;
-        for &id in ids {
-            if let Some(count) = counts.get_mut(id as usize) {
-                // 2⁶⁴ tokens are out of reach, and a check would cost as much as the rest.
-                *count = count.wrapping_add(1);
-            }
+/// A group on its way to tokens.
+struct Encoding<'a> {
+    context: &'a Context<'a>,
+    encoded: Encoded,
+    counts: [Tally; 2],
+    /// Bytes that are to be encoded by both encoders yet.
+    to_audit: usize,
+}
+
+impl<'a> Encoding<'a> {
+    fn begin(context: &'a Context<'a>, first: bool) -> Self {
+        let empty = || [(); 2].map(|()| Tokens::new(context.dtype));
+        let encoded = Encoded {
+            splits: taken(&context.written).unwrap_or_else(empty),
+            text_bytes: [0; 2],
+            bad: Vec::new(),
+            dropped: Dropped::default(),
+        };
+        let none = || [(); 2].map(|()| Tally::new(context.encoder.vocab()));
+        let counts = taken(&context.counts).unwrap_or_else(none);
+        Self { context, encoded, counts, to_audit: if first { AUDITED_BYTES } else { 0 } }
+    }
+
+    fn text(&mut self, text: &str, hash: u64, validation_file: bool) -> Result<()> {
+        if self.to_audit > 0 || hash.is_multiple_of(AUDITED_ONE_IN) {
+            self.context.audit(text)?;
+            self.to_audit = self.to_audit.saturating_sub(text.len());
         }
-        tokens.push(ids)
+        let ids = self.context.encoder.encode(text)?;
+        self.push(&ids, hash, validation_file, text.len())
+    }
+
+    fn ids(&mut self, ids: &[u32], hash: u64, validation_file: bool) -> Result<()> {
+        self.push(ids, hash, validation_file, 0)
+    }
+
+    fn push(&mut self, ids: &[u32], hash: u64, validation_file: bool, text_bytes: usize) -> Result<()> {
+        let validation = validation_file || held_out(hash, self.context.fraction);
+        let split = if validation { VALIDATION } else { TRAIN };
+        let encoded = &mut self.encoded;
+        let all = encoded.splits.get_mut(split).zip(encoded.text_bytes.get_mut(split));
+        let Some(((tokens, sum), counts)) = all.zip(self.counts.get_mut(split)) else { return Ok(()) };
+        *sum += text_bytes as u64;
+        tokens.push_counting(ids, counts)
+    }
+
+    fn finish(self) -> Encoded {
+        put_back(&self.context.counts, self.counts);
+        self.encoded
     }
 }

@@ -1,12 +1,14 @@
 //! JSON lines: one object a line, its field `text` is the document, other fields are ignored.
 
-use super::{Form, MAX_DOCUMENT_BYTES, Place, Raw, Sink, Text, broken, made::Made, not_utf8, too_long};
+use super::{
+    BLOCK_BYTES, Buffer, Form, Found, KEPT_BYTES, MAX_DOCUMENT_BYTES, Place, Raw, Sink, Text, broken,
+    not_utf8, strings::first_special, strings::unescape, too_long,
+};
 use crate::error::{BadContent, Result};
 use crate::inputs::Input;
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::io::{BufRead, ErrorKind, Read as _};
-use wide::u8x16;
+use std::io::{BufRead, ErrorKind};
 
 #[derive(Deserialize)]
 struct Line<'a> {
@@ -14,76 +16,83 @@ struct Line<'a> {
     text: Cow<'a, str>,
 }
 
-/// Finds the lines; decoding them is [`text`]'s work.
+/// Finds the lines, a block of them at a time; decoding them is [`find_text`]'s work.
 pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink) -> Result<()> {
-    let mut line = Vec::new();
-    let mut offset = 0;
-    for number in 1.. {
-        // A line that lies in the reader's buffer whole is not copied.
-        let whole = match reader.fill_buf() {
-            Ok(buffer) => memchr::memchr(b'\n', buffer).map(|end| end + 1),
-            Err(error) if error.kind() == ErrorKind::Interrupted => None,
-            // A second attempt could look like the end of the file.
-            Err(error) => return sink.unreadable(broken(input, offset, &error), 0),
-        };
+    // Lines that are whole, then the beginning of one.
+    let mut block = Buffer::default();
+    let (mut lines, mut rest) = (Vec::new(), Vec::new());
+    let (mut offset, mut number) = (0u64, 1u64);
+    loop {
+        let searched = block.len();
         let place = Place { offset: Some(offset), line: Some(number), row: None };
-        if let Some(length) = whole {
-            let buffer = reader.fill_buf().unwrap_or_default().get(..length).unwrap_or_default();
-            if sink.document(Raw { bytes: buffer, form: Form::Json, place })?.is_break() {
-                break;
-            }
-            reader.consume(length);
-            offset += length as u64;
+        if searched as u64 > MAX_DOCUMENT_BYTES {
+            let length = searched as u64 + skip_line(reader);
+            sink.unreadable(too_long(input, place), length)?;
+            (offset, number) = (offset + length, number + 1);
+            block.clear(KEPT_BYTES);
             continue;
         }
-        line.clear();
-        let read = (&mut *reader).take(MAX_DOCUMENT_BYTES + 1).read_until(b'\n', &mut line);
-        let mut length = line.len() as u64;
-        match read {
+        // One byte more tells a line that is too long.
+        let most = BLOCK_BYTES.min(MAX_DOCUMENT_BYTES as usize + 1 - searched);
+        match reader.read(block.room(most).get_mut(..most).unwrap_or_default()) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            // A second attempt could look like the end of the file.
             Err(error) => {
-                sink.unreadable(broken(input, offset + length, &error), length)?;
-                break;
+                let length = searched as u64;
+                return sink.unreadable(broken(input, offset + length, &error), length);
             }
-            Ok(0) => break,
-            Ok(_) if length > MAX_DOCUMENT_BYTES => {
-                length += skip_line(reader);
-                sink.unreadable(too_long(input, place), length)?;
+            Ok(0) if searched > 0 => {
+                let last = Raw { bytes: block.bytes(), form: Form::Json, place };
+                return sink.document(last).map(|_| ());
             }
-            Ok(_) => {
-                if sink.document(Raw { bytes: &line, form: Form::Json, place })?.is_break() {
-                    break;
-                }
-            }
+            Ok(0) => return Ok(()),
+            Ok(length) => block.keep(length),
         }
-        offset += length;
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', block.bytes().get(searched..).unwrap_or_default()) {
+            let end = searched + end + 1;
+            let place = Place { offset: Some(offset + start as u64), line: Some(number), row: None };
+            lines.push(Found { end, place });
+            (start, number) = (end, number + 1);
+        }
+        if lines.is_empty() {
+            continue;
+        }
+        rest.clear();
+        rest.extend_from_slice(block.bytes().get(start..).unwrap_or_default());
+        block.truncate(start);
+        if sink.documents(&mut block, &lines, Form::Json)?.is_break() {
+            return Ok(());
+        }
+        lines.clear();
+        block.clear(KEPT_BYTES);
+        block.push(&rest);
+        offset += start as u64;
     }
-    Ok(())
 }
 
 /// The field `text` of a line; `None` for a blank one.
 pub(super) fn find_text(
     raw: &Raw<'_>,
     input: &Input,
-    made: &mut Made,
+    made: &mut Buffer,
 ) -> std::result::Result<Option<Text>, BadContent> {
     if let Some(text) = leading_text(raw.bytes, made) {
         return Ok(Some(text));
     }
     match serde_json::from_slice::<Line>(raw.bytes) {
-        Ok(line) => Ok(Some(Text::Made(made.push(&line.text)))),
+        Ok(line) => Ok(Some(Text::Made(made.push(line.text.as_bytes())))),
         Err(_) if raw.bytes.iter().all(u8::is_ascii_whitespace) => Ok(None),
         Err(error) => Err(malformed(input, raw, &error)),
     }
 }
 
 /// The text of a line that begins with it, as most do: without escapes it lies there as it is, and with
-/// them they are undone at the speed of a copy. `None` for every other line and for anything irregular,
-/// which is serde_json's to judge in full.
-fn leading_text(line: &[u8], made: &mut Made) -> Option<Text> {
+/// them they are undone at the speed of a copy. That it is UTF-8 is not seen here. `None` for every other line
+/// and for anything irregular, which is serde_json's to judge in full.
+fn leading_text(line: &[u8], made: &mut Buffer) -> Option<Text> {
     let after_key = line.strip_prefix(b"{\"text\"")?;
     let mut rest = blank(blank(after_key).strip_prefix(b":")?).strip_prefix(b"\"")?;
-    // Escapes are ASCII, so text without them is UTF-8 if the line is.
-    simdutf8::basic::from_utf8(line).ok()?;
     let first = line.len() - rest.len();
     let text = match first_special(rest)? {
         (length, b'"') => {
@@ -96,6 +105,7 @@ fn leading_text(line: &[u8], made: &mut Made) -> Option<Text> {
             Text::Made(start..made.len())
         }
     };
+    simdutf8::basic::from_utf8(rest).ok()?;
     if !ends_plainly(rest) {
         // serde_json judges the line with its text taken out.
         let mut others = b"{\"text\":\"\"".to_vec();
@@ -103,81 +113,6 @@ fn leading_text(line: &[u8], made: &mut Made) -> Option<Text> {
         serde_json::from_slice::<Line>(&others).ok()?;
     }
     Some(text)
-}
-
-const BLOCK: usize = 16;
-
-/// Marks the bytes of a block that end a plain run: a quote, a backslash, and the control characters that
-/// JSON has not inside strings.
-fn special(block: [u8; BLOCK]) -> u32 {
-    let (block, all) = (u8x16::new(block), u8x16::splat);
-    let control = block.min(all(b' ' - 1)).simd_eq(block);
-    (block.simd_eq(all(b'"')) | block.simd_eq(all(b'\\')) | control).to_bitmask()
-}
-
-/// The first block, with zeros beyond the end, which are special.
-fn block(bytes: &[u8]) -> [u8; BLOCK] {
-    bytes.first_chunk().copied().unwrap_or_else(|| {
-        let mut last = [0; BLOCK];
-        last.iter_mut().zip(bytes).for_each(|(to, &from)| *to = from);
-        last
-    })
-}
-
-/// Length of the plain run at the beginning, and the byte that ends it.
-fn first_special(bytes: &[u8]) -> Option<(usize, u8)> {
-    let mut at = 0;
-    loop {
-        let marks = special(block(bytes.get(at..)?));
-        if marks != 0 {
-            at += marks.trailing_zeros() as usize;
-            return Some((at, *bytes.get(at)?));
-        }
-        at += BLOCK;
-    }
-}
-
-/// What an escape of one letter stands for; 0 for every other one.
-const ESCAPES: [u8; 256] = {
-    let mut table = [0; 256];
-    let pairs = [(b'n', b'\n'), (b't', b'\t'), (b'r', b'\r'), (b'"', b'"'), (b'\\', b'\\'), (b'/', b'/')];
-    let mut n = 0;
-    while n < pairs.len() {
-        table[pairs[n].0 as usize] = pairs[n].1;
-        n += 1;
-    }
-    table
-};
-
-/// Appends a string without its escapes and returns its length with them and the quote at the end. `None`
-/// for escapes by number, and for what is no JSON.
-fn unescape(string: &[u8], made: &mut Made) -> Option<usize> {
-    // Whole blocks are written, so there is one more.
-    let out = made.room(string.len() + BLOCK);
-    let (mut from, mut to) = (0, 0);
-    loop {
-        let block = block(string.get(from..)?);
-        *out.get_mut(to..)?.first_chunk_mut()? = block;
-        let marks = special(block);
-        if marks == 0 {
-            (from, to) = (from + BLOCK, to + BLOCK);
-            continue;
-        }
-        let plain = marks.trailing_zeros() as usize;
-        (from, to) = (from + plain, to + plain);
-        match *string.get(from)? {
-            b'"' => {
-                made.keep(to);
-                return Some(from + 1);
-            }
-            b'\\' => {
-                let letter = ESCAPES.get(usize::from(*string.get(from + 1)?)).copied().filter(|&b| b != 0)?;
-                *out.get_mut(to)? = letter;
-                (from, to) = (from + 2, to + 1);
-            }
-            _ => return None,
-        }
-    }
 }
 
 /// Without leading white space.
@@ -249,11 +184,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn shortcut(line: &[u8]) -> Option<String> {
-        let mut made = Made::default();
-        made.push("before");
+        let mut made = Buffer::default();
+        made.push(b"before");
         Some(match leading_text(line, &mut made)? {
-            Text::Stored(range) => std::str::from_utf8(&line[range]).unwrap().to_owned(),
-            Text::Made(range) => std::str::from_utf8(&made.bytes()[range]).unwrap().to_owned(),
+            Text::Stored(range) => std::str::from_utf8(&line[range]).ok()?.to_owned(),
+            Text::Made(range) => std::str::from_utf8(&made.bytes()[range]).ok()?.to_owned(),
         })
     }
 

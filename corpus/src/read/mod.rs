@@ -3,14 +3,15 @@
 //!
 //! A format is one file here and one line in [`Format::of`]; a compression is one line in [`open`].
 
+mod buffer;
 mod jsonl;
-mod made;
 mod parquet;
+mod strings;
 mod tar;
 mod text;
 mod tokens;
 
-pub use made::Made;
+pub use buffer::Buffer;
 
 use crate::error::{BadContent, Error, Result};
 use crate::inputs::{HashingReader, Input, hash_file};
@@ -24,6 +25,10 @@ use std::path::Path;
 /// A longer document is refused: it would have to be held in memory, with its tokens, in full.
 pub const MAX_DOCUMENT_BYTES: u64 = 128 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
+/// Lines are looked for in this much at a time; at least [`BUFFER_BYTES`], so that it is read without a copy.
+const BLOCK_BYTES: usize = 512 << 10;
+/// Buffers that had to grow beyond this for one document are not kept.
+pub(crate) const KEPT_BYTES: usize = 8 << 20;
 
 /// Receives what a reader finds.
 pub trait Sink {
@@ -33,11 +38,41 @@ pub trait Sink {
     /// The caller's own, which end the file too.
     fn document(&mut self, raw: Raw<'_>) -> Result<ControlFlow<()>>;
 
+    /// Documents end to end, from the beginning of `block`, whose memory may be taken if other memory takes its
+    /// place.
+    ///
+    /// # Errors
+    /// As [`Sink::document`].
+    fn documents(&mut self, block: &mut Buffer, found: &[Found], form: Form) -> Result<ControlFlow<()>> {
+        each_document(self, block, found, form)
+    }
+
     /// A document of `bytes` bytes that cannot be read. `Ok` leaves it out and goes on.
     ///
     /// # Errors
     /// The same content as an error, to stop.
     fn unreadable(&mut self, bad: BadContent, bytes: u64) -> Result<()>;
+}
+
+/// Hands documents that lie end to end to [`Sink::document`].
+///
+/// # Errors
+/// As [`Sink::document`].
+pub fn each_document<S: Sink + ?Sized>(
+    sink: &mut S,
+    block: &Buffer,
+    found: &[Found],
+    form: Form,
+) -> Result<ControlFlow<()>> {
+    let mut start = 0;
+    for &Found { end, place } in found {
+        let bytes = block.bytes().get(start..end).unwrap_or_default();
+        if sink.document(Raw { bytes, form, place })?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        start = end;
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 /// A document as it lies in a file: finding it is the reader's work, decoding it is done on all cores.
@@ -48,6 +83,15 @@ pub struct Raw<'a> {
     /// How to read them.
     pub form: Form,
     /// Where they are, for messages.
+    pub place: Place,
+}
+
+/// A document of several that lie end to end.
+#[derive(Clone, Copy)]
+pub struct Found {
+    /// Where its bytes end.
+    pub end: usize,
+    /// Where it is in the file.
     pub place: Place,
 }
 
@@ -89,8 +133,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// Where the text of a document lies: in the stored bytes, or in a buffer because it had to be made. It is
-/// UTF-8.
+/// Where the text of a document lies: in the stored bytes, or in a buffer because it had to be made. Whether it
+/// is UTF-8 is for [`Raw::utf8`] to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Text {
     /// This part of the stored bytes.
@@ -104,23 +148,42 @@ impl<'a> Raw<'a> {
     ///
     /// # Errors
     /// What stands there instead.
-    pub fn find_text(&self, input: &Input, made: &mut Made) -> std::result::Result<Option<Text>, BadContent> {
+    pub fn find_text(
+        &self,
+        input: &Input,
+        made: &mut Buffer,
+    ) -> std::result::Result<Option<Text>, BadContent> {
         match self.form {
             Form::Json => jsonl::find_text(self, input, made),
-            Form::Text => match std::str::from_utf8(self.bytes) {
+            Form::Text => {
                 // A byte order mark is not text.
-                Ok(text) => {
-                    let mark = text.strip_prefix('\u{feff}').map_or(0, |rest| text.len() - rest.len());
-                    Ok(Some(Text::Stored(mark..text.len())))
-                }
-                Err(error) => {
-                    let at = error.valid_up_to();
-                    let byte = error.error_len().and_then(|_| self.bytes.get(at)).copied();
-                    Err(not_utf8(input, self.place, at as u64, byte))
-                }
-            },
+                let start = if self.bytes.starts_with("\u{feff}".as_bytes()) { 3 } else { 0 };
+                Ok(Some(Text::Stored(start..self.bytes.len())))
+            }
             Form::Ids => Ok(None),
         }
+    }
+
+    /// What [`Raw::find_text`] found, which is UTF-8.
+    ///
+    /// # Errors
+    /// The first byte that is not.
+    pub fn utf8<'b>(
+        &'b self,
+        input: &Input,
+        text: &Text,
+        made: &'b Buffer,
+    ) -> std::result::Result<&'b str, BadContent> {
+        let bytes = match text {
+            Text::Stored(range) => self.bytes.get(range.clone()),
+            Text::Made(range) => made.bytes().get(range.clone()),
+        };
+        simdutf8::basic::from_utf8(bytes.unwrap_or_default()).map_err(|_| {
+            let error = std::str::from_utf8(self.bytes).err();
+            let at = error.map_or(0, |error| error.valid_up_to());
+            let byte = error.and_then(|error| error.error_len()).and_then(|_| self.bytes.get(at)).copied();
+            not_utf8(input, self.place, at as u64, byte)
+        })
     }
 
     /// The text; `None` for a blank line.
@@ -128,12 +191,13 @@ impl<'a> Raw<'a> {
     /// # Errors
     /// What stands there instead.
     pub fn text(&self, input: &Input) -> std::result::Result<Option<Cow<'a, str>>, BadContent> {
-        let mut made = Made::default();
-        Ok(match self.find_text(input, &mut made)? {
-            Some(Text::Stored(range)) => Some(utf8(self.bytes, &range).into()),
-            Some(Text::Made(range)) => Some(utf8(made.bytes(), &range).to_owned().into()),
-            None => None,
-        })
+        let mut made = Buffer::default();
+        let Some(text) = self.find_text(input, &mut made)? else { return Ok(None) };
+        let found = self.utf8(input, &text, &made)?;
+        Ok(Some(match &text {
+            Text::Stored(range) => utf8(self.bytes, range).into(),
+            Text::Made(_) => found.to_owned().into(),
+        }))
     }
 }
 
