@@ -131,10 +131,16 @@ pub fn refit(rows: &[Row], known: Option<&[Fitted]>, only: Option<&[&str]>) -> V
         if rows.len() < LEAST {
             continue;
         }
-        let wide = level(stack, None, &samples, &prior, known);
+        // Our own steps on one kind of device say nothing of another.
+        let family = rows.first().map(|row| row.key.1.as_str()).filter(|_| stack == OWN);
+        let family = family.filter(|family| rows.iter().all(|row| row.key.1 == *family));
+        let wide = level(stack, family.map(|family| (family, None)), &samples, &prior, known);
         let start = wide.as_ref().map_or(prior, |f| f.scale.clone());
+        let name = wide.as_ref().map(|f| f.name.clone());
         all.extend(wide);
-        all.extend(groups(stack, &rows, &start, known));
+        all.extend(
+            groups(stack, &rows, &start, known).into_iter().filter(|f| Some(&f.name) != name.as_ref()),
+        );
     }
     all
 }
@@ -284,7 +290,10 @@ fn settle4(x: f64) -> f64 {
 /// # Errors
 /// Never, in practice: the serializer's own error.
 pub fn file(fitted: &Fitted) -> Result<String, String> {
-    let head = "# Fitted by `llmc calibrate` on published runs; factors on the base profile of the hardware family.\n\
-                # residuals: ln(predicted / measured) seconds a step of each row used.\n";
+    let runs = if fitted.stack == OWN { "our own steps" } else { "published runs" };
+    let head = format!(
+        "# Fitted by `llmc calibrate` on {runs}; factors on the base profile of the hardware family.\n\
+         # residuals: ln(predicted / measured) seconds a step of each row used.\n"
+    );
     toml::to_string(fitted).map(|body| format!("{head}{body}")).map_err(|e| e.to_string())
 }

@@ -37,6 +37,13 @@ struct Summary {
     peak_memory_bytes: Compared,
 }
 
+/// What `llmc-worker bench` prints, as far as it is read here.
+#[derive(Deserialize)]
+struct Bench {
+    step_seconds: Compared,
+    peak_bytes: Compared,
+}
+
 #[derive(Deserialize)]
 struct Compared {
     measured: f64,
@@ -48,9 +55,6 @@ struct Compared {
 /// Which file is wrong, in which line, and what was expected.
 pub fn case(name: &str, plan: &str, metrics: &str, summary: Option<&str>) -> Result<Case, String> {
     let plan = Plan::from_json(plan).map_err(|e| format!("plan.json: {e}"))?;
-    let card = &plan.hardware.name;
-    let hardware =
-        hardware::preset(card).ok_or_else(|| format!("plan.json: hardware {card} is no preset"))?;
     let mut seconds = Vec::new();
     for (at, text) in metrics.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let line: Line =
@@ -74,7 +78,7 @@ pub fn case(name: &str, plan: &str, metrics: &str, summary: Option<&str>) -> Res
         ));
     }
     steady.sort_by(f64::total_cmp);
-    let median = steady.get(steady.len() / 2).copied();
+    let seconds = steady.get(steady.len() / 2).copied().unwrap_or_default();
     let peak_bytes = match summary {
         Some(text) => {
             let read: Summary = serde_json::from_str(text).map_err(|e| format!("summary.json: {e}"))?;
@@ -82,6 +86,28 @@ pub fn case(name: &str, plan: &str, metrics: &str, summary: Option<&str>) -> Res
         }
         None => None,
     };
+    row(name, "llmc run", &plan, seconds, peak_bytes)
+}
+
+/// The case of a `llmc-worker bench` report of `plan`.
+///
+/// # Errors
+/// Which file is wrong, and what was expected.
+pub fn bench_case(name: &str, plan: &str, report: &str) -> Result<Case, String> {
+    let plan = Plan::from_json(plan).map_err(|e| format!("plan: {e}"))?;
+    let report: Bench = serde_json::from_str(report).map_err(|e| format!("report: {e}"))?;
+    let seconds = report.step_seconds.measured;
+    if !(seconds > 0.0 && seconds.is_finite()) {
+        return Err(format!("report: step_seconds.measured: expected more than 0, found {seconds}"));
+    }
+    let peak = Some(report.peak_bytes.measured).filter(|bytes| *bytes > 0.0);
+    row(name, "llmc calibrate", &plan, seconds, peak)
+}
+
+fn row(name: &str, source: &str, plan: &Plan, seconds: f64, peak_bytes: Option<f64>) -> Result<Case, String> {
+    let card = &plan.hardware.name;
+    let hardware =
+        hardware::preset(card).ok_or_else(|| format!("plan.json: hardware {card} is no preset"))?;
     let l = &plan.layout;
     let cluster = Cluster { nodes: l.nodes.max(1), gpus_per_node: (l.gpus / l.nodes.max(1)).max(1) };
     let q = Question {
@@ -97,7 +123,7 @@ pub fn case(name: &str, plan: &str, metrics: &str, summary: Option<&str>) -> Res
     setting.profile.fixed.redo = REDO;
     Ok(Case {
         id: name.into(),
-        source: "llmc run".into(),
+        source: source.into(),
         remark: String::new(),
         stack: OWN,
         setting,
@@ -116,7 +142,7 @@ pub fn case(name: &str, plan: &str, metrics: &str, summary: Option<&str>) -> Res
             sp: l.sequence_parallel,
         },
         by_time: false,
-        seconds: median,
+        seconds: Some(seconds),
         peak_bytes,
         memory_only: false,
         peak: Peak::Allocated,
@@ -174,6 +200,19 @@ mod tests {
         let case = case("first", &plan(), &metrics(0.5), Some(summary)).unwrap();
         assert_eq!((case.seconds, case.peak_bytes, case.stack), (Some(0.5), Some(1e9), OWN));
         assert_eq!(case.setting.gpus(), 8);
+    }
+
+    #[test]
+    fn a_bench_report_becomes_its_row() {
+        let report = |seconds: f64| {
+            format!(
+                "{{\"step_seconds\":{{\"measured\":{seconds}}},\"peak_bytes\":{{\"measured\":2e9}},\"steps\":[1]}}"
+            )
+        };
+        let case = bench_case("first", &plan(), &report(0.25)).unwrap();
+        assert_eq!((case.seconds, case.peak_bytes, case.stack), (Some(0.25), Some(2e9), OWN));
+        assert!(bench_case("x", &plan(), &report(-1.0)).unwrap_err().contains("more than 0, found -1"));
+        assert!(bench_case("x", &plan(), "{}").unwrap_err().contains("step_seconds"));
     }
 
     #[test]

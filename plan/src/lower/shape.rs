@@ -241,8 +241,8 @@ impl Shape {
     }
 }
 
-/// Rows of logits at a time: as few blocks as the bound allows, of even size.
-fn head_rows(tokens: u64, row_bytes: u64) -> u64 {
+/// Rows of logits at a time, of `tokens` rows of `row_bytes`: as few blocks as the bound allows, of even size.
+pub fn head_rows(tokens: u64, row_bytes: u64) -> u64 {
     let most = LOGITS_ROWS.max(LOGITS_BYTES / row_bytes.max(1));
     tokens.div_ceil(tokens.div_ceil(most).max(1)).max(1)
 }
