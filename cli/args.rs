@@ -179,7 +179,7 @@ pub enum Command {
     },
     /// Fit profiles on measured runs: how much of its peak each part of a step reaches
     #[command(
-        after_help = "Example:\n  llmc calibrate runs.csv vtrain.csv -o profiles --report accuracy.md\n  llmc calibrate runs/* -o profiles"
+        after_help = "Example:\n  llmc calibrate runs.csv vtrain.csv -o profiles --report accuracy.md\n  llmc calibrate runs/* -o profiles\n  llmc calibrate --device -o profiles"
     )]
     Calibrate(CalibrateArgs),
     /// Explain a diagnostic code, a keyword or a rule; without a name, list every code
@@ -244,9 +244,15 @@ pub struct PlanArgs {
 /// Arguments of `calibrate`.
 #[derive(Debug, Args)]
 pub struct CalibrateArgs {
-    /// Tables of measurements, and folders of runs (runs/NAME)
-    #[arg(required = true, value_name = "RUNS")]
+    /// Tables of measurements, folders of runs (runs/NAME), reports of `llmc-worker bench` (NAME.bench.json beside NAME.json)
+    #[arg(required_unless_present = "device", value_name = "RUNS")]
     pub tables: Vec<PathBuf>,
+    /// Time a short set of plans on this machine first: its CUDA device, or its processor
+    #[arg(long, value_name = "DEVICE", num_args = 0..=1, default_missing_value = "cuda", value_parser = ["cuda", "cpu"])]
+    pub device: Option<String>,
+    /// Folder of those timings; what is there already is not timed again
+    #[arg(long, value_name = "DIR", default_value = "calibration")]
+    pub keep: PathBuf,
     /// Folder of the profile files
     #[arg(short, long, value_name = "DIR", default_value = "profiles")]
     pub output: PathBuf,

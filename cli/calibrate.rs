@@ -1,23 +1,45 @@
-//! `llmc calibrate`: run tables and folders of our own runs → fitted profiles and the page of their errors.
+//! `llmc calibrate`: run tables, folders of our own runs and timings made here → fitted profiles and the page of their
+//! errors.
 
 use std::path::Path;
 
 use llmc_planner::accuracy::report;
 use llmc_planner::calibrate::{add_slack, calibrate, file, peaks, rows};
-use llmc_planner::logs::case;
+use llmc_planner::logs::{bench_case, case};
 use llmc_planner::table::{Cases, cases};
 
-use crate::args::CalibrateArgs;
+use crate::args::{CalibrateArgs, Global};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
+use crate::measure::measure;
 use crate::terminal::{Terminal, data, talk};
 
+/// `NAME` of a `NAME.bench.json`.
+fn report_name(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()?.strip_suffix(".bench.json")
+}
+
 /// Fits profiles on the tables and writes one file each.
-pub fn run(terminal: &Terminal, args: &CalibrateArgs) -> Outcome {
+pub fn run(terminal: &Terminal, global: &Global, args: &CalibrateArgs) -> Outcome {
     let failure = |error: String| Failure::new(error.clone(), error);
     let (mut tables, mut found) = (Vec::new(), Cases::default());
-    for path in &args.tables {
-        if path.is_dir() {
+    let mut paths = args.tables.clone();
+    if let Some(device) = &args.device {
+        let (reports, stopped) = measure(terminal, global, device, &args.keep)?;
+        if let Some(code) = stopped {
+            return Ok(code.into());
+        }
+        paths.extend(reports);
+    }
+    for path in &paths {
+        if let Some(name) = report_name(path) {
+            let (plan, report) =
+                (files::read(&path.with_file_name(format!("{name}.json")))?, files::read(path)?);
+            match bench_case(name, &plan, &report) {
+                Ok(case) => found.cases.push(case),
+                Err(reason) => found.refused.push((path.display().to_string(), reason)),
+            }
+        } else if path.is_dir() {
             let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
             let summary = path.join("summary.json");
             let summary = if summary.exists() { Some(files::read(&summary)?) } else { None };
@@ -48,7 +70,12 @@ pub fn run(terminal: &Terminal, args: &CalibrateArgs) -> Outcome {
             format!("完整且有计时的行只有 {}：拟合至少需要 5 行", samples.len()),
         ));
     }
-    talk(&format!("{} {}\n", samples.len(), terminal.say("rows; this takes minutes", "行；需要几分钟")));
+    let wait = if samples.len() > 100 {
+        terminal.say("rows; this takes minutes", "行；需要几分钟")
+    } else {
+        terminal.say("rows", "行")
+    };
+    talk(&format!("{} {wait}\n", samples.len()));
     let mut fitted = calibrate(&samples);
     add_slack(&mut fitted, &peaks(&found.cases));
     let mut list = String::from("/// Written by `llmc calibrate`.\nconst FITTED: &[&str] = &[\n");

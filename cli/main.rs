@@ -18,6 +18,7 @@ mod explain;
 mod files;
 mod fmt;
 mod heatmap;
+mod measure;
 mod plan;
 mod prepare;
 mod run;
@@ -59,7 +60,7 @@ fn dispatch(terminal: &Terminal, cli: Cli) -> Outcome {
         Command::Tokenizer(given) => corpus::run(terminal, global, "tokenizer", &given),
         Command::Data(given) => corpus::run(terminal, global, "data", &given),
         Command::Score { table } => score::run(terminal, &table),
-        Command::Calibrate(args) => calibrate::run(terminal, &args),
+        Command::Calibrate(args) => calibrate::run(terminal, global, &args),
         Command::Why { recipe, path } => why::run(terminal, global, &recipe, &path),
         Command::WhyNot { recipe, choice } => why::not(terminal, global, &recipe, &choice),
         Command::Diff { a, b } => diff::run(terminal, global, &a, &b),

@@ -15,6 +15,8 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// What the dynamic loader of Linux exits with when a shared library is missing (glibc, elf/rtld.c).
 const NOT_LOADED: u8 = 127;
+/// What a process that took too long counts as (coreutils, timeout.c).
+pub const TIMED_OUT: u8 = 124;
 /// OpenMP reads it before the worker's first line runs. Threads that spin at a barrier starve the one they wait for when
 /// cores are shared: the quickstart ran at 200 tokens/s spinning and 3,600 waiting, on 2 cores at load 8
 /// (own measurement, 2026-11-24, Intel Xeon VM).
@@ -79,6 +81,12 @@ impl Sibling {
 
     /// Runs several processes at once, signals passed on. The first that fails decides the code and ends the others.
     pub fn run_all(&self, commands: Vec<Command>) -> Result<ExitCode, Failure> {
+        self.run_within(commands, None).map(ExitCode::from)
+    }
+
+    /// The same, to an end after `limit`; the code.
+    pub fn run_within(&self, commands: Vec<Command>, limit: Option<Duration>) -> Result<u8, Failure> {
+        let limit = limit.map(|limit| Instant::now() + limit);
         let mut relay = relay::Relay::new().map_err(|error| self.cannot_start(&error))?;
         let mut children = Vec::new();
         for mut command in commands {
@@ -104,6 +112,9 @@ impl Sibling {
                 }
             }
             children = running;
+            if limit.is_some_and(|limit| Instant::now() > limit) && !children.is_empty() {
+                failed = failed.or(Some(TIMED_OUT));
+            }
             if failed.is_some() && !children.is_empty() {
                 match deadline {
                     None => {
@@ -118,8 +129,8 @@ impl Sibling {
         }
         match failed {
             Some(NOT_LOADED) => Err(self.not_loaded()),
-            Some(code) => Ok(ExitCode::from(code)),
-            None => Ok(ExitCode::SUCCESS),
+            Some(code) => Ok(code),
+            None => Ok(0),
         }
     }
 
@@ -131,7 +142,8 @@ impl Sibling {
         )
     }
 
-    fn cannot_start(&self, error: &std::io::Error) -> Failure {
+    /// Why a program did not start.
+    pub fn cannot_start(&self, error: &std::io::Error) -> Failure {
         let name = self.name;
         Failure::new(format!("cannot run {name}: {error}"), format!("无法运行 {name}：{error}"))
     }

@@ -336,6 +336,37 @@ mod runs {
     }
 
     #[test]
+    fn without_a_card_calibration_says_where_to_go() {
+        let (folder, sibling) = prepared(&[]);
+        std::fs::write(
+            &sibling,
+            "#!/bin/sh\necho llmc-worker: no CUDA device here: no NVIDIA driver >&2\nexit 2\n",
+        )
+        .unwrap();
+        let calibrate = |args: &[&str]| {
+            let mut command = llmc(folder.path(), &[&["calibrate", "--device"], args].concat());
+            command.env("LLMC_WORKER", &sibling).output().unwrap()
+        };
+        assert_eq!(
+            show(&calibrate(&[])),
+            "exit: 2\n--- stdout\n\n--- stderr\nllmc: no CUDA device here: no NVIDIA driver; run this on the machine with \
+             the card, or calibrate this processor with --device cpu\n"
+        );
+        // A card without a preset, and one whose plans all fail.
+        let card = |name: &str| {
+            let body = format!(
+                "#!/bin/sh\n[ $1 = device ] || exit 70\necho '{{\"name\": \"{name}\", \"memory_bytes\": 85000000000}}'\n"
+            );
+            std::fs::write(&sibling, body).unwrap();
+            show(&calibrate(&[]))
+        };
+        assert!(card("NVIDIA Z9000").contains("none of the devices that have a preset (H100, "));
+        let failed = card("NVIDIA H100 80GB HBM3");
+        assert!(failed.contains("1/10 1b-4k: failed, left out: code 70\n"), "{failed}");
+        assert!(failed.contains("0 complete, timed rows: a profile needs at least 5"), "{failed}");
+    }
+
+    #[test]
     fn a_corpus_is_built_from_a_recipe() {
         let (folder, sibling) = prepared(&[("small.llm", SMALL), ("web.jsonl", WORDS)]);
         let data = |args: &[&str]| llmc(folder.path(), args).env("LLMC_DATA", &sibling).output().unwrap();

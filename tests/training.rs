@@ -124,6 +124,39 @@ fn a_stopped_run_goes_on() {
     assert!((loss / summary["eval_loss"].as_f64().unwrap() - 1.0).abs() < 1e-5, "{report}");
 }
 
+/// Tiny plans are timed on this processor and a profile is fitted on them; a stopped set goes on where it was.
+#[test]
+fn calibration_times_and_fits_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let reports = |folder: &Path| {
+        let entries = std::fs::read_dir(folder.join("calibration")).into_iter().flatten().flatten();
+        entries.filter(|e| e.file_name().to_string_lossy().ends_with(".bench.json")).count()
+    };
+    let calibrate = ["calibrate", "--device", "cpu"];
+    let child = llmc(folder.path(), &calibrate).stderr(Stdio::piped()).spawn().unwrap();
+    until(|| reports(folder.path()) > 0);
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let stopped = child.wait_with_output().unwrap();
+    assert_eq!(stopped.status.code(), Some(130), "{}", said(&stopped));
+    assert!(said(&stopped).contains("the same command goes on"), "{}", said(&stopped));
+    let kept = reports(folder.path());
+    assert!((1..6).contains(&kept), "{kept}");
+    let first = std::fs::read(folder.path().join("calibration/tiny-64.bench.json")).unwrap();
+
+    let whole = well(folder.path(), &calibrate);
+    assert!(said(&whole).contains("6/6 vocabulary: "), "{}", said(&whole));
+    assert_eq!(std::fs::read(folder.path().join("calibration/tiny-64.bench.json")).unwrap(), first);
+    let profile = std::fs::read_to_string(folder.path().join("profiles/cpu-llmc.toml")).unwrap();
+    for row in ["tiny-64 = ", "tiny-128 = ", "tiny-full = ", "wide = ", "deep = ", "vocabulary = "] {
+        assert!(profile.contains(row), "{profile}");
+    }
+    assert!(profile.contains("rows = 6"), "{profile}");
+    // What was timed before is a table like any other.
+    let again =
+        well(folder.path(), &["calibrate", "calibration/deep.bench.json", "--device", "cpu", "-o", "again"]);
+    assert!(said(&again).contains("7 rows"), "{}", said(&again));
+}
+
 /// Two rates and two batches: a map, a picture and figures; a stopped sweep goes on; what is known is not run again.
 #[test]
 fn a_sweep_maps_losses_and_goes_on() {

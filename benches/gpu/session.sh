@@ -23,6 +23,8 @@ nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv,no
 [ -x "$bin/ops" ] && part ops "${OPS_SECONDS:-120}" env LLMC_TEST_DEVICE=cuda "$bin/ops"
 [ -n "${SKIP_SELFTEST:-}" ] || part selftest 90 "$bin/llmc-worker" selftest --device cuda
 [ -n "${GRADIENTS:-}" ] && part gradients 150 "$bin/llmc-worker" gradients --device cuda # cosines to f64 at the widths of 1B and 3B
+# CALIBRATE: time the calibration's own plans and fit a profile on them, in $out/calibration and $out/profiles.
+[ -n "${CALIBRATE:-}" ] && part calibrate "${CALIBRATE_SECONDS:-300}" env LLMC_WORKER="$bin/llmc-worker" "$bin/llmc" calibrate --device --keep "$out/calibration" -o "$out/profiles"
 for plan in "$@"; do
   name=$(basename "$plan" .json)
   part "bench-$name" "${BENCH_SECONDS:-75}" "$bin/llmc-worker" bench --plan "$plan" --steps "${STEPS:-5}" --algorithms "$out"
