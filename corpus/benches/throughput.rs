@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use llmc_corpus::build::Observer;
-use llmc_corpus::dedup::{Exact, Near, Signature};
+use llmc_corpus::dedup::{self, Exact, Near, Signature};
 use llmc_corpus::output::{Dtype, ShardWriter, Tokens};
 use llmc_corpus::tokenizer::Encoder;
 use llmc_corpus::{Loader, Stream, loader, open};
@@ -213,14 +213,8 @@ fn dedup() {
             let hashes: Vec<u128> = documents.iter().map(|text| Exact::hash(text)).collect();
             let mut copies = Vec::new();
             exact.admit_all(&hashes, |n, new| copies.extend((!new).then_some(n)));
-            let wanted: BTreeMap<u128, &String> =
-                copies.iter().map(|&n| (hashes[n], &documents[n])).collect();
-            let firsts = documents.iter().zip(&hashes).filter(|_| !wanted.is_empty());
-            let mut first = BTreeMap::new();
-            for (text, hash) in firsts.filter(|(_, hash)| wanted.contains_key(*hash)) {
-                first.entry(*hash).or_insert(text);
-            }
-            let equal = copies.iter().filter(|&&n| first[&hashes[n]] == &documents[n]).count();
+            let first = dedup::firsts(&hashes, &copies);
+            let equal = copies.iter().filter(|&&n| documents[first[&hashes[n]]] == documents[n]).count();
             assert_eq!(equal, copies.len());
         });
         report(&format!("{name}: near duplicates"), "MB/s", megabytes, || {

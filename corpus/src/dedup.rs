@@ -38,7 +38,8 @@ impl Hasher for Identity {
     }
 }
 
-type ByHash<V> = HashMap<u64, V, BuildHasherDefault<Identity>>;
+/// A map whose keys are hashes already.
+pub type ByHash<K, V> = HashMap<K, V, BuildHasherDefault<Identity>>;
 
 /// Texts seen before, by content: 16 to 32 bytes each.
 ///
@@ -68,7 +69,7 @@ impl Exact {
     /// True if the text of this hash is new.
     pub fn admit(&mut self, hash: u128) -> bool {
         if 3 * (self.used + 1) > 2 * self.table.len() {
-            self.grow();
+            self.grow(2 * self.table.len());
         }
         let mut place = self.place(hash);
         loop {
@@ -87,6 +88,11 @@ impl Exact {
 
     /// As [`Exact::admit`] for one after another; `new` is told of each.
     pub fn admit_all(&mut self, hashes: &[u128], mut new: impl FnMut(usize, bool)) {
+        // All may be new: growing once is cheaper than again and again.
+        let needed = (3 * (self.used + hashes.len())).div_ceil(2).next_power_of_two();
+        if needed > self.table.len() {
+            self.grow(needed);
+        }
         for (chunk, hashes) in hashes.chunks(TOGETHER).enumerate() {
             // Nothing waits for these reads, so they go on at once; what they bring in is then near.
             let touched =
@@ -102,14 +108,38 @@ impl Exact {
         ((hash >> 64) as u64 >> (u64::BITS - self.table.len().trailing_zeros())) as usize
     }
 
-    fn grow(&mut self) {
-        let larger = vec![0; 2 * self.table.len()];
-        let old = std::mem::replace(&mut self.table, larger);
+    fn grow(&mut self, to: usize) {
+        let old = std::mem::replace(&mut self.table, vec![0; to]);
         self.used = 0;
         for hash in old.into_iter().filter(|&hash| hash != 0) {
             self.admit(hash);
         }
     }
+}
+
+/// Which text is the first of each hash that was seen again; `copies` are the texts that were not new.
+pub fn firsts(hashes: &[u128], copies: &[usize]) -> ByHash<u128, usize> {
+    let mut wanted: ByHash<u128, usize> =
+        copies.iter().filter_map(|&n| Some((*hashes.get(n)?, usize::MAX))).collect();
+    if wanted.is_empty() {
+        return wanted;
+    }
+    // Most texts have no copy, which one bit tells without a look into the map.
+    let bits = (8 * wanted.len()).next_power_of_two().max(u64::BITS as usize);
+    let place = |hash: u128| ((hash >> 64) as usize % bits / 64, 1u64 << (hash >> 64 & 63));
+    let mut filter = vec![0u64; bits / 64];
+    for (word, bit) in wanted.keys().map(|&hash| place(hash)) {
+        filter.get_mut(word).into_iter().for_each(|entry| *entry |= bit);
+    }
+    for (n, &hash) in hashes.iter().enumerate() {
+        let (word, bit) = place(hash);
+        if filter.get(word).is_some_and(|entry| entry & bit != 0)
+            && let Some(first) = wanted.get_mut(&hash)
+        {
+            *first = n.min(*first);
+        }
+    }
+    wanted
 }
 
 /// The MinHash signature of a text. Two signatures agree in a slot with the probability that is the
@@ -229,7 +259,7 @@ pub struct Near {
     threshold: f64,
     kept: Vec<Signature>,
     /// Head of the chain of kept documents with this band.
-    heads: ByHash<u32>,
+    heads: ByHash<u64, u32>,
     /// Document, and the next link of its chain.
     links: Vec<(u32, u32)>,
 }
@@ -350,6 +380,14 @@ mod tests {
         let mut exact = Exact::default();
         let admitted: Vec<bool> = ["a", "b", "a", "", "", "b"].map(|t| exact.admit(Exact::hash(t))).to_vec();
         assert_eq!(admitted, [true, true, false, true, false, false]);
+    }
+
+    #[test]
+    fn firsts_come_before_their_copies() {
+        let hashes = [7u128 << 64 | 1, 2, 7 << 64 | 1, 3 << 90, 2, 5];
+        let found = firsts(&hashes, &[2, 4]);
+        assert_eq!((found.len(), found[&hashes[0]], found[&2]), (2, 0, 1));
+        assert!(firsts(&hashes, &[]).is_empty());
     }
 
     /// Against the standard library's set, through many sizes of the table and past its end.

@@ -1,6 +1,6 @@
 //! `llmc-data dedup`: copies among files, exact and near, with the pairs to judge the result by.
 
-use llmc_corpus::dedup::{Exact, Near, Signature};
+use llmc_corpus::dedup::{ByHash, Exact, Near, Signature};
 use llmc_corpus::error::{BadContent, Error, Result};
 use llmc_corpus::inputs::Input;
 use llmc_corpus::output::{HashingFile, with_suffix};
@@ -47,7 +47,7 @@ struct Work {
     near: Option<Near>,
     exact: Exact,
     /// Where each first text is, by its hash.
-    firsts: HashMap<u128, (usize, Place)>,
+    firsts: ByHash<u128, (usize, Place)>,
     /// Where each text kept by `near` is.
     kept: Vec<(usize, Place)>,
     /// Hashes with copies.
@@ -69,7 +69,7 @@ pub fn run(files: &[PathBuf], near: Option<f64>, out: Option<&Path>) -> Result<R
     let mut work = Work {
         near: near.map(Near::new),
         exact: Exact::default(),
-        firsts: HashMap::new(),
+        firsts: ByHash::default(),
         kept: Vec::new(),
         copies: HashSet::new(),
         paths: files.to_vec(),
