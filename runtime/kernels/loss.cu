@@ -12,6 +12,13 @@ __device__ __forceinline__ Online join(Online a, Online b) {
   return Online{most, a.sum * __expf(a.most - most) + b.sum * __expf(b.most - most)};
 }
 
+// Logits beyond the vocabulary have no probability: asked once a chunk, not once an element.
+__device__ __forceinline__ void mask(float (&v)[N], int at, int vocab) {
+#pragma unroll
+  for (int j = 0; j < N; ++j)
+    if (at + j >= vocab) v[j] = -INFINITY_F;
+}
+
 // Chunks in flight: so few that three blocks share a multiprocessor, and one reads while another works.
 constexpr int FLIGHT = 2;
 
@@ -44,12 +51,10 @@ KERNEL __launch_bounds__(512, 3)
       if (MODE == 1 && keep) row_kept[at / N] = raw[k];
       float v[N];
       Pack<T>::open(raw[k], v);
+      if (at + N > vocab) mask(v, at, vocab);
       float most = mine.most;
 #pragma unroll
-      for (int j = 0; j < N; ++j) {
-        if (at + j >= vocab) v[j] = -INFINITY_F;
-        most = fmaxf(most, v[j]);
-      }
+      for (int j = 0; j < N; ++j) most = fmaxf(most, v[j]);
       if (most == -INFINITY_F) continue;
       float sum = mine.sum * __expf(mine.most - most);
 #pragma unroll
@@ -87,10 +92,13 @@ KERNEL __launch_bounds__(512, 3)
       const int at = first + (int)(threadIdx.x + k * blockDim.x) * N;
       float v[N];
       Pack<T>::open(raw[k], v);
+      if (at + N > vocab) mask(v, at, vocab);
 #pragma unroll
-      for (int j = 0; j < N; ++j) {
-        v[j] = at + j < vocab ? __expf(v[j] - all.most) * factor : 0.0f;
-        if (at + j == target) v[j] -= scale;
+      for (int j = 0; j < N; ++j) v[j] = __expf(v[j] - all.most) * factor;
+      if ((u64)(target - at) < N) {
+#pragma unroll
+        for (int j = 0; j < N; ++j)
+          if (at + j == target) v[j] -= scale;
       }
       put(logits, at, width, Pack<T>::close(v));
     }
