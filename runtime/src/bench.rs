@@ -43,8 +43,8 @@ pub struct Report {
     pub late_allocations: u64,
     /// Seconds from the start of the process to the end of the first step.
     pub first_step_seconds: f64,
-    /// Of which choosing algorithms.
-    pub tuning_seconds: f64,
+    /// When each phase before it was done, in seconds from the start of the process.
+    pub started: BTreeMap<&'static str, f64>,
     /// Loss of the first and the last step.
     pub losses: [f64; 2],
     /// Seconds of the watched step, and by kind of work.
@@ -61,16 +61,20 @@ pub struct Report {
 /// # Errors
 /// What a run of the plan would fail with.
 pub fn bench(plan: &Plan, steps: u64, table: &Path, search: bool, began: Instant) -> Outcome<Report> {
+    let mut started = BTreeMap::new();
+    let mut done = |phase| started.insert(phase, began.elapsed().as_secs_f64());
     let device = device::prepare(plan, 0, None)?;
+    done("device");
     let backend = if device == Device::Cpu { Backend::Cpu } else { Backend::Cuda };
     let program = prepare::lowered_for(plan, None, backend)?;
     device::check_memory(plan, device, walk::memory(&program).total)?;
-    let clock = Instant::now();
+    done("program");
     tune::tune(&program, plan.determinism, device, table, search)?;
-    let tuning_seconds = clock.elapsed().as_secs_f64();
+    done("algorithms");
     let mut machine = Machine::new(&program, device, plan.seed)?;
     let mut host = Synthetic::uniform(plan, plan.seed);
     machine.run(&program.init, Pass { list: "init", steps_done: 0 }, &mut host, None)?;
+    done("initial values");
     let weight = plan.batch.global_tokens as f64;
     let (mut seconds, mut losses, mut first, mut allocations) = (Vec::new(), Vec::new(), 0.0, 0);
     let mut step = |machine: &mut Machine<'_>, done: u64, profile: Option<&mut Profile>| -> Outcome<f64> {
@@ -108,7 +112,7 @@ pub fn bench(plan: &Plan, steps: u64, table: &Path, search: bool, began: Instant
         reserved_bytes: reserved(device)?,
         late_allocations,
         first_step_seconds: first,
-        tuning_seconds,
+        started,
         losses: [losses.first(), losses.last()].map(|l| l.copied().unwrap_or(f64::NAN)),
         steps: seconds,
         watched_seconds,
