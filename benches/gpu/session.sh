@@ -2,8 +2,9 @@
 # One session on a GPU machine, under 9 minutes: every kernel against its twin, the self-test, then timed steps of the
 # plans given. Each part has its own timeout; the session ends with one JSON whatever failed.
 #
-# usage: session.sh FOLDER PLAN...     FOLDER holds llmc-worker and ops (the test binary of runtime/tests/ops), built on
-#                                      an ordinary machine: `make gpu-session` gathers them. Results go to $OUT.
+# usage: session.sh FOLDER PLAN...     FOLDER holds llmc, llmc-worker and ops (the test binary of runtime/tests/ops), built
+#                                      on an ordinary machine: `make gpu-session` gathers them. Results go to $OUT.
+# GRADIENTS=1 adds gradients against f64 (about a minute), CALIBRATE=1 a calibration (three to four minutes).
 set -u
 bin=$(realpath "$1"); shift
 out=$(realpath "${OUT:-.}")
@@ -28,6 +29,8 @@ nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv,no
 for plan in "$@"; do
   name=$(basename "$plan" .json)
   part "bench-$name" "${BENCH_SECONDS:-75}" "$bin/llmc-worker" bench --plan "$plan" --steps "${STEPS:-5}" --algorithms "$out"
+  # What `llmc calibrate rows/*.bench.json` reads.
+  [ -s "$out/bench-$name.out" ] && mkdir -p "$out/rows" && cp "$plan" "$out/rows/$name.json" && cp "$out/bench-$name.out" "$out/rows/$name.bench.json"
   rm -f "$out/gemm.json.$name"; [ -f "$out/gemm.json" ] && mv "$out/gemm.json" "$out/gemm-$name.json"
 done
 
