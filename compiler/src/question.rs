@@ -244,6 +244,7 @@ pub fn data(r: &Resolved) -> Option<DataSpec> {
             min_share: s.min_share,
             max_share: s.max_share,
             max_epochs: s.max_epochs,
+            in_place: false,
         })
         .collect();
     let default = TokenizerSpec {

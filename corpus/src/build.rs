@@ -5,6 +5,7 @@
 //! ([`crate::journal`]). Documents are encoded on all cores but written in the
 //! order of the sorted file names, so neither threads nor the file system show in the result.
 
+use crate::adopt::adopt_source;
 use crate::clean::Seen;
 use crate::encode::{Built, Target, build_source, split_info};
 use crate::error::{Error, Result};
@@ -169,7 +170,8 @@ fn build_sources(
     let build = |(source, inputs): (&SourceSpec, &Vec<Input>)| {
         let (files, warnings, seen) = (&mut files, &mut warnings, &mut seen);
         let mut target = Target { partial: partial.path(), journal, files, warnings, seen };
-        build_source(spec, &source.name, inputs, encoder, observer, &mut target)
+        let build = if source.in_place { adopt_source } else { build_source };
+        build(spec, &source.name, inputs, encoder, observer, &mut target)
     };
     let built = spec.sources.iter().zip(inputs).map(build).collect::<Result<_>>()?;
     Ok((built, files, warnings))
@@ -178,7 +180,7 @@ fn build_sources(
 /// Hash of all that shapes the shards. Context, packing, mixture and seed do not: they may change
 /// without a new build.
 fn fingerprint(spec: &DataSpec, imported: Option<&Encoder>) -> Result<String> {
-    let sources: Vec<_> = spec.sources.iter().map(|s| (&s.name, &s.globs)).collect();
+    let sources: Vec<_> = spec.sources.iter().map(|s| (&s.name, &s.globs, s.in_place)).collect();
     let parts = (
         (BUILD_REVISION, DATA_FORMAT_VERSION),
         (&spec.tokenizer, imported.map(Encoder::sha256)),

@@ -126,7 +126,7 @@ fn feed(
 }
 
 /// Takes over a source that is done.
-fn restore(done: Done, target: &mut Target) -> Built {
+pub fn restore(done: Done, target: &mut Target) -> Built {
     target.files.extend(done.files);
     target.warnings.extend(done.warnings);
     done.built

@@ -85,7 +85,8 @@ impl Indexed {
             .checked_add(self.sequence_length(self.sequences - 1)?.saturating_mul(self.dtype.width()));
         let length = self.bin.bytes().len() as u64;
         if end != Some(length) {
-            let expected = format!("the {end:?} bytes that its index describes");
+            let bytes = end.map_or("2^64 or more".into(), |end| end.to_string());
+            let expected = format!("the {bytes} bytes that its index describes");
             return Err(Error::corrupt(&self.bin_path, None, expected, format!("{length} bytes")));
         }
         Ok(())

@@ -11,6 +11,7 @@
 // An unreadable document's message is made once for it, and then counted or shown.
 #![allow(clippy::result_large_err)]
 
+mod adopt;
 pub mod build;
 mod clean;
 pub mod dedup;
@@ -37,6 +38,7 @@ pub mod stats;
 pub mod stratified;
 pub mod stream;
 pub mod tokenizer;
+mod wids;
 mod work;
 
 pub use build::{BuildReport, build, build_noting};

@@ -58,6 +58,12 @@ pub fn check(spec: &DataSpec) -> Result<()> {
     let mut names = BTreeSet::new();
     for source in &spec.sources {
         check_source(source)?;
+        if source.in_place && spec.tokenizer.import.is_none() {
+            return Err(Error::spec(format!(
+                "source `{}` is in_place, so its ids are of some tokenizer: name that one as tokenizer.import",
+                source.name
+            )));
+        }
         if !names.insert(source.name.as_str()) {
             return Err(Error::spec(format!("two sources are named `{}`: rename one", source.name)));
         }

@@ -136,6 +136,9 @@ pub struct SourceSpec {
     /// Times the source may be read. No limit if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_epochs: Option<f64>,
+    /// Its files are Megatron's `.bin` and stay where they are: they are checked once and linked, not copied.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_place: bool,
 }
 
 /// Which documents are the validation split. With both fields, both kinds are.
