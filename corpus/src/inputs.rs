@@ -22,6 +22,8 @@ pub struct Input {
     pub modified: u128,
     /// All its documents are validation text.
     pub validation: bool,
+    /// Samples that the index of a WebDataset says it has.
+    pub samples: Option<u64>,
 }
 
 /// The files of every source, in reading order.
@@ -40,7 +42,7 @@ pub fn expand(spec: &DataSpec) -> Result<Vec<Vec<Input>>> {
         for pattern in &source.globs {
             files.append(&mut matches(&source.name, &root, pattern)?);
         }
-        if files.values().all(|&(_, bytes, _)| bytes == 0) {
+        if files.values().all(|file| file.bytes == 0) {
             return Err(Error::spec(format!(
                 "source `{}`: all {} files matched by {:?} under {} are empty: point its globs at text",
                 source.name,
@@ -57,14 +59,12 @@ pub fn expand(spec: &DataSpec) -> Result<Vec<Vec<Input>>> {
         let stray = held_out.iter().filter(|(name, _)| !own.contains(*name));
         first.extend(stray.map(|(name, file)| (name.clone(), file.clone())));
     }
-    let input = |(name, (path, bytes, modified)): (String, (PathBuf, u64, u128))| {
-        let validation = held_out.contains_key(&name);
-        Input { path, name, bytes, modified, validation }
-    };
-    Ok(found.into_iter().map(|files| files.into_iter().map(input).collect()).collect())
+    let input = |input: Input| Input { validation: held_out.contains_key(&input.name), ..input };
+    Ok(found.into_iter().map(|files| files.into_values().map(input).collect()).collect())
 }
 
-type Found = BTreeMap<String, (PathBuf, u64, u128)>;
+/// By name.
+type Found = BTreeMap<String, Input>;
 
 fn matches(source: &str, root: &Path, pattern: &str) -> Result<Found> {
     let full = glob_root(root, pattern);
@@ -82,14 +82,18 @@ fn matches(source: &str, root: &Path, pattern: &str) -> Result<Found> {
             let file = e.path().to_owned();
             Error::Io { action: "list", file, source: e.into() }
         })?;
-        let meta = std::fs::metadata(&path).map_err(Error::io("read", &path))?;
-        if !meta.is_file() {
-            continue;
+        let Some(input) = look(root, &path, None)? else { continue };
+        match crate::wids::shards(&path, input.bytes)? {
+            Some(shards) => {
+                for shard in shards {
+                    if let Some(input) = look(root, &shard.path, Some(shard.samples))? {
+                        found.insert(input.name.clone(), input);
+                    }
+                }
+            }
+            // A tar may be matched beside the index that lists it.
+            None => drop(found.entry(input.name.clone()).or_insert(input)),
         }
-        let modified = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-        let relative = path.strip_prefix(root).unwrap_or(&path);
-        let name: Vec<_> = relative.components().map(|c| c.as_os_str().to_string_lossy()).collect();
-        found.insert(name.join("/"), (path.clone(), meta.len(), modified.map_or(0, |d| d.as_nanos())));
     }
     if found.is_empty() {
         return Err(Error::spec(format!(
@@ -99,6 +103,19 @@ fn matches(source: &str, root: &Path, pattern: &str) -> Result<Found> {
         )));
     }
     Ok(found)
+}
+
+/// A file; `None` for anything else.
+fn look(root: &Path, path: &Path, samples: Option<u64>) -> Result<Option<Input>> {
+    let meta = std::fs::metadata(path).map_err(Error::io("read", path))?;
+    if !meta.is_file() {
+        return Ok(None);
+    }
+    let modified = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let relative = path.strip_prefix(root).unwrap_or(path);
+    let name: Vec<_> = relative.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+    let (name, modified) = (name.join("/"), modified.map_or(0, |time| time.as_nanos()));
+    Ok(Some(Input { path: path.to_owned(), name, bytes: meta.len(), modified, validation: false, samples }))
 }
 
 /// The pattern under the root, whose own characters must not act as wildcards.

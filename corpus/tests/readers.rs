@@ -251,3 +251,52 @@ fn damage_names_the_place_and_can_be_skipped() {
     );
     assert_eq!(kept.len(), 2);
 }
+
+/// An index of wids stands for its tars, which have what it says.
+#[test]
+fn an_index_names_the_tars() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let import = byte_tokenizer(root);
+    std::fs::create_dir(root.join("tars")).unwrap();
+    for (n, pair) in TEXTS.chunks(2).enumerate() {
+        let members: Vec<(String, &str)> = (pair.iter().enumerate())
+            .flat_map(|(k, text)| [(format!("a.b/{k:03}.cls"), "7"), (format!("a.b/{k:03}.seg.txt"), *text)])
+            .collect();
+        let members: Vec<_> = members.iter().map(|(name, text)| (name.as_str(), text.as_bytes())).collect();
+        tar(&root.join(format!("tars/{n}.tar")), &members);
+    }
+    tar(&root.join("tars/not_listed.tar"), &[("1.txt", b"not listed")]);
+    let bytes = std::fs::metadata(root.join("tars/0.tar")).unwrap().len();
+    let index = |first: &str| {
+        let second = r#"{"url": "tars/1.tar", "nsamples": 2, "md5sum": "not looked at"}"#;
+        let json = format!(
+            r#"{{"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": [{first}, {second}]}}"#
+        );
+        std::fs::write(root.join("index.json"), json).unwrap();
+        documents(root, "index.json", &import).map_err(|e| e.replace(&format!("{}/", root.display()), ""))
+    };
+    lines(root, "a.jsonl");
+    let expected = documents(root, "a.jsonl", &import).unwrap();
+    let good = format!(r#"{{"url": "tars/0.tar", "nsamples": 2, "filesize": {bytes}}}"#);
+    assert_eq!(index(&good).unwrap(), expected);
+    let said = index(r#"{"url": "tars/0.tar", "nsamples": 2, "filesize": 5}"#).unwrap_err();
+    assert_eq!(
+        said,
+        format!(
+            "tars/0.tar: expected 5 bytes, as index.json says, found {bytes} bytes; fetch it again, or write the index \
+             again"
+        )
+    );
+    let said = index(r#"{"url": "tars/0.tar", "nsamples": 3}"#).unwrap_err();
+    assert_eq!(
+        said,
+        "tars/0.tar: expected 3 samples, as its index says, found 2; fetch the tar again, or write the index again"
+    );
+    let said = index(r#"{"url": "https://host/0.tar", "nsamples": 2}"#).unwrap_err();
+    assert!(said.starts_with("index.json: expected paths of tars on this machine, found \"https:"), "{said}");
+    let said = index(r#"{"url": "tars/none.tar", "nsamples": 2}"#).unwrap_err();
+    assert!(said.starts_with("cannot read tars/none.tar: No such file"), "{said}");
+    let said = index(r#"{"path": "tars/0.tar"}"#).unwrap_err();
+    assert!(said.starts_with("index.json: expected an index of wids with a shardlist"), "{said}");
+}

@@ -1,5 +1,6 @@
 //! WebDataset: a tar whose members `KEY.txt` and `KEY.json` are documents; other members (images,
-//! labels) are passed over. It is read in the order of the archive, so no index is needed.
+//! labels) are passed over. It is read in the order of the archive, so no index is needed; where one states how
+//! many samples there are, they are counted.
 
 use super::{Compression, Form, MAX_DOCUMENT_BYTES, Place, Raw, Sink, broken, jsonl, open, too_long};
 use crate::error::{BadContent, Result};
@@ -13,7 +14,7 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
         Ok(entries) => entries,
         Err(error) => return sink.unreadable(broken(input, 0, &error), input.bytes),
     };
-    let mut documents = 0u64;
+    let (mut documents, mut samples, mut key) = (0u64, 0u64, String::new());
     // After the header that cannot be read, nothing tells where the next one is.
     let mut end = 0;
     for entry in entries {
@@ -31,6 +32,11 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
             continue;
         }
         let name = String::from_utf8_lossy(&entry.path_bytes()).to_ascii_lowercase();
+        let own = key_of(&name);
+        if own != key {
+            key = own.to_owned();
+            samples += 1;
+        }
         let (stem, compression) = match name.rsplit_once('.') {
             Some((stem, "gz")) => (stem, Compression::Gzip),
             Some((stem, "zst" | "zstd")) => (stem, Compression::Zstd),
@@ -85,5 +91,18 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
             input.bytes,
         );
     }
+    if let Some(listed) = input.samples.filter(|&listed| listed != samples) {
+        let (file, place) = (input.path.clone(), Place::default());
+        let (found, expected) = (samples.to_string(), format!("{listed} samples, as its index says"));
+        let hint = "fetch the tar again, or write the index again".into();
+        return sink.unreadable(BadContent { file, place, found, expected, hint }, 0);
+    }
     Ok(())
+}
+
+/// What the members of a sample have in common: their path up to the first dot of the name.
+fn key_of(name: &str) -> &str {
+    let start = name.rfind('/').map_or(0, |slash| slash + 1);
+    let length = name.get(start..).and_then(|last| last.find('.'));
+    name.get(..length.map_or(name.len(), |length| start + length)).unwrap_or(name)
 }

@@ -26,7 +26,14 @@ impl Sink for Kept {
 }
 
 fn input(name: &str) -> Input {
-    Input { path: PathBuf::from(name), name: name.into(), bytes: 0, modified: 0, validation: false }
+    Input {
+        path: PathBuf::from(name),
+        name: name.into(),
+        bytes: 0,
+        modified: 0,
+        validation: false,
+        samples: None,
+    }
 }
 
 /// A line of `MAX_DOCUMENT_BYTES + 1000` bytes and its newline, between two good ones.

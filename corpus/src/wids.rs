@@ -1,0 +1,82 @@
+//! The index of a WebDataset: a JSON file that names tars and states how many samples and bytes each has.
+//!
+//! The format is `wids`'s (webdataset/wids, `wids/wids_index.py`: `__kind__` "wids-shard-index-v1", `shardlist` of
+//! `url`, `nsamples`, `filesize`); its MD5 sums are not checked, since the receipt of a build has a hash of its own.
+
+use crate::error::{BadContent, Error, Result};
+use crate::read::Place;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+const KIND: &str = "wids-shard-index-v1";
+/// A longer JSON file is text: an index has some hundred bytes a tar.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// A tar of an index.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Samples it is to have: members with the same name up to its first dot.
+    pub samples: u64,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    #[serde(rename = "__kind__")]
+    kind: String,
+    shardlist: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    url: String,
+    nsamples: u64,
+    filesize: Option<u64>,
+}
+
+/// The tars of an index, whose paths start from its folder; `None` for any other file.
+///
+/// # Errors
+/// An index that is malformed, names tars elsewhere than on this machine, or other ones than lie there.
+pub fn shards(path: &Path, bytes: u64) -> Result<Option<Vec<Shard>>> {
+    if path.extension().is_none_or(|end| end != "json") || bytes > MAX_BYTES {
+        return Ok(None);
+    }
+    let json = std::fs::read(path).map_err(Error::io("read", path))?;
+    if memchr::memmem::find(&json, KIND.as_bytes()).is_none() {
+        return Ok(None);
+    }
+    let bad = |file: &Path, expected: &str, found: String, hint: &str| -> Error {
+        let (file, place) = (file.to_owned(), Place::default());
+        BadContent { file, place, found, expected: expected.into(), hint: hint.into() }.into()
+    };
+    let index: Index = serde_json::from_slice(&json).map_err(|error| {
+        bad(
+            path,
+            "an index of wids with a shardlist of url and nsamples",
+            error.to_string(),
+            "write it again",
+        )
+    })?;
+    if index.kind != KIND {
+        return Ok(None);
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let shard = |entry: Entry| {
+        let url = entry.url.strip_prefix("file://").unwrap_or(&entry.url);
+        if url.contains("://") || url.starts_with("pipe:") {
+            let hint = "fetch the tars, and name them in the index by their paths";
+            return Err(bad(path, "paths of tars on this machine", format!("{url:?}"), hint));
+        }
+        let tar = folder.join(url);
+        let length = std::fs::metadata(&tar).map_err(Error::io("read", &tar))?.len();
+        if let Some(listed) = entry.filesize.filter(|&listed| listed != length) {
+            let expected = format!("{listed} bytes, as {} says", path.display());
+            let hint = "fetch it again, or write the index again";
+            return Err(bad(&tar, &expected, format!("{length} bytes"), hint));
+        }
+        Ok(Shard { path: tar, samples: entry.nsamples })
+    };
+    index.shardlist.into_iter().map(shard).collect::<Result<Vec<_>>>().map(Some)
+}
