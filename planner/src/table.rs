@@ -291,7 +291,8 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         setting.state = state;
     }
     if ["pure-bf16", "bf16-true"].iter().any(|flag| notes.contains(flag)) {
-        setting.state = StateBytes { weight: 2.0, gradient: 2.0, reduced: 2.0, optimizer: 4.0, paged: 0.0 };
+        let of = StateBytes { weight: 2.0, gradient: 2.0, reduced: 2.0, optimizer: 4.0, ..setting.state };
+        setting.state = of;
     }
     if notes.contains("mixed_precision=PURE") {
         // Composer's `get_mixed_precision`: "PURE" reduces in the precision of the products, "DEFAULT" in f32.

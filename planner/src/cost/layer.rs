@@ -6,7 +6,6 @@ use llmc_plan::plan::{Precision, Recompute};
 use super::comm::{Group, all_reduce, scatter};
 use super::kernels::{attention, bandwidth, gemm};
 use super::{Point, Setting};
-use crate::hardware::Kind;
 
 /// Seconds of one layer and micro-batch on one rank, by part; the stack factor is included.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -148,16 +147,19 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
 
 /// Seconds of the embedding (first) and of head with loss (last stage), forward and backward, one micro-batch.
 pub fn ends(s: &Setting, point: &Point) -> (f64, f64) {
-    let n = tokens(s, point);
     let h = s.shape.hidden as f64;
-    let v = s.shape.vocab as f64 / point.tp as f64;
+    // Ours: each tensor-parallel rank works on its own rows with the whole vocabulary; elsewhere on all rows with a part.
+    let (n, v) = match tokens(s, point) {
+        n if s.own() => (n / point.tp as f64, s.shape.vocab as f64),
+        n => (n, s.shape.vocab as f64 / point.tp as f64),
+    };
     let stack = s.profile.fixed.stack;
     let rate = bandwidth(s) / stack;
     // Lookup, and the scatter-add of its gradient in f32.
     let embedding = n * h * (2.0 * s.act() + 8.0 + s.act()) / rate;
     // The head stays out of fp8 (torchtitan, llm-foundry and our measurements do so).
     let products = |n| gemm(s, n, v, h, true) + gemm(s, n, h, v, true) + gemm(s, v, h, n, true);
-    let fused = !s.shape.whole_logits && s.hardware.kind == Kind::Cuda;
+    let fused = s.own() && s.cuda();
     let mut head = if fused {
         // Ours: blocks of rows, each of which adds to the f32 gradient of the head; one kernel reads the logits twice and
         // writes their gradient over them (0.27 ms for 4,096 × 32,000 on an H100, 2026-11-24).
@@ -169,7 +171,7 @@ pub fn ends(s: &Setting, point: &Point) -> (f64, f64) {
         let passes = 4.0 * s.act() + if s.precision == Precision::F32 { 0.0 } else { 8.0 };
         stack * products(n) + n * v * passes / rate
     };
-    if point.tp > 1 {
+    if point.tp > 1 && !s.own() {
         let group = Group::strided(point.tp, 1, s.link_domain);
         head += 2.0 * all_reduce(s, group, n * h * s.act());
     }

@@ -1,12 +1,12 @@
 //! Bytes of one pipeline stage, in closed form, by kind; three totals: allocated, reserved, device.
 //!
 //! Activations after Korthikanti et al. 2022 (arXiv 2205.05198) with fused attention; states after Rajbhandari et al.
-//! 2020 (arXiv 1910.02054). The walk over the real program overrides these where it exists.
+//! 2020 (arXiv 1910.02054). Here: as Megatron, DeepSpeed and FSDP hold them; [`super::own`]: as our lowering does.
 
 use llmc_plan::plan::{Offload, Recompute, Schedule, StageMemory};
 
 use super::layer::tokens;
-use super::{Point, Setting};
+use super::{Point, Setting, own};
 
 /// Bytes that one layer keeps from forward to backward, one micro-batch.
 ///
@@ -72,6 +72,10 @@ pub fn stage_params(s: &Setting, point: &Point, stage: u64) -> f64 {
     let shape = &s.shape;
     let t = point.tp as f64;
     let layers = s.stage_layers(point.pp, stage) as f64;
+    if s.own() {
+        let each = shape.layer_matrix_params() as f64 / t + shape.layer_vector_params() as f64;
+        return layers * each + own::end_params(s, point, stage);
+    }
     let mut params = layers * (shape.layer_matrix_params() as f64 / t + shape.layer_vector_params() as f64);
     if stage == 0 {
         params += shape.embedding_params() as f64 / t;
@@ -130,9 +134,11 @@ impl Parts {
 
 /// What depends on the states only: parameters, gradients, optimizer.
 pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
+    if s.own() {
+        return own::states(s, point, stage);
+    }
     let params = stage_params(s, point, stage);
-    // Context-parallel ranks hold the same weights, so a shard group spans them too.
-    let g = (point.shard * point.cp).max(1) as f64;
+    let g = s.sharded(point) as f64;
     let layer = s.shape.layer_matrix_params() as f64 / point.tp as f64;
     let split = |from: u64| if point.zero >= from { params / g } else { params };
     let mut p = Parts {
@@ -150,7 +156,7 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
     }
     if point.zero >= 3 && g > 1.0 {
         p.parameters += 2.0 * layer * s.state.weight;
-        if s.shape.whole_logits && stage == point.pp - 1 {
+        if stage == point.pp - 1 {
             // FSDP and DeepSpeed gather the head whole; its gradient is whole in 16 bits until it is scattered.
             p.parameters += 2.0 * s.act() * (s.shape.vocab * s.shape.hidden) as f64 / point.tp as f64;
         }
@@ -160,6 +166,9 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
 
 /// What depends on the micro-batch only: activations, logits, buffers.
 pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
+    if s.own() {
+        return own::working(s, point, stage);
+    }
     let n = tokens(s, point);
     let b = s.act();
     let t = point.tp as f64;
@@ -175,9 +184,8 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
         activations = activations.min(2.0 * kept);
     }
     let vocab = s.shape.vocab as f64 / t;
-    // Our head works through blocks of rows: the larger of 1,024 rows and 64 MiB (plan's lowering); other stacks hold a
-    // whole micro-batch's logits, and copies for the loss.
-    let (rows, width) = if s.shape.whole_logits && s.shape.logit_bytes > 0 {
+    // A whole micro-batch's logits, and copies for the loss; or a block of rows where they are fused.
+    let (rows, width) = if s.shape.logit_bytes > 0 {
         (n, s.shape.logit_bytes as f64)
     } else {
         (n.min((67108864.0 / (vocab * b)).max(1024.0)), b)
@@ -186,19 +194,9 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     let whole = layer_activations(s, point, Recompute::None);
     let stream = n * b * h / spread;
     let wide = n * b * f / t;
-    activations += if s.shape.whole_logits {
-        let layer = (whole - kept).max(0.0) + 2.0 * stream + 3.0 * wide;
-        // Where softmax and gradient of the loss are counted, they are gone when the first layer runs backward.
-        if width > 6.0 { (layer - logits).max(0.0) } else { layer }
-    } else {
-        // As our lowering frees (checked against its walk): the backward of a layer holds the gradients of the stream
-        // and of the SwiGLU product, or, when all is recomputed, the layer and one gradient; the head holds three
-        // streams beside its logits and is over by then, so the larger of the two counts.
-        let layer =
-            if point.recompute == Recompute::Full { whole - kept + stream } else { wide + 2.0 * stream };
-        let head = if logits > 0.0 { 3.0 * stream } else { 0.0 };
-        head.max(layer - logits)
-    };
+    let layer = (whole - kept).max(0.0) + 2.0 * stream + 3.0 * wide;
+    // Where softmax and gradient of the loss are counted, they are gone when the first layer runs backward.
+    activations += if width > 6.0 { (layer - logits).max(0.0) } else { layer };
     let mut buffers = n * 32.0;
     if point.pp > 1 {
         buffers += 4.0 * n * h * b / spread;
@@ -251,7 +249,7 @@ pub fn whole_bytes(s: &Setting, point: &Point, parts: Parts) -> StageMemory {
 pub fn host_bytes(s: &Setting, point: &Point) -> f64 {
     let mut each = 0.0_f64;
     let params = most_params(s, point);
-    let share = if point.zero >= 1 { params / (point.shard * point.cp).max(1) as f64 } else { params };
+    let share = if point.zero >= 1 { params / s.sharded(point) as f64 } else { params };
     if point.offload == Offload::Optimizer {
         each += share * (s.state.optimizer + s.state.gradient);
     } else {

@@ -7,6 +7,7 @@ pub mod comm;
 pub mod kernels;
 pub mod layer;
 pub mod memory;
+mod own;
 pub mod step;
 
 use llmc_plan::plan::{Determinism, Master, Offload, OptimizerKind, Precision, Recompute, Schedule};
@@ -55,6 +56,8 @@ pub struct StateBytes {
     pub optimizer: f64,
     /// Of `optimizer`, what is in host memory under a paged optimizer.
     pub paged: f64,
+    /// Bytes an element of the block that an update works through, where it is more than one kernel.
+    pub scratch: f64,
 }
 
 impl StateBytes {
@@ -78,7 +81,9 @@ impl StateBytes {
         };
         // The master travels with its moments: so the program pages them.
         let paged = if kind == OptimizerKind::PagedAdamw { master + moments } else { 0.0 };
-        StateBytes { weight, gradient: 4.0, reduced: 4.0, optimizer: master + moments, paged }
+        // AdamW is one kernel; the others work through blocks of f32 (plan/src/op/optimizer.rs).
+        let scratch = if matches!(kind, OptimizerKind::Lion | OptimizerKind::Adafactor) { 8.0 } else { 0.0 };
+        StateBytes { weight, gradient: 4.0, reduced: 4.0, optimizer: master + moments, paged, scratch }
     }
 }
 
@@ -125,6 +130,17 @@ impl Setting {
     /// Whether the device is a GPU.
     pub fn cuda(&self) -> bool {
         self.hardware.kind == Kind::Cuda
+    }
+
+    /// Whether the program is our own lowering's, not another stack's that is scored.
+    pub fn own(&self) -> bool {
+        !self.shape.whole_logits
+    }
+
+    /// Ranks that a sharded copy is spread over. Context-parallel ranks hold the same weights; other stacks shard over
+    /// them too (Megatron-Bridge docs/training/memory-estimator.md, torchtitan), ours does not.
+    pub fn sharded(&self, point: &Point) -> u64 {
+        point.shard.max(1) * if self.own() { 1 } else { point.cp }
     }
 
     /// Micro-batches a step on one data-parallel rank.
