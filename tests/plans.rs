@@ -79,6 +79,10 @@ fn findings_for_programs() {
                   \"intermediate_size\": 11008, \"vocab_size\": 32000, \"max_position_embeddings\": 2048}";
     std::fs::write(world.path().join("base-7b/config.json"), config).unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fail");
+    std::fs::create_dir(world.path().join("tables")).unwrap();
+    for table in std::fs::read_dir(folder.join("tables")).unwrap().map(|entry| entry.unwrap()) {
+        std::fs::copy(table.path(), world.path().join("tables").join(table.file_name())).unwrap();
+    }
     let mut examples: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     examples.retain(|path| path.extension().is_some_and(|extension| extension == "llm"));

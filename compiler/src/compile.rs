@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use llmc_plan::data::DataSpec;
+use llmc_plan::mount::Mount;
 use llmc_plan::plan::{Fact as PlanFact, Plan};
 use llmc_planner::{Answer, Question};
 use sha2::{Digest, Sha256};
 
 use crate::check::meaning::{
-    base_absent, base_shape, budget_over, corpus, expectation, impossible, no_hardware, table_absent,
+    base_absent, base_shape, budget_over, corpus, expectation, impossible, mount, no_hardware, table_absent,
     table_rows, unfit,
 };
 use crate::check::{self, syntax};
@@ -134,6 +135,7 @@ fn front(recipe: &str, sets: &[String], world: &dyn World) -> (Resolved, Vec<Dia
     let base = read_base(&mut r, world);
     read_corpus(&mut r, world);
     diagnostics.extend(read_tables(&mut r, world));
+    diagnostics.extend(read_mount(&mut r, world));
     hardware_facts(&mut r);
     derive::run(&mut r.facts);
     // Checks over a half-read recipe would report the consequences of what is reported already.
@@ -242,6 +244,30 @@ fn read_tables(r: &mut Resolved, world: &dyn World) -> Vec<Diagnostic> {
         source.importance = importance.as_ref().and_then(|numbers| numbers.get(&source.name).copied());
     }
     out
+}
+
+/// Reads what `llmc data bench` has measured; the plan repeats it with the file as its reason.
+fn read_mount(r: &mut Resolved, world: &dyn World) -> Option<Diagnostic> {
+    let named = r.mount_file.clone()?;
+    let Some(text) = world.read(&named.path) else {
+        return Some(mount::found(named.span, &named.path, "it cannot be read"));
+    };
+    let measured = match Mount::read(&text) {
+        Ok(measured) => measured,
+        Err(problem) => return Some(mount::found(named.span, &named.path, &problem)),
+    };
+    let why = Why::Preset {
+        table: named.path,
+        row: "llmc data bench".to_owned(),
+        cite: format!("sha256 {}", hash(&text)),
+    };
+    let mut put = |name: &str, fact: Fact| r.facts.put(format!("storage.{name}"), fact, why.clone());
+    put("read_bytes_per_second", Fact::Real(measured.bytes_per_second));
+    put("write_bytes_per_second", Fact::Real(measured.write_bytes_per_second));
+    put("latency_seconds", Fact::Real(measured.latency_seconds));
+    put("shard_bytes", Fact::Count(measured.shard_bytes));
+    r.mount = Some(measured);
+    None
 }
 
 fn hardware_facts(r: &mut Resolved) {

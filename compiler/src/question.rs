@@ -106,6 +106,7 @@ pub fn question(r: &Resolved) -> Option<Question> {
             .word("determinism")
             .map(|w| if w == "fast" { Determinism::Fast } else { Determinism::Bitwise }),
         pins: pins(f),
+        mount: r.mount.clone(),
         prices: Prices {
             currency,
             gpu_hour: f.real("cost.gpu_per_hour"),

@@ -142,3 +142,36 @@ fn tables_and_dynamic_mixtures_reach_the_data() {
         assert_eq!(data(wrong, &[]).1, [code], "{wrong}");
     }
 }
+
+/// A measured mount: samples of 2-byte ids read one by one, checkpoints at its bandwidth, with the file as the reason.
+#[test]
+fn a_measured_mount_enters_the_plan() {
+    let recipe = |on: &str| {
+        let text =
+            format!("model llama 7b < ctx 8k >\nbudget 100B tokens\nbatch 512 sequences\non 8xH100{on}");
+        let c = compile(&text, &[], &worlds::Examples);
+        assert!(!c.failed(), "{}", findings(&c));
+        c
+    };
+    let (plain, measured) = (recipe(""), recipe(" < mount \"tables/mount.json\" >"));
+    let (before, plan) = (plain.plan.unwrap(), measured.plan.clone().unwrap());
+    let storage = plan.storage.clone().unwrap();
+    assert_eq!(before.storage, None);
+    // 512 sequences over dp ranks, each 1 ms + 16,384 bytes ÷ 80 MB/s; all of them over 100 MB/s.
+    let alone = 512.0 / plan.layout.dp as f64 * (1e-3 + 16_384.0 / 80e6);
+    let want = alone.max(512.0 * 16_384.0 / 100e6);
+    assert!((storage.data_seconds / want - 1.0).abs() < 1e-6, "{storage:?} {:?}", plan.layout);
+    let want = (1 << 20) / (plan.batch.micro_batch_sequences * 16_384);
+    assert_eq!((storage.exposed_seconds, storage.read_ahead), (0.0, want.clamp(4, 64)));
+    assert_eq!(plan.time.step_seconds, before.time.step_seconds);
+    // Assumed 2 GB/s, measured 50 MB/s: rarer checkpoints, and less of the time trains.
+    assert!(storage.checkpoint_seconds > 60.0 && plan.time.goodput < before.time.goodput);
+    assert!(plan.schedule.checkpoint_every_steps > before.schedule.checkpoint_every_steps);
+    let facts = llmc_compiler::facts_of(&plan, &measured.ledger);
+    assert_eq!(
+        facts["storage.latency_seconds"].why["row"], "llmc data bench",
+        "{:?}",
+        facts["storage.latency_seconds"]
+    );
+    assert!(facts["storage.checkpoint_seconds"].why.to_string().contains("storage.mount"));
+}

@@ -9,6 +9,7 @@ pub mod data;
 mod live;
 pub mod lower;
 pub mod model;
+pub mod mount;
 pub mod op;
 mod order;
 pub mod param;

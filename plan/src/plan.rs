@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Model;
+pub use crate::mount::Storage;
 pub use crate::record::{Exchange, LawValue, MemoryPrice, ParetoPoint, RampStep, RunnerUp, Search};
 
 /// The version written; a reader accepts every `1.x`.
@@ -53,6 +54,9 @@ pub struct Plan {
     pub from: Option<String>,
     /// Periodic work of a run.
     pub schedule: RunSchedule,
+    /// What the measured storage means for the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
     /// Predicted memory.
     pub memory: Memory,
     /// Predicted time.

@@ -19,6 +19,16 @@ fn full() -> Plan {
     plan.optimizer.master = Master::Split;
     plan.freeze = vec!["embeddings".to_string()];
     plan.from = Some("models/base".to_string());
+    plan.storage = Some(Storage {
+        read_bytes_per_second: 1e9,
+        write_bytes_per_second: 5e8,
+        latency_seconds: 1e-3,
+        shard_bytes: 1 << 26,
+        read_ahead: 8,
+        data_seconds: 0.1,
+        exposed_seconds: 0.0,
+        checkpoint_seconds: 30.0,
+    });
     plan.memory.stages = vec![StageMemory {
         parameters: 1,
         gradients: 2,

@@ -17,7 +17,7 @@ use crate::money::{FAILURES_PER_GPU_HOUR, RESTART_SECONDS, Rates, WRITER_BANDWID
 use crate::question::{Question, Span};
 use crate::search::{Costed, Found};
 use crate::uneven::{self, Node};
-use crate::{joint, laws, settle};
+use crate::{joint, laws, settle, storage};
 
 /// Frontier points shown differ by at least this many free bytes.
 const FRONTIER_STEP: u64 = 1 << 30;
@@ -50,6 +50,8 @@ pub struct Run {
     pub interval: f64,
     /// Seconds between failures.
     pub mtbf: f64,
+    /// Seconds of one checkpoint.
+    pub checkpoint: f64,
 }
 
 impl Outcome {
@@ -66,8 +68,10 @@ impl Outcome {
         let rate = q.reliability.failures_per_gpu_hour.unwrap_or(FAILURES_PER_GPU_HOUR);
         let mtbf = 3600.0 / (rate * s.gpus() as f64).max(1e-12);
         let state = s.shape.params() as f64 * (s.state.optimizer + s.state.weight);
-        let delta =
-            q.reliability.checkpoint_seconds.unwrap_or(state / (s.nodes as f64 * WRITER_BANDWIDTH)).max(1e-3);
+        let measured =
+            q.mount.as_ref().map(|mount| mount.write_bytes_per_second).filter(|speed| *speed > 0.0);
+        let writer = s.nodes as f64 * measured.unwrap_or(WRITER_BANDWIDTH);
+        let delta = q.reliability.checkpoint_seconds.unwrap_or(state / writer).max(1e-3);
         let restart = q.reliability.restart_seconds.unwrap_or(RESTART_SECONDS);
         let interval = match q.run.checkpoint_every {
             Some(span) => span_steps(span, steps, self.global_tokens(), step_seconds) as f64 * step_seconds,
@@ -76,7 +80,7 @@ impl Outcome {
         // A run shorter than its interval writes one checkpoint, at its end, and loses half of itself to a failure.
         let interval = interval.min(useful.max(step_seconds));
         let share = goodput(delta, interval, restart, mtbf);
-        Run { steps, seconds: useful / share, goodput: share, interval, mtbf }
+        Run { steps, seconds: useful / share, goodput: share, interval, mtbf, checkpoint: delta }
     }
 }
 
@@ -238,7 +242,12 @@ fn extrapolated(s: &Setting, params: f64, tokens: f64) -> Vec<String> {
 pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static str)>) -> Answer {
     let s = &out.setting;
     let p = &out.best.point;
-    let step_seconds = out.best.step.total;
+    let computing = out.best.step.total;
+    let layout = layout_of(s, &out.found, &out.best);
+    let waits = q.mount.as_ref().map_or(0.0, |mount| {
+        (storage::data_seconds(mount, &q.model, &layout, s.sequences) - computing).max(0.0)
+    });
+    let step_seconds = computing + waits;
     let run = out.run(q, step_seconds);
     let global_tokens = out.global_tokens();
     let trained = run.steps * global_tokens;
@@ -282,6 +291,7 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
         ("budget.flops", "batch.whole"),
         ("budget.flops_6nt", "batch.whole"),
         ("memory", "memory.closed_form"),
+        ("storage", "storage.mount"),
         ("time", "time.cost_model"),
         ("time.goodput", "goodput.daly"),
         ("time.train_seconds", "goodput.daly"),
@@ -339,7 +349,11 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
             memory_bytes: s.hardware.memory_bytes,
             peak_bf16_flops: s.hardware.peak_bf16,
         },
-        layout: layout_of(s, &out.found, &out.best),
+        storage: q.mount.as_ref().map(|mount| {
+            let sequences = (s.sequences, p.micro);
+            storage::section(mount, (&q.model, &layout), sequences, computing, run.checkpoint)
+        }),
+        layout,
         optimizer: q.optimizer.clone(),
         lr,
         precision: q.precision,
@@ -363,6 +377,7 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
             mfu: settle(each * q.model.flops_per_token() / s.hardware.peak_bf16),
             breakdown: breakdown(&out.best.compute, &out.best.step)
                 .into_iter()
+                .chain((waits > 0.0).then(|| ("data".to_string(), waits)))
                 .map(|(name, seconds)| (name, settle(seconds)))
                 .collect(),
             train_seconds: settle(run.seconds),

@@ -30,8 +30,9 @@ pub mod shape;
 mod solve;
 pub mod space;
 pub mod stack;
+pub mod storage;
 pub mod table;
-pub mod uneven;
+mod uneven;
 mod words;
 
 pub use answer::{Answer, Candidate, Fix, Infeasible, Nearest, Reason};

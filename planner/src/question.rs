@@ -5,6 +5,7 @@
 //! Not here: recipe text, frozen parameter names, the base checkpoint's path; the compiler adds them to the plan.
 
 use llmc_plan::model::Model;
+use llmc_plan::mount::Mount;
 use llmc_plan::plan::{
     DType, Determinism, LrSchedule, Master, Offload, Optimizer, OptimizerKind, Precision, Recompute, Schedule,
 };
@@ -37,6 +38,9 @@ pub struct Question {
     pub determinism: Option<Determinism>,
     /// What the layout must be; `None` is searched.
     pub pins: Pins,
+    /// Storage of corpus and checkpoints as measured; `None`: reading is hidden, and a checkpoint is written at an assumed
+    /// bandwidth.
+    pub mount: Option<Mount>,
     /// Money; every missing price is replaced by an assumed one, named in [`crate::Answer::assumed`].
     pub prices: Prices,
     /// Failures and checkpoints.
@@ -78,6 +82,7 @@ impl Question {
             precision: Precision::Bf16,
             determinism: None,
             pins: Pins::default(),
+            mount: None,
             prices: Prices::default(),
             reliability: Reliability::default(),
             run: RunAsk::default(),

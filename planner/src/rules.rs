@@ -144,8 +144,21 @@ pub const RULES: &[Rule] = &[
         doc: "Seconds of a step as the sum of its exposed terms.",
     },
     Rule {
+        id: "storage.mount",
+        reads: &[
+            "hardware",
+            "layout",
+            "batch.micro_batch_sequences",
+            "batch.global_sequences",
+            "time.step_seconds",
+        ],
+        writes: &["storage"],
+        cite: "reads by threads and block size, and one write, measured by `llmc data bench`; bytes in flight: Little 1961",
+        doc: "A rank's thread reads sample after sample, a latency and its bytes each; what is longer than the step is waited for. A checkpoint is written at the measured bandwidth.",
+    },
+    Rule {
         id: "goodput.daly",
-        reads: &["time.step_seconds", "layout.gpus"],
+        reads: &["time.step_seconds", "layout.gpus", "storage"],
         writes: &["time.goodput", "time.train_seconds", "schedule.checkpoint_every_steps"],
         cite: "Young 1974; Daly 2006, doi 10.1016/j.future.2004.11.016; failure rate of Llama 3, arXiv 2407.21783, table 5",
         doc: "Share of the time that trains, given failures, restarts and checkpoints at Daly's interval.",

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use llmc_corpus::loader::{Loaded, Part};
 use llmc_corpus::{Loader, Stream};
-use llmc_plan::plan::Plan;
+use llmc_plan::plan::{Plan, Storage};
 use llmc_plan::walk;
 use tch::Device;
 
@@ -42,7 +42,10 @@ pub mod dynamic;
 mod logging;
 
 /// Micro-batches read before they are used.
-const READ_AHEAD: usize = 4;
+fn read_ahead(plan: &Plan) -> usize {
+    let asked = plan.storage.as_ref().map_or(Storage::READ_AHEAD, |storage| storage.read_ahead);
+    usize::try_from(asked.clamp(1, 1 << 10)).unwrap_or(1)
+}
 
 /// Device scalars that only some programs have.
 const FIRST_NORM: &str = "grad_sq.first";
@@ -181,7 +184,7 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     };
     let mut run = Run {
         late: SourceSums::new(&machine, &stream),
-        loader: Loader::start(stream.clone(), part, READ_AHEAD),
+        loader: Loader::start(stream.clone(), part, read_ahead(plan)),
         part,
         following,
         device,

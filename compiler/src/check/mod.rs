@@ -20,6 +20,7 @@ pub mod meaning {
     pub mod lr_high;
     pub mod master;
     pub mod mixture;
+    pub mod mount;
     pub mod multiple;
     pub mod no_hardware;
     pub mod no_model;
@@ -123,6 +124,7 @@ pub const RULES: &[&Rule] = &[
     &meaning::mixture::RULE,
     &meaning::table_absent::RULE,
     &meaning::table_rows::RULE,
+    &meaning::mount::RULE,
     &meaning::layout::RULE,
     &meaning::unfit::RULE,
     &meaning::impossible::RULE,

@@ -4,6 +4,7 @@ use llmc_grammar::{Keyword, Value};
 use llmc_planner::hardware;
 
 use super::cx::{Cx, span};
+use super::mix::Table;
 use super::read::{Options, SHARE, Typed, only_head};
 use super::training::MAX_TOKENS;
 use super::{Expectation, METRICS, Resolved};
@@ -151,7 +152,12 @@ pub fn on(cx: &mut Cx, r: &mut Resolved, world: &dyn World) {
             }
         }
     }
-    Options::of(&mut view).finish(cx);
+    let mut options = Options::of(&mut view);
+    if let Some(path) = options.string(cx, "mount") {
+        r.mount_file = Some(Table { path: path.value.clone(), span: path.span });
+        r.put("on.mount", path.fact());
+    }
+    options.finish(cx);
 }
 
 fn out_of_range(cx: &mut Cx, at: diag::Span) {

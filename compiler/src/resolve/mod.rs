@@ -14,6 +14,7 @@ mod syntax;
 mod training;
 
 use llmc_grammar::Cmp;
+use llmc_plan::mount::Mount;
 use llmc_planner::hardware::Hardware;
 
 use crate::diag::Span;
@@ -31,6 +32,10 @@ pub struct Resolved {
     pub facts: Facts,
     /// The device of `on`, if it is known.
     pub hardware: Option<Hardware>,
+    /// File of `llmc data bench`.
+    pub mount_file: Option<mix::Table>,
+    /// What it says, once it was read.
+    pub mount: Option<Mount>,
     /// Sources of text and what is done to them.
     pub data: DataClause,
     /// Parameters that are not trained.

@@ -1,6 +1,6 @@
 //! The plan on one screen: at most 60 lines, legible without colour.
 
-use llmc_plan::plan::{Plan, StageMemory};
+use llmc_plan::plan::{Plan, StageMemory, Storage};
 
 use super::words;
 use crate::diag::{Lang, money, short_float};
@@ -324,6 +324,35 @@ fn time(page: &mut Page, p: &Plan) {
         ),
     };
     page.line("run", "全程", text);
+    if let Some(s) = &p.storage {
+        storage(page, s);
+    }
+}
+
+/// What the measured mount means.
+fn storage(page: &mut Page, s: &Storage) {
+    let read = format!("{} MB/s", grouped((s.read_bytes_per_second / 1e6) as u64));
+    let (data, stop) = (human_time(s.data_seconds), human_time(s.checkpoint_seconds));
+    let longer = (s.exposed_seconds > 0.0).then(|| human_time(s.exposed_seconds));
+    let shard = s.shard_bytes.div_ceil(1 << 20);
+    let (text, more) = match page.lang {
+        Lang::En => {
+            let hidden = longer.map_or("hide beside it".to_owned(), |x| format!("make it {x} longer"));
+            (
+                format!("{read} read; the samples of a step take {data} and {hidden}; a checkpoint {stop}"),
+                format!("{} micro-batches read ahead; make shards of {shard} MiB or more", s.read_ahead),
+            )
+        }
+        Lang::Zh => {
+            let hidden = longer.map_or("被计算掩盖".to_owned(), |x| format!("使其延长 {x}"));
+            (
+                format!("读取 {read}；每步样本需 {data}，{hidden}；写一次检查点 {stop}"),
+                format!("预读 {} 个微批；分片至少 {shard} MiB", s.read_ahead),
+            )
+        }
+    };
+    page.line("storage", "存储", text);
+    page.more(&more);
 }
 
 fn money_and_loss(page: &mut Page, p: &Plan) {

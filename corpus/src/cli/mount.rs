@@ -2,7 +2,8 @@
 //! size and prefetch follow.
 
 use llmc_corpus::error::{Error, Result};
-use serde::Serialize;
+use llmc_plan::data::DATA_FORMAT_VERSION;
+use llmc_plan::mount::{Mount, Point};
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -18,35 +19,6 @@ const SMALL: u64 = 4 << 10;
 const OPERATIONS: u64 = 4096;
 /// A read of a shard should take this many times the latency of its first byte.
 const AMORTISED: f64 = 100.0;
-
-/// What a mount gives; read by the planner.
-#[derive(Serialize)]
-struct Mount {
-    /// `1.x`; minor versions only add.
-    format_version: &'static str,
-    /// Sequential reads.
-    bandwidth: Vec<Point>,
-    /// Reads of 4 KiB at random places.
-    random: Vec<Point>,
-    /// Largest bandwidth found, bytes a second.
-    bytes_per_second: f64,
-    /// Time of one small read by one thread, seconds.
-    latency_seconds: f64,
-    /// Shards should be at least this large, bytes.
-    shard_bytes: u64,
-    /// Bytes to have in flight: bandwidth times latency (Little 1961), at least one block.
-    prefetch_bytes: u64,
-    /// Threads of the best bandwidth.
-    threads: u64,
-}
-
-#[derive(Serialize)]
-struct Point {
-    threads: u64,
-    block_bytes: u64,
-    bytes_per_second: f64,
-    operations_per_second: f64,
-}
 
 /// Writes a scratch file of `mib` MiB in `dir`, reads it in every way, and removes it.
 ///
@@ -65,6 +37,7 @@ pub fn run(dir: &Path, mib: u64, out: Option<&Path>) -> Result<()> {
             point.threads, point.operations_per_second
         );
     }
+    eprintln!("written and flushed at {:.1} MB/s", mount.write_bytes_per_second / 1e6);
     eprintln!(
         "make shards of {} MiB or more; keep {} KiB in flight, {} threads; a small read takes {:.0} µs",
         mount.shard_bytes.div_ceil(MIB),
@@ -85,7 +58,9 @@ pub fn run(dir: &Path, mib: u64, out: Option<&Path>) -> Result<()> {
 }
 
 fn measure(path: &Path, size: u64) -> std::io::Result<Mount> {
+    let clock = Instant::now();
     write(path, size)?;
+    let write_bytes_per_second = size as f64 / clock.elapsed().as_secs_f64().max(1e-9);
     let mut bandwidth = Vec::new();
     for threads in THREADS {
         for block in BLOCKS {
@@ -106,8 +81,9 @@ fn measure(path: &Path, size: u64) -> std::io::Result<Mount> {
     let latency_seconds = random.first().map_or(0.0, |point| 1.0 / point.operations_per_second.max(1e-9));
     let in_flight = bytes_per_second * latency_seconds;
     Ok(Mount {
-        format_version: "1.0",
+        format_version: DATA_FORMAT_VERSION.to_owned(),
         bytes_per_second,
+        write_bytes_per_second,
         latency_seconds,
         shard_bytes: ((AMORTISED * in_flight) as u64).clamp(64 * MIB, 4096 * MIB).next_multiple_of(MIB),
         prefetch_bytes: (in_flight as u64).max(MIB).next_multiple_of(MIB),

@@ -94,6 +94,7 @@ pub fn toy() -> Plan {
             eval_sequences: 0,
             skip_steps: 10,
         },
+        storage: None,
         memory: Memory { device_bytes: 0, stages: Vec::new() },
         time: Time {
             step_seconds: 0.0,

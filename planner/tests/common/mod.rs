@@ -50,6 +50,7 @@ pub fn llama_405b(context: u64) -> Model {
 
 pub fn question(model: Model, name: &str, nodes: u64, gpus_per_node: u64) -> Question {
     Question {
+        mount: None,
         model,
         variant: Variant::default(),
         hardware: hardware::preset(name).unwrap(),

@@ -13,7 +13,7 @@ use llmc_corpus::loader::Part;
 use llmc_corpus::schedule::{append_ledger, read_ledger};
 use serde::{Deserialize, Serialize};
 
-use super::{READ_AHEAD, Run};
+use super::{Run, read_ahead};
 use crate::failure::{Failure, Outcome};
 use crate::host::data_failure;
 use crate::interpret::Machine;
@@ -135,7 +135,7 @@ impl Run<'_> {
             following.decided = stage.at_sample;
         }
         let part = Part { first_step: done, ..self.part };
-        self.loader.go_on(self.stream.clone(), part, READ_AHEAD);
+        self.loader.go_on(self.stream.clone(), part, read_ahead(&self.folder.plan));
         Ok(())
     }
 }
