@@ -57,7 +57,7 @@ pub(super) fn forward(
             oc.shallow_clone().f_copy_(&om)?;
         }
     }
-    drop(work);
+    drop((work, weight));
     most.map_or(Ok(()), |most| magnitude(out, most))
 }
 

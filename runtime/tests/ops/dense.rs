@@ -36,6 +36,17 @@ fn norm_matches_autograd() {
     }
 }
 
+/// The largest magnitude is found after the norm has given back what it took, at a width where that matters.
+#[test]
+fn norm_tells_its_largest_magnitude() {
+    let _bench = bench();
+    let (x, w) = (randn(&[300, 2048], Kind::BFloat16), randn(&[2048], Kind::BFloat16));
+    let (out, rstd, most) =
+        (unset(&[300, 2048], Kind::BFloat16), unset(&[300], Kind::Float), unset(&[1], Kind::Float));
+    run(op::NormForward { eps: 1e-5 }, &[&x, &w], &[&out, &rstd, &most]);
+    assert_eq!(most.double_value(&[0]), out.abs().max().double_value(&[]));
+}
+
 #[test]
 fn gemm_matches_autograd() {
     let _bench = bench();
