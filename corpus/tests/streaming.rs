@@ -341,6 +341,41 @@ fn a_replayed_ledger_gives_the_same_samples() {
     assert!(error.contains("a stage at sample 12 follows one at sample 40"), "{error}");
 }
 
+/// Shares that follow losses keep floors, and never read a source more often than it may be.
+#[test]
+fn a_followed_mixture_keeps_floors_and_epoch_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut next = 1;
+    let (a, b) = (unique(&[800, 800], &mut next), unique(&[200, 200], &mut next));
+    write_corpus(dir.path(), next, &[("a", a, vec![]), ("b", b, vec![])]);
+    let spec = spec(
+        r#"{"tokenizer": {"vocab": 300}, "context": 8, "seed": 7,
+            "mix": {"dynamic": {"every_steps": 4, "rate": 1.0, "smoothing": 0.0}},
+            "sources": [{"name": "a", "globs": ["a"], "weight": 0.8, "min_share": 0.3},
+                        {"name": "b", "globs": ["b"], "weight": 0.2, "max_epochs": 2}]}"#,
+    );
+    let shape = BatchShape { sequences: 4, context: 8, max_documents: 4 };
+    let mut stream = open(dir.path(), &spec, shape, 4).unwrap();
+    let (limit, mut of_b, mut most) = (2 * stream.sources()[1].2, 0, 0.0f64);
+    for step in 0..100 {
+        if step > 0 && step % 4 == 0 {
+            // `b` is behind at first, `a` later.
+            let losses = if step < 60 { [Some(1.0), Some(4.0)] } else { [Some(5.0), None] };
+            let weights = stream.followed(step, 100, &losses).unwrap().unwrap();
+            most = most.max(weights["b"]);
+            assert!(weights["a"] >= 0.3, "{weights:?}");
+            stream.change_mix(step, weights, "test").unwrap();
+        }
+        of_b += stream.batch(step, 0, 0, 1).unwrap().source_counts(2)[1];
+    }
+    // Four hundred samples, of which `b` may give a hundred.
+    assert!(of_b <= limit && of_b > limit * 9 / 10, "{of_b} of {limit}");
+    assert!(most < 0.3, "the limit is spread over the rest of the run: {most}");
+    let wrong = llmc_plan::data::DataSpec { sources: spec.sources[..1].to_vec(), ..spec };
+    let error = llmc_corpus::spec::check(&wrong).unwrap_err().to_string();
+    assert!(error.contains("mix.dynamic needs several sources"), "{error}");
+}
+
 #[test]
 fn a_cursor_of_other_data_is_refused() {
     let dir = tempfile::tempdir().unwrap();
