@@ -8,7 +8,10 @@ pub const RULE: Rule = Rule {
     severity: Severity::Warning,
     args: &["path"],
     message: text("`{path}` cannot be read", "无法读取 `{path}`"),
-    labels: &[text("expected a table with a row for each source", "应为每个数据源一行的表格")],
+    labels: &[text(
+        "expected text, CSV or TOML, with a row for each source",
+        "应为 CSV 或 TOML 文本，每个数据源一行",
+    )],
     help: &[text(
         "paths are relative to the recipe; a plan can be made without the table, a run cannot",
         "路径相对于配方文件；没有表格也能出计划，但不能运行",
