@@ -22,11 +22,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Mutex, PoisonError};
 
 /// Raw bytes worked on at a time: enough for some cores, and those that wait fit the cache.
 const CHUNK_BYTES: usize = 2 << 20;
+/// Smaller blocks are gathered.
+const SMALL_BYTES: usize = 64 << 10;
 /// Chunks that wait for the cores.
 const CHUNKS_AHEAD: usize = 2;
 /// Messages of left-out documents that a report repeats; all are counted.
@@ -66,7 +68,6 @@ pub fn build_source(
         fraction: spec.validation.fraction,
         on_error: spec.on_error,
         clean: &spec.clean,
-        counts: Mutex::default(),
         made: Mutex::default(),
         written: Mutex::default(),
     };
@@ -221,7 +222,7 @@ impl Sink for Reader {
     }
 
     fn documents(&mut self, block: &mut Buffer, found: &[Found], form: Form) -> Result<ControlFlow<()>> {
-        let small = block.len() < CHUNK_BYTES / 4;
+        let small = block.len() < SMALL_BYTES;
         if small || self.items < self.skip || self.chunk.again {
             return each_document(self, block, found, form);
         }
@@ -251,6 +252,9 @@ struct Output<'a> {
     name: &'a str,
     journal: &'a Journal,
     writers: [ShardWriter; 2],
+    /// Of the ids in both splits. Counted here and not by document, after each of which the encoder's own tables
+    /// would have pushed the counters out of the cache.
+    counts: [Tally; 2],
     /// What the next note says, but for shards and counts.
     state: Open,
     /// Text written since the last note, bytes.
@@ -273,15 +277,14 @@ impl<'a> Output<'a> {
             && let Some(validation) = ShardWriter::reopen(&validation, context.dtype, validation_state)?
         {
             let counts = std::mem::take(&mut state.counts);
-            let counts = counts.map(Tally::from);
-            put_back(&context.counts, counts);
-            let writers = [train, validation];
-            return Ok(Self { context, name, journal: target.journal, writers, state, unnoted: 0 });
+            let (counts, writers) = (counts.map(Tally::from), [train, validation]);
+            return Ok(Self { context, name, journal: target.journal, writers, counts, state, unnoted: 0 });
         }
         let create = |path: &Path| ShardWriter::create(path, context.dtype);
         let writers = [create(&train)?, create(&validation)?];
+        let counts = [(); 2].map(|()| Tally::new(context.encoder.vocab()));
         let state = Open::default();
-        Ok(Self { context, name, journal: target.journal, writers, state, unnoted: 0 })
+        Ok(Self { context, name, journal: target.journal, writers, counts, state, unnoted: 0 })
     }
 
     fn consume(&mut self, chunks: Receiver<Chunk>, spare: Sender<Chunk>, seen: &mut Seen) -> Result<()> {
@@ -318,7 +321,9 @@ impl<'a> Output<'a> {
                     self.state.shown.push(bad.to_string());
                 }
             }
-            for (writer, tokens) in self.writers.iter_mut().zip(&group.splits) {
+            for ((writer, counts), tokens) in self.writers.iter_mut().zip(&mut self.counts).zip(&group.splits)
+            {
+                tokens.count(counts);
                 writer.append(tokens)?;
             }
             for (sum, bytes) in self.state.text_bytes.iter_mut().zip(group.text_bytes) {
@@ -346,13 +351,12 @@ impl<'a> Output<'a> {
 
     /// Frequencies of ids in both splits.
     fn counts(&self) -> [Vec<u64>; 2] {
-        let mut counts = [(); 2].map(|()| vec![0; self.context.encoder.vocab() as usize]);
-        for table in self.context.counts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            for (sum, more) in counts.iter_mut().zip(table) {
-                more.add_to(sum);
-            }
-        }
-        counts
+        let vocab = self.context.encoder.vocab() as usize;
+        self.counts.each_ref().map(|tally| {
+            let mut sums = vec![0; vocab];
+            tally.add_to(&mut sums);
+            sums
+        })
     }
 
     fn finish(self, name: &str, hashes: Vec<String>, target: &mut Target) -> Result<Built> {

@@ -186,56 +186,40 @@ impl Tokens {
     /// # Errors
     /// A document of more than 2³¹ − 1 tokens, or an id its dtype cannot hold.
     pub fn push(&mut self, ids: &[u32]) -> Result<()> {
-        let largest = ids.iter().fold(0, |most, &id| most.max(id));
-        let fits = match self.dtype {
-            Dtype::U16 => largest <= u32::from(u16::MAX),
-            Dtype::I32 => i32::try_from(largest).is_ok(),
-            _ => false,
-        };
-        if !fits {
-            return Err(too_large(format!("token id {largest} as {:?}", self.dtype)));
-        }
-        self.store(ids, |_| ())
-    }
-
-    /// As [`Tokens::push`], counting the ids, each of which is to have a counter.
-    ///
-    /// # Errors
-    /// As [`Tokens::push`], or an id without a counter.
-    pub fn push_counting(&mut self, ids: &[u32], tally: &mut Tally) -> Result<()> {
-        let (vocab, most) =
-            (tally.vocab(), if self.dtype == Dtype::U16 { 1 << 16 } else { i32::MAX as usize });
-        if vocab > most {
-            return Err(too_large(format!("{vocab} different ids as {:?}", self.dtype)));
-        }
-        let mut outside = None;
-        self.store(ids, |id| {
-            if !tally.add(id) {
-                outside = Some(id);
-            }
-        })?;
-        outside.map_or(Ok(()), |id| Err(too_large(format!("token id {id} of {vocab}"))))
-    }
-
-    /// Appends ids that fit.
-    fn store(&mut self, ids: &[u32], mut each: impl FnMut(u32)) -> Result<()> {
-        let length =
-            i32::try_from(ids.len()).map_err(|_| too_large(format!("a document of {} tokens", ids.len())))?;
+        let length = u32::try_from(ids.len())
+            .ok()
+            .filter(|&length| length <= i32::MAX as u32)
+            .ok_or_else(|| too_large(format!("a document of {} tokens", ids.len())))?;
+        // Below a power of two if all are.
+        let bits = ids.iter().fold(0, |bits, &id| bits | id);
         let bytes = ids.len() * self.dtype.width() as usize;
         let room = self.bytes.room(bytes).get_mut(..bytes).unwrap_or_default();
         match self.dtype {
-            Dtype::U16 => room.as_chunks_mut::<2>().0.iter_mut().zip(ids).for_each(|(bytes, &id)| {
-                each(id);
-                *bytes = (id as u16).to_le_bytes();
-            }),
-            _ => room.as_chunks_mut::<4>().0.iter_mut().zip(ids).for_each(|(bytes, &id)| {
-                each(id);
-                *bytes = id.to_le_bytes();
-            }),
+            Dtype::U16 if bits <= u32::from(u16::MAX) => {
+                let room = room.as_chunks_mut::<2>().0;
+                room.iter_mut().zip(ids).for_each(|(bytes, &id)| *bytes = (id as u16).to_le_bytes());
+            }
+            Dtype::I32 if i32::try_from(bits).is_ok() => {
+                let room = room.as_chunks_mut::<4>().0;
+                room.iter_mut().zip(ids).for_each(|(bytes, &id)| *bytes = id.to_le_bytes());
+            }
+            dtype => {
+                let largest = ids.iter().max().copied().unwrap_or(0);
+                return Err(too_large(format!("token id {largest} as {dtype:?}")));
+            }
         }
         self.bytes.keep(bytes);
         self.lengths.push(&length.to_le_bytes());
         Ok(())
+    }
+
+    /// Counts the ids.
+    pub fn count(&self, tally: &mut Tally) {
+        let bytes = self.bytes.bytes();
+        match self.dtype {
+            Dtype::U16 => tally.count_small(bytes.as_chunks().0.iter().map(|id| u16::from_le_bytes(*id))),
+            _ => tally.count(bytes.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id))),
+        }
     }
 
     /// Empties it, keeping its memory.

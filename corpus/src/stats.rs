@@ -29,12 +29,18 @@ pub fn bytes_per_token(bytes: u64, tokens: u64) -> f64 {
     if tokens == 0 { 0.0 } else { bytes as f64 / tokens as f64 }
 }
 
-/// Frequencies of ids. Counters are small, so that most of them stay in the nearest cache.
+/// Frequencies of ids.
 pub struct Tally {
-    low: Vec<u16>,
-    /// What the counters held when they were full.
+    /// Of the last tokens: one for each id, and for at least every `u16`.
+    recent: Vec<u32>,
+    /// Tokens in `recent`.
+    tokens: usize,
+    /// Of those before, one for each id.
     before: Vec<u64>,
 }
+
+/// Ids of two bytes.
+const SMALL_IDS: usize = 1 << 16;
 
 impl Tally {
     /// Of ids below `vocab`, none seen yet.
@@ -42,39 +48,48 @@ impl Tally {
         vec![0; vocab as usize].into()
     }
 
-    /// Ids are below this.
-    pub fn vocab(&self) -> usize {
-        self.low.len()
-    }
-
-    /// Counts an id; false for one that has no counter.
-    #[inline]
-    pub fn add(&mut self, id: u32) -> bool {
-        let Some(count) = self.low.get_mut(id as usize) else { return false };
-        *count = count.wrapping_add(1);
-        if *count == 0 {
-            self.carry(id);
+    /// Counts ids that lie below the vocabulary.
+    pub fn count(&mut self, ids: impl ExactSizeIterator<Item = u32>) {
+        self.make_room(ids.len());
+        for id in ids {
+            if let Some(count) = self.recent.get_mut(id as usize) {
+                // A check would cost as much as the rest, and there is room.
+                *count = count.wrapping_add(1);
+            }
         }
-        true
     }
 
-    #[cold]
-    fn carry(&mut self, id: u32) {
-        if let Some(sum) = self.before.get_mut(id as usize) {
-            *sum += 1 << u16::BITS;
+    /// As [`Tally::count`] for ids of two bytes.
+    pub fn count_small(&mut self, ids: impl ExactSizeIterator<Item = u16>) {
+        self.make_room(ids.len());
+        if let Some(counters) = self.recent.first_chunk_mut::<SMALL_IDS>() {
+            for id in ids {
+                // No id of two bytes is outside of the counters.
+                let count = &mut counters[usize::from(id)];
+                *count = count.wrapping_add(1);
+            }
+        }
+    }
+
+    fn make_room(&mut self, tokens: usize) {
+        self.tokens = self.tokens.saturating_add(tokens);
+        if self.tokens > u32::MAX as usize {
+            let counts = self.recent.iter_mut().map(std::mem::take);
+            self.before.iter_mut().zip(counts).for_each(|(sum, count)| *sum += u64::from(count));
+            self.tokens = tokens;
         }
     }
 
     /// Adds the frequencies to others.
     pub fn add_to(&self, sums: &mut [u64]) {
-        let counts = self.before.iter().zip(&self.low).map(|(sum, &low)| sum + u64::from(low));
+        let counts = self.before.iter().zip(&self.recent).map(|(sum, &recent)| sum + u64::from(recent));
         sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
 }
 
 impl From<Vec<u64>> for Tally {
     fn from(before: Vec<u64>) -> Self {
-        Self { low: vec![0; before.len()], before }
+        Self { recent: vec![0; before.len().max(SMALL_IDS)], tokens: 0, before }
     }
 }
 
@@ -121,12 +136,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tally_counts_past_its_counters() {
-        let mut tally = Tally::from(vec![0, 5, 0]);
-        assert!((0..200_000).all(|_| tally.add(1)) && tally.add(2) && !tally.add(3));
-        let mut sums = [1, 1, 1];
-        tally.add_to(&mut sums);
-        assert_eq!(sums, [1, 200_006, 2]);
+    fn both_ways_count_what_is_there() {
+        let ids: Vec<u16> = (0..1001u32).map(|n| (n * n % 300) as u16).collect();
+        let (mut plain, mut small) = (Tally::new(300), Tally::from(vec![1; 300]));
+        plain.count(ids.iter().map(|&id| u32::from(id)));
+        small.count_small(ids.iter().copied());
+        // What was counted moves on when there is no room.
+        small.make_room(u32::MAX as usize);
+        let (mut a, mut b) = (vec![1; 300], vec![0; 300]);
+        plain.add_to(&mut a);
+        small.add_to(&mut b);
+        assert_eq!((a.iter().sum::<u64>(), a), (1301, b));
     }
 
     #[test]

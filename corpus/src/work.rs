@@ -9,7 +9,6 @@ use crate::inputs::Input;
 use crate::output::{Dtype, Tokens};
 use crate::read::{Buffer, Form, KEPT_BYTES, Place, Raw, Text, utf8};
 use crate::sample::{content_hash, held_out};
-use crate::stats::Tally;
 use crate::tokenizer::Encoder;
 use llmc_plan::data::{CleanSpec, Dedup, OnError, Unicode};
 use rayon::prelude::*;
@@ -31,8 +30,6 @@ pub struct Context<'a> {
     pub fraction: f64,
     pub on_error: OnError,
     pub clean: &'a CleanSpec,
-    /// Tables of token frequencies, as many as cores ever counted at once.
-    pub counts: Mutex<Vec<[Tally; 2]>>,
     /// Buffers of made text, to be used again.
     pub made: Mutex<Vec<Buffer>>,
     /// Memory of groups that were written, to be used again.
@@ -186,7 +183,7 @@ impl Context<'_> {
             }
         }
         put_back(&self.made, made);
-        Ok(encoding.finish())
+        Ok(encoding.encoded)
     }
 
     /// Leaves a document out, or stops.
@@ -296,7 +293,7 @@ impl Context<'_> {
         }
         group.made.clear(KEPT_BYTES);
         put_back(&self.made, group.made);
-        Ok(encoding.finish())
+        Ok(encoding.encoded)
     }
 
     /// Ids of a document that was tokenised before, its end added where it is missing.
@@ -337,7 +334,6 @@ impl Context<'_> {
 struct Encoding<'a> {
     context: &'a Context<'a>,
     encoded: Encoded,
-    counts: [Tally; 2],
     /// Bytes that are to be encoded by both encoders yet.
     to_audit: usize,
 }
@@ -351,9 +347,7 @@ impl<'a> Encoding<'a> {
             bad: Vec::new(),
             dropped: Dropped::default(),
         };
-        let none = || [(); 2].map(|()| Tally::new(context.encoder.vocab()));
-        let counts = taken(&context.counts).unwrap_or_else(none);
-        Self { context, encoded, counts, to_audit: if first { AUDITED_BYTES } else { 0 } }
+        Self { context, encoded, to_audit: if first { AUDITED_BYTES } else { 0 } }
     }
 
     fn text(&mut self, text: &str, hash: u64, validation_file: bool) -> Result<()> {
@@ -374,13 +368,8 @@ impl<'a> Encoding<'a> {
         let split = if validation { VALIDATION } else { TRAIN };
         let encoded = &mut self.encoded;
         let all = encoded.splits.get_mut(split).zip(encoded.text_bytes.get_mut(split));
-        let Some(((tokens, sum), counts)) = all.zip(self.counts.get_mut(split)) else { return Ok(()) };
+        let Some((tokens, sum)) = all else { return Ok(()) };
         *sum += text_bytes as u64;
-        tokens.push_counting(ids, counts)
-    }
-
-    fn finish(self) -> Encoded {
-        put_back(&self.context.counts, self.counts);
-        self.encoded
+        tokens.push(ids)
     }
 }

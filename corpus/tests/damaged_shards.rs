@@ -97,7 +97,7 @@ fn errors_name_file_and_offset() {
             "a.train.idx, byte 0: expected a Megatron index, which starts with MMIDIDX, found \"XMIDIDX\\0\\0\"",
         ),
         ("a.train.idx", 17, 7, "a.train.idx, byte 17: expected an integer dtype"),
-        ("a.train.idx", 122, 0xFF, "expected the Some("),
+        ("a.train.idx", 122, 0xFF, "bytes that its index describes, found "),
         (
             "a.train.bin",
             5,

@@ -26,7 +26,7 @@ use std::path::Path;
 pub const MAX_DOCUMENT_BYTES: u64 = 128 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
 /// Lines are looked for in this much at a time; at least [`BUFFER_BYTES`], so that it is read without a copy.
-const BLOCK_BYTES: usize = 512 << 10;
+const BLOCK_BYTES: usize = 256 << 10;
 /// Buffers that had to grow beyond this for one document are not kept.
 pub(crate) const KEPT_BYTES: usize = 8 << 20;
 
