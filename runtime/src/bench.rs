@@ -18,7 +18,8 @@ use crate::interpret::{Machine, Pass};
 use crate::profile::{Profile, Timed, by_kind};
 use crate::report::{Compared, median};
 use crate::synthetic::Synthetic;
-use crate::{device, prepare, schedule, shim, tune};
+use crate::warm::warm;
+use crate::{device, prepare, schedule, shim};
 
 /// What `bench` prints.
 #[derive(Debug, Serialize)]
@@ -56,7 +57,7 @@ pub struct Report {
 }
 
 /// Makes `steps` timed steps of `plan` after two to warm up, then one that is watched. `search`: GEMM algorithms are
-/// chosen at length (see [`tune::tune`]). `began` is when the process started.
+/// chosen at length (see [`crate::tune::tune`]). `began` is when the process started.
 ///
 /// # Errors
 /// What a run of the plan would fail with.
@@ -69,8 +70,8 @@ pub fn bench(plan: &Plan, steps: u64, table: &Path, search: bool, began: Instant
     let program = prepare::lowered_for(plan, None, backend)?;
     device::check_memory(plan, device, walk::memory(&program).total)?;
     done("program");
-    tune::tune(&program, plan.determinism, device, table, search)?;
-    done("algorithms");
+    warm(plan, &program, device, table, search)?;
+    done("kernels and algorithms");
     let mut machine = Machine::new(&program, device, plan.seed)?;
     let mut host = Synthetic::uniform(plan, plan.seed);
     machine.run(&program.init, Pass { list: "init", steps_done: 0 }, &mut host, None)?;

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use llmc_plan::op::Op;
-use llmc_plan::plan::{DType, Determinism, Plan, Precision};
+use llmc_plan::plan::{DType, Determinism, Plan};
 use llmc_plan::program::Program;
-use tch::{Device, Kind};
+use tch::Device;
 
-use crate::cuda;
 use crate::cuda::probe::{driver, probe};
 use crate::failure::{Failure, Outcome};
 use crate::shim;
@@ -48,7 +47,6 @@ pub fn prepare(plan: &Plan, local_rank: usize, threads: Option<usize>) -> Outcom
     if let Some(found) = driver().ok().flatten() {
         check_driver(found)?;
     }
-    read_ahead();
     load_cuda()
         .map_err(|why| Failure::environment(format!("{wanted}, this machine has 0 CUDA devices ({why})")))?;
     let found = tch::Cuda::device_count().max(0) as u64;
@@ -60,14 +58,7 @@ pub fn prepare(plan: &Plan, local_rank: usize, threads: Option<usize>) -> Outcom
         tch::Cuda::set_user_enabled_cudnn(true);
         tch::Cuda::cudnn_set_benchmark(false);
     }
-    let device = Device::Cuda(local_rank);
-    let kind = match plan.precision {
-        Precision::F32 => Kind::Float,
-        Precision::Fp16 => Kind::Half,
-        Precision::Bf16 | Precision::Fp8 => Kind::BFloat16,
-    };
-    cuda::prepare(device, kind).map_err(|e| Failure::environment(e.to_string()))?;
-    Ok(device)
+    Ok(Device::Cuda(local_rank))
 }
 
 /// Refuses a plan for another device than there is.
@@ -96,26 +87,6 @@ pub fn load_cuda() -> Result<(), String> {
     }
     let folder = libtorch_folder().ok_or("libtorch_cpu.so is not in /proc/self/maps")?;
     shim::load_cuda(&folder.join("libtorch_cuda.so")).map_err(|e| e.to_string())
-}
-
-/// Libraries of which the first step opens hundreds of megabytes.
-const LARGE: [&str; 4] = ["libcublasLt.so", "libcudnn_engines", "libcudnn_graph", "libcudnn_heuristic"];
-
-/// Brings them into the page cache, in a thread beside the rest of the start: a machine that has just been started
-/// reads them from its disk (2026-11, H100: the first step of a 1B took 3.7 s there, 2.3 s once they were in memory).
-fn read_ahead() {
-    let wheels = || std::fs::read_dir(libtorch_folder()?.join("../../nvidia")).ok();
-    std::thread::spawn(move || {
-        let folders = wheels().into_iter().flatten().flatten().map(|wheel| wheel.path().join("lib"));
-        let files = folders.filter_map(|lib| std::fs::read_dir(lib).ok()).flatten().flatten();
-        let large = files
-            .filter(|file| LARGE.iter().any(|name| file.file_name().to_string_lossy().starts_with(name)));
-        let mut buffer = vec![0u8; 1 << 20];
-        for mut file in large.filter_map(|file| std::fs::File::open(file.path()).ok()) {
-            // Whatever cannot be read now is read, or missed, by who needs it.
-            while matches!(std::io::Read::read(&mut file, &mut buffer), Ok(1..)) {}
-        }
-    });
 }
 
 /// The folder that libtorch itself was loaded from.

@@ -37,4 +37,5 @@ pub mod synthetic;
 pub mod trace;
 pub mod train;
 pub mod tune;
+pub mod warm;
 pub mod watch;

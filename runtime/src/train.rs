@@ -34,7 +34,7 @@ use crate::sources::SourceSums;
 use crate::start::starting_state;
 use crate::stop::Stop;
 use crate::trace::Trace;
-use crate::tune::tune;
+use crate::warm::warm;
 use crate::watch::Several;
 use crate::{chrome, device, prepare};
 
@@ -143,7 +143,7 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     device::check_device(plan, device)?;
     device::check_libraries(device, &program)?;
     device::check_memory(plan, device, footprint.total)?;
-    tune(&program, plan.determinism, device, &folder.path, options.search_gemm)?;
+    warm(plan, &program, device, &folder.path, options.search_gemm)?;
     let explain =
         |ledger: &Ledger, failure| oom::explain(&folder.path, plan, &program, device, ledger, failure);
     let mut machine =

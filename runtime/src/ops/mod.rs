@@ -33,7 +33,7 @@ pub mod rope;
 pub(crate) mod split;
 mod swiglu;
 
-pub(crate) use attention::goes_to_cudnn;
+pub(crate) use attention::{goes_to_cudnn, open as open_attention};
 pub use execute::{Context, Host, execute};
 pub(crate) use reduce::squared_norm;
 

@@ -38,6 +38,21 @@ pub(crate) fn goes_to_cudnn(op: &AttentionForward) -> bool {
     fits && !op.deterministic && !op.document_mask && op.context.is_multiple_of(CUDNN_ROWS)
 }
 
+/// Has cuDNN load what attention over such heads needs, where it runs it: both passes over one short sequence.
+pub(crate) fn open(op: &AttentionForward, kind: Kind, device: Device) -> Result<()> {
+    let group = op.heads / op.kv_heads.max(1);
+    let op = AttentionForward { heads: group, kv_heads: 1, sequences: 1, context: CUDNN_ROWS, ..op.clone() };
+    let (heads, n) = (Heads::new(op.heads, op.kv_heads, op.head_dim)?, signed(op.context));
+    let zeros = |shape: &[i64], kind: Kind| Tensor::f_zeros(shape, (kind, device));
+    let qkv = zeros(&[n, heads.q_width() + 2 * heads.kv_width()], kind)?;
+    let Some(how) = how(&op, &qkv).filter(|how| !how.flash) else { return Ok(()) };
+    let (out, lse) = (zeros(&[n, heads.q_width()], kind)?, zeros(&[heads.group, n], Kind::Float)?);
+    let bounds = bounds(&op, &qkv)?;
+    forward(how, &qkv, &bounds, heads, &out, &lse)?;
+    let saved = super::Saved { dout: &out, out: &out, lse: &lse };
+    backward(how, &qkv, &saved, &bounds, heads, &qkv.f_zeros_like()?)
+}
+
 /// Queries, keys and values of packed rows as `[n, heads, head_dim]` views.
 fn by_head(qkv: &Tensor, heads: Heads) -> Result<[Tensor; 3]> {
     let parts = Qkv::packed(qkv, heads)?;

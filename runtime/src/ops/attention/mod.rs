@@ -5,7 +5,7 @@
 //! (arXiv 2310.01889): both are lists of [`Span`]s.
 
 pub(super) mod fused;
-pub(crate) use fused::goes_to_cudnn;
+pub(crate) use fused::{goes_to_cudnn, open};
 mod layout;
 mod work;
 
