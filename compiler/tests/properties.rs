@@ -210,7 +210,7 @@ fn extreme_recipes_are_planned_or_refused() {
     for model in [
         "llama 7b",
         "llama < layers 1 hidden 2 heads 1 vocab 2 >",
-        "llama3 405b < ctx 1048576k >",
+        "llama3 405b < ctx 16384k >",
         "llama 10000b",
     ] {
         for budget in
