@@ -86,6 +86,8 @@ pub struct Fix {
     pub path: &'static str,
     /// New value in canonical words.
     pub value: String,
+    /// A second change without which the first is not enough.
+    pub also: Option<(&'static str, String)>,
     /// Device bytes of the plan that then results.
     pub device_bytes: u64,
     /// Its seconds a step.

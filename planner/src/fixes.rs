@@ -9,12 +9,15 @@ use crate::solve::plan;
 
 /// Most fixes named.
 const MOST: usize = 5;
+/// Of these, most pairs of pins.
+const PAIRS: usize = 2;
 
 fn fix(path: &'static str, value: String, answer: &Answer) -> Fix {
     let plan = &answer.plan;
     Fix {
         path,
         value,
+        also: None,
         device_bytes: plan.memory.device_bytes,
         step_seconds: plan.time.step_seconds,
         cost: plan.cost.total,
@@ -53,6 +56,30 @@ fn word<T: std::fmt::Debug>(value: &T) -> String {
     out
 }
 
+/// Pairs of pins that are at fault together, where none is alone.
+fn pairs(q: &Question) -> Vec<Fix> {
+    let released = |pins: &Pins, release: &Release| {
+        let mut pins = pins.clone();
+        release.2(&mut pins);
+        (pins != q.pins).then_some(pins)
+    };
+    let mut fixes = Vec::new();
+    for (i, one) in RELEASES.iter().enumerate() {
+        let Some(without) = released(&q.pins, one) else { continue };
+        for other in RELEASES.iter().skip(i + 1) {
+            let Some(both) = released(&without, other).filter(|pins| *pins != without) else { continue };
+            if fixes.len() >= PAIRS {
+                return fixes;
+            }
+            if let Ok(answer) = plan(&Question { pins: both, ..q.clone() }) {
+                let also = Some((other.0, other.1(&answer.plan)));
+                fixes.push(Fix { also, ..fix(one.0, one.1(&answer.plan), &answer) });
+            }
+        }
+    }
+    fixes
+}
+
 /// Fixes of a question that has no plan.
 pub fn find(q: &Question) -> Vec<Fix> {
     let mut fixes = Vec::new();
@@ -69,6 +96,9 @@ pub fn find(q: &Question) -> Vec<Fix> {
         if let Ok(answer) = plan(&changed) {
             fixes.push(fix(path, value(&answer.plan), &answer));
         }
+    }
+    if fixes.is_empty() {
+        fixes = pairs(q);
     }
     if fixes.is_empty() && q.pins != Pins::default() {
         let free = Question { pins: Pins::default(), ..q.clone() };

@@ -298,25 +298,6 @@ impl Programme {
         let more = self.solve(GIB, None).ok()?.1;
         Some((now - more).max(0.0))
     }
-
-    /// Bytes that every stage lacks, at the least, for the layers to fit: the elastic programme. 0 when they fit.
-    pub fn lacking(&self) -> Option<f64> {
-        let mut vars = ProblemVariables::new();
-        let cheapest: Vec<f64> = (self.stages.iter())
-            .map(|s| s.layer.iter().copied().fold(f64::INFINITY, f64::min) / GIB)
-            .collect();
-        let counts: Vec<Variable> = (self.stages.iter())
-            .map(|_| vars.add(variable().integer().min(1.0).max(self.layers as f64)))
-            .collect();
-        let slack = vars.add(variable().min(0.0));
-        let mut model = vars.minimise(slack).using(microlp);
-        let all: Expression = counts.iter().copied().sum();
-        model = model.with(constraint!(all == self.layers as f64));
-        for ((stage, count), bytes) in self.stages.iter().zip(&counts).zip(&cheapest) {
-            model = model.with(constraint!(*count * *bytes <= slack + stage.room / GIB));
-        }
-        model.solve().ok().map(|solution| solution.value(slack) * GIB)
-    }
 }
 
 /// Tries every count of all but the last two policies, whose best counts follow; keeps the fastest mix in `best`.

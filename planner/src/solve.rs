@@ -421,6 +421,7 @@ fn over_budget(q: &Question, limits: &Limits, out: &Answer) -> Result<(), Infeas
     let fix = |path, value: String, answer: &Answer| Fix {
         path,
         value,
+        also: None,
         device_bytes: answer.plan.memory.device_bytes,
         step_seconds: answer.plan.time.step_seconds,
         cost: answer.plan.cost.total,

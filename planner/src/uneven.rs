@@ -380,10 +380,3 @@ pub fn gibibyte(s: &Setting, pins: &Pins, node: &Node, costed: &Costed, limit: u
     let Some(more) = more.worth(own).and_then(|open| more.solved(&open)) else { return Some((relaxed, 0.0)) };
     Some((relaxed, (own - more.seconds).max(0.0)))
 }
-
-/// Bytes that every device lacks, at the least, for a layout to hold its layers under the pins.
-pub fn lacking(s: &Setting, pins: &Pins, node: &Node, point: &Point, limit: u64) -> Option<f64> {
-    let ways = ways(s, pins, node, false);
-    let lacks = asked(s, &Scales::new(s), point, node, &ways, limit).programme.lacking()?;
-    Some(lacks * (1.0 + s.profile.fixed.slack))
-}

@@ -149,6 +149,10 @@ fn a_pinned_layout_that_cannot_work_names_the_rule_and_what_does() {
     q.pins = Pins { tp: Some(3), ..Pins::default() };
     let Err(Infeasible::Layout { rule, figures, .. }) = solve(&q) else { panic!("3 does not divide 64") };
     assert_eq!((rule.as_str(), figures["gpus"]), ("ranks_make_gpus", 64.0));
+    // Neither pin alone is at fault: the fix names both, with what a plan then takes.
+    q.pins = Pins { tp: Some(3), pp: Some(64), ..Pins::default() };
+    let Err(Infeasible::Layout { fixes, .. }) = solve(&q) else { panic!("3 times 64 ranks") };
+    assert_eq!((fixes[0].path, fixes[0].also.as_ref().unwrap().0), ("layout.tp", "layout.pp"));
 }
 
 #[test]

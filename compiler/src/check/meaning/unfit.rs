@@ -95,8 +95,9 @@ pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Option<Diagnosti
 
 /// `--set "on=16xH100"` (71.2 GiB, 3.1 s/step, ¥120,000)
 pub fn fix_words(fix: &llmc_planner::Fix, currency: &str) -> String {
+    let also = fix.also.iter().map(|(path, value)| format!(" --set \"{path}={value}\"")).collect::<String>();
     format!(
-        "`--set \"{}={}\"` ({}, {}/step, {})",
+        "`--set \"{}={}\"{also}` ({}, {}/step, {})",
         fix.path,
         fix.value,
         human_bytes(fix.device_bytes),
