@@ -59,7 +59,7 @@ fn word<T: std::fmt::Debug>(value: &T) -> String {
 /// Pairs of pins that are at fault together, where none is alone.
 fn pairs(q: &Question) -> Vec<Fix> {
     let released = |pins: &Pins, release: &Release| {
-        let mut pins = pins.clone();
+        let mut pins = *pins;
         release.2(&mut pins);
         (pins != q.pins).then_some(pins)
     };

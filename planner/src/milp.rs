@@ -70,8 +70,10 @@ const GIB: f64 = 1073741824.0;
 const WHOLE: f64 = 1e-6;
 /// Splits of at most [`FEW`] counts are proven best to this share of the objective.
 const EXACT: f32 = 1e-8;
-/// Larger ones to this: a sixteenth of the cost model's own error, and more than whole layers can differ by.
-const CLOSE: f32 = 5e-3;
+/// Larger ones start from the dynamic programme's, which is the best: the solver stops where its bound comes this near.
+const CLOSE: f32 = 5e-2;
+/// Bounds of the slowest stage that the dynamic programme tries at most.
+const BOUNDS: usize = 64;
 /// Counts (stages × policies) up to which branching proves the best within milliseconds.
 const FEW: usize = 12;
 
@@ -152,38 +154,60 @@ impl Programme {
         if self.stages.len() * self.policies.len() <= FEW { EXACT } else { CLOSE }
     }
 
-    /// A split to start from: under the least slowest stage, every layer goes where it costs least. The best there is
-    /// where a stage's time is convex in its layers;
-    /// where it is not, moves of one layer mend what they can.
-    fn start(&self, table: &[Cut], slowest: f64) -> Option<Vec<usize>> {
-        let mut held = vec![1_usize; table.len()];
-        for _ in self.stages.len() as u64..self.layers {
-            let cost = |(i, n): (usize, &usize)| {
-                let row = table.get(i)?;
-                let (now, then) = (row.get(n.checked_sub(1)?)?.0, row.get(*n)?.0);
-                (then <= slowest).then_some((then - now, i))
-            };
-            let (_, at) = held.iter().enumerate().filter_map(cost).min_by(|a, b| a.0.total_cmp(&b.0))?;
-            *held.get_mut(at)? += 1;
+    /// Layers of each stage in the best split, by a dynamic programme over stages under one bound of the slowest after the
+    /// other: a higher bound costs `micro_batches` times its rise and saves at most what the sum of stages can fall.
+    fn start(&self, table: &[Cut], least: f64) -> Option<Vec<usize>> {
+        let mut bounds: Vec<f64> = table.iter().flatten().map(|(t, _)| *t).filter(|t| *t >= least).collect();
+        bounds.sort_by(f64::total_cmp);
+        bounds.dedup();
+        let objective =
+            |slowest: f64, sum: f64| self.micro_batches * slowest + (sum - slowest - self.filled).max(0.0);
+        let free = self.shared(table, f64::INFINITY)?.0;
+        let mut best: Option<(f64, Vec<usize>)> = None;
+        for bound in bounds.into_iter().take(BOUNDS) {
+            if best.as_ref().is_some_and(|(found, _)| objective(bound, free) >= *found) {
+                break;
+            }
+            let Some((sum, held)) = self.shared(table, bound) else { continue };
+            let value = objective(bound, sum);
+            if best.as_ref().is_none_or(|(found, _)| value < *found) {
+                best = Some((value, held));
+            }
         }
-        let time =
-            |i: usize, n: usize| Some(table.get(i)?.get(n.checked_sub(1)?)?.0).filter(|t| *t <= slowest);
-        let gain = |held: &[usize], from: usize, to: usize, layers: usize| {
-            let (a, b) = (*held.get(from)?, *held.get(to)?);
-            let before = time(from, a)? + time(to, b)?;
-            Some(before - time(from, a.checked_sub(layers)?)? - time(to, b + layers)?)
-        };
-        for _ in 0..4 * self.layers {
-            let places = 0..held.len();
-            let moves = places.clone().flat_map(|a| places.clone().map(move |b| (a, b)));
-            let moves = moves.filter(|(a, b)| a != b).flat_map(|(a, b)| [(a, b, 1), (a, b, 2), (a, b, 3)]);
-            let gains = moves.filter_map(|(a, b, n)| Some((gain(&held, a, b, n)?, a, b, n)));
-            let best = gains.max_by(|x, y| x.0.total_cmp(&y.0)).filter(|x| x.0 > 1e-12 * slowest);
-            let Some((_, from, to, layers)) = best else { break };
-            *held.get_mut(from)? -= layers;
-            *held.get_mut(to)? += layers;
+        best.map(|(_, held)| held)
+    }
+
+    /// The split with the least sum of stages' seconds among those whose stages take `bound` at most, and that sum.
+    fn shared(&self, table: &[Cut], bound: f64) -> Option<(f64, Vec<usize>)> {
+        let layers = self.layers as usize;
+        let mut sums = vec![f64::INFINITY; layers + 1];
+        *sums.first_mut()? = 0.0;
+        let mut taken: Vec<Vec<usize>> = Vec::with_capacity(table.len());
+        for row in table {
+            let mut next = vec![f64::INFINITY; layers + 1];
+            let mut from = vec![0; layers + 1];
+            for (n, (seconds, _)) in row.iter().enumerate().filter(|(_, (t, _))| *t <= bound) {
+                for (before, sum) in sums.iter().enumerate().filter(|(_, sum)| sum.is_finite()) {
+                    let all = before + n + 1;
+                    let (Some(place), Some(by)) = (next.get_mut(all), from.get_mut(all)) else { break };
+                    if sum + seconds < *place {
+                        (*place, *by) = (sum + seconds, n + 1);
+                    }
+                }
+            }
+            sums = next;
+            taken.push(from);
         }
-        Some(held)
+        let sum = sums.last().copied().filter(|sum| sum.is_finite())?;
+        let mut left = layers;
+        let mut held = Vec::with_capacity(table.len());
+        for from in taken.iter().rev() {
+            let n = *from.get(left)?;
+            held.push(n);
+            left -= n;
+        }
+        held.reverse();
+        Some((sum, held))
     }
 
     /// The programme in numbers: integers or their relaxation. Milliseconds and gibibytes keep the coefficients near 1.

@@ -202,3 +202,25 @@ fn a_whole_405b_is_split_at_once() {
     assert_eq!(found.counts.iter().flatten().sum::<u64>(), 126);
     println!("{found:?} after {:?}, bound {}", start.elapsed(), programme.bound());
 }
+
+/// Stages whose memory differs much leave the relaxation far from whole layers: the start must be the best already, for a
+/// proof by branching takes minutes here.
+#[test]
+fn sixteen_tight_and_unlike_stages_are_split_at_once() {
+    let stage = |i: u64| Stage {
+        seconds: if i == 15 { 9e-3 } else { 0.0 },
+        room: if i == 0 || i == 15 { 19.0 } else { 34.0 } * GIB,
+        layer: [3.3, 2.1, 0.5].iter().map(|b| (1.1 + b * (16 - i) as f64 * 0.27) * GIB).collect(),
+    };
+    let programme = Programme {
+        layers: 90,
+        policies: [6.0e-3, 6.4e-3, 8.1e-3].map(|seconds| Policy { seconds }).to_vec(),
+        stages: (0..16).map(stage).collect(),
+        micro_batches: 16.0,
+        filled: 8e-3,
+    };
+    let start = std::time::Instant::now();
+    let found = programme.split().unwrap();
+    assert_eq!(found.counts.iter().flatten().sum::<u64>(), 90);
+    assert!(found.seconds >= programme.bound() && start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
