@@ -26,7 +26,10 @@ const RUNS: usize = 5;
 const TURNS: usize = 15;
 const CONTEXT: u32 = 4097;
 
+#[allow(unsafe_code)]
 fn main() {
+    // SAFETY: nothing else runs yet. As `llmc-data` does.
+    unsafe { std::env::set_var("FASTOKENS_BPE_THREADS", "1") }
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     if let [only, dir, sample] = &arguments[..]
         && only == "first-batch"

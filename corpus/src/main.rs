@@ -136,7 +136,17 @@ enum Format {
     Json,
 }
 
+/// The fast encoder would split long documents over threads of its own, which spin in the way of ours: documents
+/// are spread over all cores already. Two cores built 1.4 times as fast as one with its threads and 1.65 times
+/// without (2-core VM, 2026-11-24).
+#[allow(unsafe_code)]
+fn one_thread_a_document() {
+    // SAFETY: nothing else runs yet that could read the environment.
+    unsafe { std::env::set_var("FASTOKENS_BPE_THREADS", "1") }
+}
+
 fn main() -> ExitCode {
+    one_thread_a_document();
     let cli = Cli::parse();
     match std::panic::catch_unwind(|| run(cli)) {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 //! JSON lines: one object a line, its field `text` is the document, other fields are ignored.
 
 use super::{
-    BLOCK_BYTES, Buffer, Form, Found, KEPT_BYTES, MAX_DOCUMENT_BYTES, Place, Raw, Sink, Text, broken,
+    Buffer, Form, Found, KEPT_BYTES, MAX_DOCUMENT_BYTES, Place, Raw, Sink, Text, block_bytes, broken,
     not_utf8, strings::first_special, strings::unescape, too_long,
 };
 use crate::error::{BadContent, Result};
@@ -33,7 +33,7 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
             continue;
         }
         // One byte more tells a line that is too long.
-        let most = BLOCK_BYTES.min(MAX_DOCUMENT_BYTES as usize + 1 - searched);
+        let most = block_bytes().min(MAX_DOCUMENT_BYTES as usize + 1 - searched);
         match reader.read(block.room(most).get_mut(..most).unwrap_or_default()) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             // A second attempt could look like the end of the file.

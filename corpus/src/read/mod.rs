@@ -25,8 +25,10 @@ use std::path::Path;
 /// A longer document is refused: it would have to be held in memory, with its tokens, in full.
 pub const MAX_DOCUMENT_BYTES: u64 = 128 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
-/// Lines are looked for in this much at a time; at least [`BUFFER_BYTES`], so that it is read without a copy.
+/// At least [`BUFFER_BYTES`], so that it is read without a copy.
 const BLOCK_BYTES: usize = 256 << 10;
+/// All cores wait for the last one of a block, so it is to be many times what one takes at a time.
+const SHARED_BLOCK_BYTES: usize = 2 << 20;
 /// Buffers that had to grow beyond this for one document are not kept.
 pub(crate) const KEPT_BYTES: usize = 8 << 20;
 
@@ -204,6 +206,11 @@ impl<'a> Raw<'a> {
 /// A range of bytes that was found to be text.
 pub(crate) fn utf8<'a>(bytes: &'a [u8], range: &Range<usize>) -> &'a str {
     simdutf8::basic::from_utf8(bytes.get(range.clone()).unwrap_or_default()).unwrap_or_default()
+}
+
+/// Lines are looked for in this much at a time.
+fn block_bytes() -> usize {
+    if rayon::current_num_threads() == 1 { BLOCK_BYTES } else { SHARED_BLOCK_BYTES }
 }
 
 /// Reads every document of a file into `sink` and returns the hash of the raw file; the hash is of
