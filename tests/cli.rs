@@ -241,6 +241,13 @@ fn a_plan_is_written_and_compared() {
         serde_json::from_str(&std::fs::read_to_string(folder.path().join("out/plan.json")).unwrap()).unwrap();
     assert_eq!(plan["model"]["params"], 6_738_415_616_u64);
     assert!(plan["facts"]["lr.peak"]["why"].is_object());
+    // The laws that were not taken stand beside the one that was.
+    let spread = run(folder.path(), &["why", "a.llm", "lr.peak"]);
+    let spread = String::from_utf8_lossy(&spread.stdout).into_owned();
+    assert!(
+        ["step_law", "deepseek", "sqrt_scaling", "linear_scaling"].iter().all(|law| spread.contains(law)),
+        "{spread}"
+    );
     let same = run(folder.path(), &["plan", "a.llm", "--against", "out/plan.json"]);
     assert_eq!(show(&same), "exit: 0\n--- stdout\nno difference\n--- stderr\n\n");
     let other = run(folder.path(), &["plan", "a.llm", "--against", "out/plan.json", "--set", "seed=2"]);

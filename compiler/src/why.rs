@@ -33,6 +33,9 @@ pub struct Node {
     /// What would change it, of the neighbouring recipes that were planned.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
+    /// What other laws say of the value, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub laws: Vec<(String, f64)>,
 }
 
 /// A neighbouring recipe in which the value is another.
@@ -97,7 +100,10 @@ pub fn why(c: &Compiled, path: &str) -> Result<Node, Option<String>> {
         return Err(same_name.or_else(|| nearest(path, all).map(str::to_owned)));
     }
     let mut seen = Vec::new();
-    Ok(node(c, &json, path, DEPTH, &mut seen))
+    let mut root = node(c, &json, path, DEPTH, &mut seen);
+    let laws = c.plan.iter().flat_map(|p| &p.search.laws).filter(|law| law.path == path);
+    root.laws = laws.map(|law| (law.law.clone(), law.value)).collect();
+    Ok(root)
 }
 
 fn node(c: &Compiled, json: &serde_json::Value, path: &str, depth: usize, seen: &mut Vec<String>) -> Node {
@@ -116,6 +122,7 @@ fn node(c: &Compiled, json: &serde_json::Value, path: &str, depth: usize, seen: 
         text: None,
         reads: Vec::new(),
         changes: Vec::new(),
+        laws: Vec::new(),
     };
     let reads: &[&str] = match &out.why {
         Some(Why::Typed { span, .. } | Why::Set { span, .. }) => {
@@ -174,6 +181,11 @@ fn group_reason(c: &Compiled, path: &str) -> Option<Why> {
 pub fn lines(root: &Node, lang: Lang) -> String {
     let mut out = String::new();
     draw(root, 0, lang, &mut Vec::new(), &mut out);
+    if !root.laws.is_empty() {
+        let said = root.laws.iter().map(|(law, value)| format!("{law}{}", shown(&(*value).into())));
+        let head = if lang == Lang::En { "the laws spread" } else { "各定律" };
+        out.push_str(&format!("{head}: {}\n", said.collect::<Vec<_>>().join(", ")));
+    }
     if !root.changes.is_empty() {
         out.push_str(if lang == Lang::En { "changes with\n" } else { "随以下改动而变\n" });
     }
