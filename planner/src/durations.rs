@@ -2,13 +2,12 @@
 //! walk over the program then predicts the step that the closed form predicts.
 
 use llmc_plan::op::{Kind, Op, TensorType};
-use llmc_plan::plan::Determinism;
 use llmc_plan::program::Instr;
 use llmc_plan::walk::Durations;
 
 use crate::cost::Setting;
 use crate::cost::comm::{Group, all_reduce, scatter, send};
-use crate::cost::kernels::{bandwidth, gemm};
+use crate::cost::kernels::{bandwidth, bitwise, gemm};
 
 /// The cost model of one setting, for the walk.
 pub struct Model<'a> {
@@ -39,7 +38,13 @@ impl<'a> Model<'a> {
         let time = launches * s.profile.gemm.launch
             + flops / (s.hardware.peak_bf16 * narrow * rate)
             + elements * each;
-        if backward && s.determinism == Determinism::Bitwise { time * p.bitwise_backward } else { time }
+        let heads = match op {
+            Op::AttentionForward(a) => a.sequences * a.heads,
+            Op::AttentionBackward(a) => a.forward.sequences * a.forward.heads,
+            _ => return time,
+        };
+        let (slower_forward, slower_backward) = bitwise(s, heads as f64);
+        time * if backward { slower_backward } else { slower_forward }
     }
 }
 

@@ -53,12 +53,26 @@ pub fn attention(s: &Setting, sequences: f64, tokens: f64, heads: f64, share: f6
     let queries = sequences * tokens * heads * dim * share;
     let launch = s.profile.gemm.launch;
     let forward = launch + flops / (rate * p.forward) + queries * p.forward_element;
-    let mut backward = 2.0 * launch + 2.5 * flops / (rate * p.backward) + queries * p.backward_element;
-    if s.determinism == Determinism::Bitwise {
-        backward *= p.bitwise_backward;
-    }
-    (forward, backward)
+    let backward = 2.0 * launch + 2.5 * flops / (rate * p.backward) + queries * p.backward_element;
+    let (slower_forward, slower_backward) = bitwise(s, sequences * heads);
+    (forward * slower_forward, backward * slower_backward)
 }
+
+/// Time of a bit-equal attention ÷ the fast one, forward and backward: FlashAttention 2 runs it, which in the backward
+/// pass keeps ⌈multiprocessors ÷ heads of all sequences⌉ sums of dQ (flash_api.cpp, `mha_bwd`), each at its price.
+pub fn bitwise(s: &Setting, heads: f64) -> (f64, f64) {
+    if s.determinism != Determinism::Bitwise {
+        return (1.0, 1.0);
+    }
+    let p = &s.profile.attention;
+    let flash2 = 1.0 / p.flash2;
+    let sums = (s.hardware.multiprocessors as f64 / heads.max(1.0)).ceil();
+    let each = (p.bitwise_backward - flash2).max(0.0) / (BITWISE_SUMS - 1.0);
+    (flash2, flash2 + each * (sums - 1.0))
+}
+
+/// Sums of dQ kept where `bitwise_backward` was measured: 24 heads on 132 multiprocessors.
+const BITWISE_SUMS: f64 = 6.0;
 
 /// Seconds of attention that writes its scores, forward and backward: batched products over the whole square, since
 /// none of them knows the mask, and the passes of softmax and dropout between them.
