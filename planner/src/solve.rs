@@ -188,6 +188,19 @@ pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting
     })
 }
 
+/// As [`setting`], with the profile of our own runtime where it was measured: on one device. What a hardware file brings
+/// along is not fitted again.
+pub fn own_setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting> {
+    let mut setting = setting(q, cluster, sequences)?;
+    if q.hardware.efficiencies.is_none() && cluster.gpus() == 1 {
+        if let Some(own) = fitted::own(&setting.profile.name, setting.precision) {
+            setting.profile = fitted::scaled(&setting.profile, &own.scale);
+        }
+        setting.profile.fixed.redo = REDO;
+    }
+    Some(setting)
+}
+
 /// Device bytes a plan may use.
 fn memory_limit(q: &Question) -> u64 {
     let margin = if q.hardware.kind == hardware::Kind::Cuda { MARGIN } else { 0.0 };
@@ -239,14 +252,7 @@ fn with_batch(
     search: fn(&Setting, &Pins, u64) -> Found,
 ) -> Result<Outcome, Infeasible> {
     let limit = memory_limit(q);
-    let mut setting = setting(q, cluster, sequences).ok_or_else(|| refuse("hardware.profile", &[]))?;
-    // What a hardware file brings along is not fitted again; our own steps were measured on one device only.
-    if q.hardware.efficiencies.is_none() && cluster.gpus() == 1 {
-        if let Some(own) = fitted::own(&setting.profile.name, setting.precision) {
-            setting.profile = fitted::scaled(&setting.profile, &own.scale);
-        }
-        setting.profile.fixed.redo = REDO;
-    }
+    let setting = own_setting(q, cluster, sequences).ok_or_else(|| refuse("hardware.profile", &[]))?;
     // One device: the walk decides what fits, so candidates a little over the limit are kept for it.
     let slack = if cluster.gpus() == 1 { SLACK } else { 0.0 };
     let found = search(&setting, &q.pins, (limit as f64 * (1.0 + slack)) as u64);

@@ -241,9 +241,9 @@ fn every_decision_has_a_known_rule_and_every_leaf_a_reason() {
 fn one_h100_meets_what_was_measured_on_one() {
     // Our own runtime, 131,072 tokens a step, one H100 SXM (docs/performance.md): tokens a second.
     for (layers, hidden, ffn, context, micro, measured) in [
-        (26, 3072, 8192, 4096, 2, 27_749.0),
-        (26, 3072, 8192, 8192, 1, 24_684.0),
-        (24, 2048, 5504, 4096, 8, 61_833.0),
+        (26, 3072, 8192, 4096, 2, 28_233.0),
+        (26, 3072, 8192, 8192, 1, 25_134.0),
+        (24, 2048, 5504, 4096, 8, 62_978.0),
     ] {
         let heads = hidden / 128;
         let mut q = question(model(layers, hidden, heads, heads, ffn, 32000, context), "H100", 1, 1);

@@ -10,12 +10,12 @@ use llmc_plan::plan::Plan;
 use llmc_plan::walk::walk;
 use llmc_planner::durations::Model;
 use llmc_planner::question::{Budget, Cluster, Question};
-use llmc_planner::{setting, solve};
+use llmc_planner::{own_setting, solve};
 
 fn both(q: &Question) -> (Plan, f64) {
     let plan = solve(q).unwrap().plan;
     let cluster = Cluster { nodes: 1, gpus_per_node: 1 };
-    let setting = setting(q, cluster, plan.batch.global_sequences).unwrap();
+    let setting = own_setting(q, cluster, plan.batch.global_sequences).unwrap();
     let program = lower_with(&plan, &Coordinates::default(), &Options::new(Backend::Cuda)).unwrap();
     let seconds = walk(&program, &program.step, &Model::new(&setting)).seconds;
     (plan, seconds)
