@@ -2,6 +2,8 @@
 # One session on a GPU machine, under 9 minutes: every kernel against its twin, the self-test, then timed steps of the
 # plans given. Each part has its own timeout; the session ends with one JSON whatever failed.
 #
+# PEERS=SCRIPT runs a peer right after each of ours and prints the ratio.
+#
 # usage: session.sh FOLDER PLAN...     FOLDER holds llmc, llmc-worker and ops (the test binary of runtime/tests/ops), built
 #                                      on an ordinary machine: `make gpu-session` gathers them. Results go to $OUT.
 # GRADIENTS=1 adds gradients against f64 (about a minute), CALIBRATE=1 a calibration (three to four minutes).
@@ -19,6 +21,17 @@ part() { # NAME SECONDS COMMAND...
   [ "$code" = 0 ] || { echo "FAILED $name ($code)"; tail -n 5 "$out/$name.err"; grep -hE '^error|panicked|FAILED' "$out/$name.out" | head -n 20; }
 }
 
+peer() { # PLAN: what the script is asked for, or failure where it knows no such thing
+  python3 - "$1" <<'E1'
+import json, os, sys
+plan, shape = json.load(open(sys.argv[1])), os.path.basename(sys.argv[1]).split("-")[0]
+kind = {"bf16": "titan-cudnn", "fp8": "titan-fp8"}.get(plan["precision"])
+if shape not in ("160m", "1b", "3b") or kind is None:
+    sys.exit(1)
+print(kind, shape, plan["model"]["context"], plan["batch"]["micro_batch_sequences"], plan["batch"]["accumulation"])
+E1
+}
+
 : >"$out/parts.jsonl"
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv,noheader >"$out/card.txt"
 [ -x "$bin/ops" ] && part ops "${OPS_SECONDS:-120}" env LLMC_TEST_DEVICE=cuda "$bin/ops"
@@ -31,7 +44,11 @@ for plan in "$@"; do
   part "bench-$name" "${BENCH_SECONDS:-75}" "$bin/llmc-worker" bench --plan "$plan" --steps "${STEPS:-5}" --algorithms "$out"
   # What `llmc calibrate rows/*.bench.json` reads.
   [ -s "$out/bench-$name.out" ] && mkdir -p "$out/rows" && cp "$plan" "$out/rows/$name.json" && cp "$out/bench-$name.out" "$out/rows/$name.bench.json"
-  rm -f "$out/gemm.json.$name"; [ -f "$out/gemm.json" ] && mv "$out/gemm.json" "$out/gemm-$name.json"
+  [ -f "$out/gemm.json" ] && mv "$out/gemm.json" "$out/gemm-$name.json"
+  # PEERS: a script that takes PEER SHAPE CONTEXT MICRO-BATCH ACCUMULATION STEPS and prints RESULT and a JSON object; run
+  # right after ours, on plans whose name begins with a shape it knows. Peers fill the card: their allocator must not round up.
+  [ -n "${PEERS:-}" ] && arguments=$(peer "$plan") && part "peer-$name" "${PEER_SECONDS:-120}" \
+    env -u LD_LIBRARY_PATH PYTORCH_ALLOC_CONF=expandable_segments:True python3 "$PEERS" $arguments "${STEPS:-5}"
 done
 
 python3 - "$out" <<'E2'
@@ -44,6 +61,9 @@ for path in sorted(glob.glob(f"{out}/selftest.out") + glob.glob(f"{out}/gradient
         session[name] = json.load(open(path))
     except ValueError:
         session[name] = None
+for path in glob.glob(f"{out}/peer-*.out"):
+    results = [line[6:].strip() for line in open(path, errors="replace") if line.startswith("RESULT")]
+    session[os.path.basename(path)[:-4]] = json.loads(results[-1]) if results else None
 json.dump(session, open(f"{out}/session.json", "w"))
 for path in glob.glob(f"{out}/*.out") + glob.glob(f"{out}/*.err") + glob.glob(f"{out}/gemm-*.json") + [f"{out}/parts.jsonl", f"{out}/card.txt"]:
     session.setdefault("texts", {})[os.path.basename(path)] = open(path, errors="replace").read()[-6000:]
@@ -53,6 +73,10 @@ for name, r in session.items():
     if name.startswith("bench-") and r:
         busy = " ".join(f"{k} {1e3 * v:.0f}" for k, v in sorted(r["by_kind"].items(), key=lambda kv: -kv[1]))
         p, s = r["peak_bytes"], r["step_seconds"]
+        peer = session.get("peer-" + name[6:])
+        if peer:
+            ours = r["tokens_per_second"]["measured"]
+            print(f"{name[6:]:16} {ours / peer['tok_s']:.2f} x {peer['peer']}: {peer['tok_s']} tok/s, {peer['peak_alloc_gib']} GiB")
         print(f"{name[6:]:16} {r['tokens_per_second']['measured']:9.0f} tok/s  MFU {100 * r['mfu']['measured']:.1f}  step {s['measured']:.3f} s "
               f"(plan {100 * (s['error'] or 0):+.1f} %)  peak {p['measured'] / 2**30:.2f} GiB ({100 * (p['error'] or 0):+.2f} %)  "
               f"reserved {r['reserved_bytes'] / 2**30:.2f}  late {r['late_allocations']}  first step {r['first_step_seconds']:.1f} s  "
