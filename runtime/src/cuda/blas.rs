@@ -42,8 +42,8 @@ struct Effort {
     turn: f64,
 }
 
-/// Two runs a turn: less than a second for all products of a model. cuBLASLt names the fast ones early: 32 candidates
-/// and 100 of the search below gave the same step within its noise (2026-11, H100, 3B).
+/// Two runs a turn: 1 to 2 s for all products of a model, most of it loading kernels. cuBLASLt names the fast ones early:
+/// 12, 32 and the search's 300 candidates gave the same step within the difference of cards (2026-11, H100, 3B).
 const QUICK: Effort =
     Effort { candidates: 12, workspaces: &[WORKSPACE], finalists: 4, load: 0.0, turns: 4, turn: 0.0 };
 /// Under the clocks of a training step: 3 to 4 s a shape. Scratch limits change which split sums are offered.
