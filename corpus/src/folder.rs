@@ -12,8 +12,9 @@ use crate::tokenizer::hex;
 use llmc_plan::data::{DATA_FORMAT_VERSION, Manifest};
 use sha2::{Digest, Sha256};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Name of the manifest.
 pub const MANIFEST: &str = "manifest.json";
@@ -22,8 +23,18 @@ pub const RECEIPT: &str = "inputs.json";
 const PARTIAL: &str = ".partial";
 const LOCK: &str = ".lock";
 
-/// Held while files move into place.
+/// Held while files move into place, while `.partial/` is made, and from an interrupt to the end of the process.
 static COMMIT: Mutex<()> = Mutex::new(());
+
+fn held() -> MutexGuard<'static, ()> {
+    COMMIT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for a commit under way, and for ever once an interrupt has taken the folder: a build that fails because
+/// of that has nothing of its own to say.
+pub fn settle() {
+    drop(held());
+}
 
 /// Reads a folder's manifest.
 ///
@@ -32,7 +43,7 @@ static COMMIT: Mutex<()> = Mutex::new(());
 pub fn read_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
     let json = fs::read(&path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => {
+        ErrorKind::NotFound => {
             Error::spec(format!("{} holds no built corpus: run `llmc data build` first", dir.display()))
         }
         _ => Error::Io { action: "read", file: path.clone(), source },
@@ -76,6 +87,7 @@ impl Partial {
     /// The system's.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(PARTIAL);
+        let _guard = held();
         fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
         Ok(Self { path, committed: false })
     }
@@ -85,6 +97,7 @@ impl Partial {
     /// # Errors
     /// The system's.
     pub fn clear(&self) -> Result<()> {
+        let _guard = held();
         fs::remove_dir_all(&self.path).map_err(Error::io("remove", &self.path))?;
         fs::create_dir(&self.path).map_err(Error::io("create", &self.path))
     }
@@ -108,7 +121,7 @@ impl Partial {
             file.write(bytes)?;
             file.finish()?;
         }
-        let _guard = COMMIT.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = held();
         let old = read_manifest(dir).map(|m| m.files).unwrap_or_default();
         for name in [MANIFEST, RECEIPT] {
             remove_if_there(&dir.join(name))?;
@@ -137,13 +150,15 @@ impl Drop for Partial {
 
 /// For a signal handler that is about to end the process: waits for a commit under way, then removes
 /// what an unfinished build has written, unless another one can go on from it, which it tells.
+///
+/// The build's threads still run and may create a file while its folder is emptied, which is then emptied
+/// again; once it is gone nobody makes it anew, because that takes the guard.
 pub fn abandon(dir: &Path) -> (impl Drop + use<>, bool) {
-    let guard = COMMIT.lock().unwrap_or_else(PoisonError::into_inner);
+    let guard = held();
     let partial = dir.join(PARTIAL);
     let kept = is_worth_keeping(&partial);
-    if !kept {
-        let _ = fs::remove_dir_all(partial);
-    }
+    let again = |e: &std::io::Error| matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound);
+    while !kept && partial.exists() && fs::remove_dir_all(&partial).is_err_and(|e| again(&e)) {}
     (guard, kept)
 }
 
@@ -154,7 +169,7 @@ fn is_plain(name: &str) -> bool {
 
 fn remove_if_there(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
             Err(Error::Io { action: "remove", file: path.to_owned(), source })
         }
         _ => Ok(()),

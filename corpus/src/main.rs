@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use llmc_corpus::build::{NOTE_BYTES, Observer, build_noting, train_tokenizer};
 use llmc_corpus::error::{Error, Result};
 use llmc_corpus::export;
-use llmc_corpus::folder::{abandon, read_manifest};
+use llmc_corpus::folder::{abandon, read_manifest, settle};
 use llmc_corpus::indexed::Indexed;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -188,12 +188,17 @@ fn build_command(input: &Input, out: &Path, note_bytes: u64) -> Result<()> {
     let folder = out.to_owned();
     let handler = ctrlc::set_handler(move || {
         let (_guard, kept) = abandon(&folder);
-        let then = if kept { "; the same command goes on from here" } else { "" };
-        eprintln!("llmc-data: interrupted; {} holds what it did{then}", folder.display());
+        let left = match kept {
+            true => "holds what it did; the same command goes on from here",
+            false => "is as it was: nothing was done that is worth keeping",
+        };
+        eprintln!("llmc-data: interrupted; {} {left}", folder.display());
         std::process::exit(130);
     });
     handler.map_err(|e| Error::spec(format!("Ctrl-C cannot be caught: {e}")))?;
-    let report = build_noting(&spec, out, &observer(input.progress), note_bytes)?;
+    let report = build_noting(&spec, out, &observer(input.progress), note_bytes);
+    settle();
+    let report = report?;
     for warning in &report.warnings {
         eprintln!("warning: {warning}");
     }
