@@ -6,6 +6,8 @@
 #
 # usage: session.sh FOLDER PLAN...     FOLDER holds llmc, llmc-worker and ops (the test binary of runtime/tests/ops), built
 #                                      on an ordinary machine: `make gpu-session` gathers them. Results go to $OUT.
+# SEARCH="3b-4k ..." times these plans once more with a GEMM search (a minute each); CEILING=SCRIPT measures the parts of a
+# step alone, in the same call, and prints what share of the ceiling they allow each bf16 plan reached.
 # GRADIENTS=1 adds gradients against f64 (about a minute), CALIBRATE=1 a calibration (three to four minutes).
 set -u
 bin=$(realpath "$1"); shift
@@ -50,9 +52,16 @@ for plan in "$@"; do
   [ -n "${PEERS:-}" ] && arguments=$(peer "$plan") && part "peer-$name" "${PEER_SECONDS:-120}" \
     env -u LD_LIBRARY_PATH PYTORCH_ALLOC_CONF=expandable_segments:True python3 "$PEERS" $arguments "${STEPS:-5}"
 done
+for plan in "$@"; do
+  name=$(basename "$plan" .json)
+  [[ " ${SEARCH:-} " == *" $name "* ]] && part "bench-$name-search" "${SEARCH_SECONDS:-150}" \
+    "$bin/llmc-worker" bench --plan "$plan" --steps "${STEPS:-5}" --algorithms "$out" --search && cp "$plan" "$out/plan-$name-search.json"
+  [ -n "${CEILING:-}" ] && cp "$plan" "$out/plan-$name.json"
+done
+[ -n "${CEILING:-}" ] && part ceiling "${CEILING_SECONDS:-120}" env -u LD_LIBRARY_PATH python3 "$CEILING"
 
 python3 - "$out" <<'E2'
-import glob, json, os, sys
+import ast, glob, json, os, sys
 out = sys.argv[1]
 session = {"card": open(f"{out}/card.txt").read().strip(), "parts": [json.loads(l) for l in open(f"{out}/parts.jsonl")]}
 for path in sorted(glob.glob(f"{out}/selftest.out") + glob.glob(f"{out}/gradients.out") + glob.glob(f"{out}/bench-*.out")):
@@ -64,6 +73,26 @@ for path in sorted(glob.glob(f"{out}/selftest.out") + glob.glob(f"{out}/gradient
 for path in glob.glob(f"{out}/peer-*.out"):
     results = [line[6:].strip() for line in open(path, errors="replace") if line.startswith("RESULT")]
     session[os.path.basename(path)[:-4]] = json.loads(results[-1]) if results else None
+
+def ceiling(plan):
+    """Tokens a second the parts measured alone allow: with the optimizer once a step, and f32 sums of gradients, 0.11 ms
+    a micro-batch for the 113 M weights of a 3B layer (H100, 2026-11; counted by the bytes of other layers)."""
+    m, b = plan["model"], plan["batch"]
+    shape = {(26, 3072): "3b", (24, 2048): "1b"}.get((m["layers"], m["hidden"]))
+    part = session["ceiling"].get(f"{shape}-{m['context'] // 1024}k-b{b['micro_batch_sequences']}")
+    if part is None or plan["precision"] != "bf16":
+        return None
+    weights = 4 * m["hidden"] ** 2 + 3 * m["hidden"] * m["ffn"]
+    sums = 0.11e-3 * weights / 113e6 * m["layers"] * b["accumulation"]
+    return b["global_tokens"] / (b["global_tokens"] / part["ceiling_tok_s"] + part["opt_ms"] / 1e3 + sums)
+
+if os.path.exists(f"{out}/ceiling.out"):
+    lines = [line.split(" ", 1) for line in open(f"{out}/ceiling.out", errors="replace") if " {" in line]
+    session["ceiling"] = {name: ast.literal_eval(text) for name, text in lines}
+    plans = {os.path.basename(path)[5:-5]: json.load(open(path)) for path in glob.glob(f"{out}/plan-*.json")}
+    session["ceilings"] = {name: ceiling(plan) for name, plan in plans.items()}
+for path in glob.glob(f"{out}/plan-*.json"):
+    os.remove(path)
 json.dump(session, open(f"{out}/session.json", "w"))
 for path in glob.glob(f"{out}/*.out") + glob.glob(f"{out}/*.err") + glob.glob(f"{out}/gemm-*.json") + [f"{out}/parts.jsonl", f"{out}/card.txt"]:
     session.setdefault("texts", {})[os.path.basename(path)] = open(path, errors="replace").read()[-6000:]
@@ -74,6 +103,9 @@ for name, r in session.items():
         busy = " ".join(f"{k} {1e3 * v:.0f}" for k, v in sorted(r["by_kind"].items(), key=lambda kv: -kv[1]))
         p, s = r["peak_bytes"], r["step_seconds"]
         peer = session.get("peer-" + name[6:])
+        most = session.get("ceilings", {}).get(name[6:])
+        if most:
+            print(f"{name[6:]:16} {r['tokens_per_second']['measured'] / most:.3f} x the {most:.0f} tok/s of the parts alone")
         if peer:
             ours = r["tokens_per_second"]["measured"]
             print(f"{name[6:]:16} {ours / peer['tok_s']:.2f} x {peer['peer']}: {peer['tok_s']} tok/s, {peer['peak_alloc_gib']} GiB")
@@ -84,5 +116,5 @@ for name, r in session.items():
     if name == "gradients" and r:
         print("gradients", r["ok"], {k: (v["ok"], round(v["worst"], 5), round(v["loss"] / v["reference_loss"] - 1, 6), [round(x, 1) for x in v["seconds"]]) for k, v in r["cases"].items()})
     if name == "selftest" and r:
-        print("selftest", r["ok"], {k: v for k, v in r["ops"].items() if not v["ok"]}, {k: (v["ok"], v["worst"], v["repeats"]) for k, v in r["training"].items()})
+        print("selftest", r["ok"], {k: v for k, v in r["ops"].items() if not v["ok"]}, r["bitwise"], {k: (v["ok"], v["worst"], v["repeats"]) for k, v in r["training"].items()})
 E2
