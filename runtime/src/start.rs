@@ -2,7 +2,7 @@
 
 use llmc_corpus::{Cursor, Stream};
 
-use crate::checkpoint::{self, Checkpoint, FORMAT, State};
+use crate::checkpoint::{self, Checkpoint, State};
 use crate::failure::{Failure, Outcome};
 use crate::host::data_failure;
 use crate::run_folder::{RunFolder, meaning};
@@ -41,22 +41,7 @@ pub fn starting_state(
                 eprintln!("{path} has no checkpoint yet: starting at step 1");
             }
             let start = stream.cursor(0).map_err(data_failure)?;
-            let state = State {
-                format: FORMAT.to_owned(),
-                step: 0,
-                next_sample: start.next_sample,
-                tokens: 0,
-                seconds: 0.0,
-                skipped_updates: 0,
-                noise: None,
-                loss_scale: None,
-                mix: None,
-                plan,
-                data: start.data_hash,
-                files: Default::default(),
-                checksum: String::new(),
-            };
-            (state, None)
+            (State::start(plan, start.data_hash, start.next_sample), None)
         }
     };
     let cursor = Cursor { next_sample: start.0.next_sample, data_hash: start.0.data.clone() };

@@ -87,6 +87,25 @@ pub struct FileHash {
 }
 
 impl State {
+    /// Before the first step of a run of `plan` on `data` (hashes of both), whose first sample is `next_sample`.
+    pub fn start(plan: String, data: String, next_sample: u64) -> State {
+        State {
+            format: FORMAT.to_owned(),
+            step: 0,
+            next_sample,
+            tokens: 0,
+            seconds: 0.0,
+            skipped_updates: 0,
+            noise: None,
+            loss_scale: None,
+            mix: None,
+            plan,
+            data,
+            files: BTreeMap::new(),
+            checksum: String::new(),
+        }
+    }
+
     fn digest(&self) -> Outcome<String> {
         let blank = State { checksum: String::new(), ..self.clone() };
         let text = serde_json::to_vec(&blank).map_err(|e| Failure::bug(format!("state.json: {e}")))?;

@@ -91,7 +91,7 @@ pub fn gradients(device: &str, widths: &[String], tokens: u64) -> Outcome<Report
 }
 
 /// A two-layer model of one of the widths; one micro-batch of one sequence.
-fn plan(width: &str, precision: Precision, tokens: u64) -> Outcome<Plan> {
+pub(super) fn plan(width: &str, precision: Precision, tokens: u64) -> Outcome<Plan> {
     let mut plan = super::plan(precision)?;
     let Some((_, [hidden, heads, ffn, vocab])) = WIDTHS.iter().find(|(name, _)| *name == width) else {
         let known: Vec<&str> = WIDTHS.iter().map(|(name, _)| *name).collect();

@@ -1,9 +1,10 @@
 //! `llmc-worker selftest`: does this machine's device compute what the CPU computes?
 //!
 //! Every op is run on the CPU and, from the same operands, on the device; then a small model is trained on both, in
-//! f32 and bf16. One JSON object says how far apart they are. Not here: tests against autograd (`tests/`).
+//! f32, bf16 and fp8. One JSON object says how far apart they are, and whether runs that must be bit-equal are. Not here: tests against autograd (`tests/`).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Instant;
 
 use llmc_plan::op::Backend;
@@ -18,10 +19,12 @@ use crate::interpret::{Machine, Observer, Pass};
 use crate::synthetic::Synthetic;
 use crate::{device, prepare, schedule, shim};
 
+mod exact;
 mod extra;
 pub mod gradients;
 mod lockstep;
 
+use exact::Exact;
 use lockstep::{Compared, Lockstep};
 
 /// Steps of the small model.
@@ -43,6 +46,8 @@ pub struct Report {
     pub ops: BTreeMap<String, Compared>,
     /// By precision.
     pub training: BTreeMap<String, Training>,
+    /// Runs under `determinism bitwise`, by width and precision: `tiny bf16`.
+    pub bitwise: BTreeMap<String, Exact>,
 }
 
 /// A small model trained on the CPU and on the device.
@@ -84,8 +89,9 @@ pub fn selftest(name: &str) -> Outcome<Report> {
         ops.extend(lockstep.results);
         training.insert(lockstep::label(precision).to_owned(), compare_training(&plan, device)?);
     }
-    let ok = ops.values().all(|c| c.ok) && training.values().all(|t| t.ok);
-    Ok(Report { device: format!("{device:?}").to_lowercase(), ok, ops, training })
+    let bitwise = exact::compare(device)?;
+    let ok = ops.values().all(|c| c.ok) && training.values().all(|t| t.ok) && bitwise.values().all(|e| e.ok);
+    Ok(Report { device: format!("{device:?}").to_lowercase(), ok, ops, training, bitwise })
 }
 
 /// `cpu` or `cuda`, with libtorch readied for it.
@@ -144,20 +150,9 @@ fn train(plan: &Plan, device: Device, steps: u64, mut observer: Option<&mut Lock
     let mut machine = Machine::new(&program, device, plan.seed)?;
     let begin = Pass { list: "init", steps_done: 0 };
     machine.run(&program.init, begin, &mut Session::new(Source::None), seen(&mut observer))?;
-    let weight = plan.batch.global_tokens as f64;
-    let (mut losses, mut clock) = (Vec::new(), Instant::now());
-    for done in 0..steps {
-        if done == 1 {
-            clock = Instant::now();
-        }
-        machine.set("lr", schedule::learning_rate(&plan.lr, STEPS, done + 1))?;
-        machine.set("inv_weight", 1.0 / weight)?;
-        machine.set("step", (done + 1) as f64)?;
-        let mut host = Synthetic::learnable(plan, done);
-        let pass = Pass { list: "step", steps_done: done };
-        machine.run(&program.step, pass, &mut host, seen(&mut observer))?;
-        losses.push(machine.get("loss_sum")? / weight);
-    }
+    let mut losses = make(&mut machine, plan, 0..steps.min(1), &mut observer)?;
+    let clock = Instant::now();
+    losses.extend(make(&mut machine, plan, 1..steps, &mut observer)?);
     let seconds = clock.elapsed().as_secs_f64().max(1e-9);
     if observer.is_some() {
         let pass = Pass { list: "eval", steps_done: steps };
@@ -165,10 +160,31 @@ fn train(plan: &Plan, device: Device, steps: u64, mut observer: Option<&mut Lock
     }
     Ok(Trained {
         losses,
-        tokens_per_second: steps.saturating_sub(1) as f64 * weight / seconds,
+        tokens_per_second: steps.saturating_sub(1) as f64 * plan.batch.global_tokens as f64 / seconds,
         peak_bytes: machine.peak_bytes()?,
         simulated_peak_bytes: walk::memory(&program).total,
     })
+}
+
+/// Makes the steps of these numbers; their losses.
+fn make(
+    machine: &mut Machine<'_>,
+    plan: &Plan,
+    numbers: Range<u64>,
+    observer: &mut Option<&mut Lockstep>,
+) -> Outcome<Vec<f64>> {
+    let weight = plan.batch.global_tokens as f64;
+    let mut losses = Vec::new();
+    for done in numbers {
+        machine.set("lr", schedule::learning_rate(&plan.lr, STEPS, done + 1))?;
+        machine.set("inv_weight", 1.0 / weight)?;
+        machine.set("step", (done + 1) as f64)?;
+        let calls = &machine.program().step;
+        let pass = Pass { list: "step", steps_done: done };
+        machine.run(calls, pass, &mut Synthetic::learnable(plan, done), seen(observer))?;
+        losses.push(machine.get("loss_sum")? / weight);
+    }
+    Ok(losses)
 }
 
 fn seen<'a>(observer: &'a mut Option<&mut Lockstep>) -> Option<&'a mut dyn Observer> {

@@ -357,7 +357,8 @@ fn selftest_finds_no_difference_between_a_cpu_and_itself() {
             assert_eq!(result["worst"], 0.0, "{key} {format}");
         }
     }
-    for format in ["f32", "bf16"] {
+    for format in ["f32", "bf16", "fp8"] {
         assert_eq!(report["training"][format]["repeats"], true);
+        assert_eq!(report["bitwise"][format!("tiny {format}")]["ok"], true, "{}", report["bitwise"]);
     }
 }
