@@ -124,6 +124,33 @@ fn a_stopped_run_goes_on() {
     assert!((loss / summary["eval_loss"].as_f64().unwrap() - 1.0).abs() < 1e-5, "{report}");
 }
 
+/// Shards that a run has built, as the source of others: read where they lie they give what their copy gives.
+#[test]
+fn shards_in_place_train_as_their_copy() {
+    let folder = small();
+    well(folder.path(), &["run", "small.llm"]);
+    let recipe = |folder: &Path, name: &str, options: &str| {
+        let text = std::fs::read_to_string(folder.join("small.llm")).unwrap();
+        let shards = format!("text \"runs/small/data/text.train.bin\" {options}");
+        let text = text
+            .replace("text \"text/*.txt\"", &shards)
+            .replace("tokenizer bpe", "tokenizer bpe < import \"runs/small/data/tokenizer.json\" >");
+        let manifest = json(&folder.join("runs/small/data/manifest.json"));
+        let vocab = format!("vocab {}", manifest["tokenizer"]["vocab"]);
+        let text = text.replace("vocab 512", &vocab).replace("60k tokens", "10k tokens");
+        let text = text.replace("holdout 10%", "ppl \"runs/small/data/text.validation.bin\"");
+        std::fs::write(folder.join(format!("{name}.llm")), text).unwrap();
+        well(folder, &["run", &format!("{name}.llm")]);
+        losses(&folder.join("runs").join(name))
+    };
+    let copied = recipe(folder.path(), "copied", "");
+    let in_place = recipe(folder.path(), "in_place", "< in_place yes >");
+    assert_eq!(in_place, copied);
+    let shard = folder.path().join("runs/in_place/data/text.train.bin");
+    let target = std::fs::read_link(shard).unwrap();
+    assert!(target.ends_with("runs/small/data/text.train.bin"), "{target:?}");
+}
+
 /// Tiny plans are timed on this processor and a profile is fitted on them; a stopped set goes on where it was.
 #[test]
 fn calibration_times_and_fits_this_machine() {

@@ -245,7 +245,7 @@ pub fn data(r: &Resolved) -> Option<DataSpec> {
             min_share: s.min_share,
             max_share: s.max_share,
             max_epochs: s.max_epochs,
-            in_place: false,
+            in_place: s.in_place,
         })
         .collect();
     let default = TokenizerSpec {

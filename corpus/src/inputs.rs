@@ -53,9 +53,10 @@ pub fn expand(spec: &DataSpec) -> Result<Vec<Vec<Input>>> {
         }
         found.push(files);
     }
-    // Validation files that belong to no source are read with the first one.
+    // Validation files that belong to no source are read with the first one that is not read in place.
     let own: BTreeSet<String> = found.iter().flat_map(|files| files.keys().cloned()).collect();
-    if let Some(first) = found.first_mut() {
+    let first = spec.sources.iter().position(|source| !source.in_place).unwrap_or(0);
+    if let Some(first) = found.get_mut(first) {
         let stray = held_out.iter().filter(|(name, _)| !own.contains(*name));
         first.extend(stray.map(|(name, file)| (name.clone(), file.clone())));
     }

@@ -204,14 +204,15 @@ fn build_command(input: &Input, out: &Path, note_bytes: u64) -> Result<()> {
     }
     let (train, validation) = (&report.manifest.train, &report.manifest.validation);
     eprintln!(
-        "{}: {} tokens in {} documents to train on, {} in {} to validate; {:.2} bytes a token; unigram entropy \
-         {:.3} and {:.3} nats a token{}",
+        "{}: {} tokens in {} documents to train on, {} in {} to validate; {}unigram entropy {:.3} and {:.3} \
+         nats a token{}",
         out.display(),
         train.tokens,
         train.documents,
         validation.tokens,
         validation.documents,
-        train.bytes_per_token,
+        // Unknown of shards that are read in place.
+        if train.bytes > 0 { format!("{:.2} bytes a token; ", train.bytes_per_token) } else { String::new() },
         train.unigram_entropy,
         validation.unigram_entropy,
         match (report.up_to_date, report.resumed) {

@@ -16,6 +16,7 @@ pub mod meaning {
     pub mod expectation;
     pub mod fp8;
     pub mod impossible;
+    pub mod in_place;
     pub mod layout;
     pub mod lr_high;
     pub mod master;
@@ -125,6 +126,7 @@ pub const RULES: &[&Rule] = &[
     &meaning::table_absent::RULE,
     &meaning::table_rows::RULE,
     &meaning::mount::RULE,
+    &meaning::in_place::RULE,
     &meaning::layout::RULE,
     &meaning::unfit::RULE,
     &meaning::impossible::RULE,
@@ -151,6 +153,7 @@ const CHECKS: &[fn(&Resolved, &mut Vec<Diagnostic>)] = &[
     meaning::master::check,
     meaning::shares::check,
     meaning::mixture::check,
+    meaning::in_place::check,
     meaning::eval_window::check,
     meaning::layout::check,
 ];

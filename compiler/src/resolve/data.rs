@@ -45,6 +45,8 @@ pub struct SourceClause {
     pub span: Span,
     /// Times it may be read.
     pub max_epochs: Option<f64>,
+    /// Its Megatron shards stay where they are.
+    pub in_place: bool,
     /// Factor on its size, once the table was read.
     pub importance: Option<f64>,
     /// Fixed share.
@@ -106,7 +108,7 @@ pub fn tokenizer(cx: &mut Cx, r: &mut Resolved) {
     options.finish(cx);
 }
 
-/// `data < web "corpus/web/*.parquet"  code "corpus/code/*.jsonl.zst" < epochs <= 4 > >`
+/// `data < web "corpus/web/*.parquet"  code "corpus/code/*.jsonl.zst" < epochs <= 4 >  base "shards/*.bin" < in_place yes > >`
 pub fn data(cx: &mut Cx, r: &mut Resolved) {
     let Some(mut view) = cx.view(Keyword::Data) else { return };
     r.data.span = Some(view.at);
@@ -140,6 +142,7 @@ pub fn data(cx: &mut Cx, r: &mut Resolved) {
             }
             cx.real(&s.opt, &value, &EPOCHS, (0.001, 1e6), "epochs")
         });
+        let in_place = inner.switch(cx, "in_place").is_some_and(|yes| yes.value);
         inner.finish(cx);
         let Some(glob) = glob else { continue };
         if !name.is_ascii() {
@@ -160,6 +163,7 @@ pub fn data(cx: &mut Cx, r: &mut Resolved) {
             glob: glob.value,
             span: glob.span,
             max_epochs: max_epochs.map(|t| t.value),
+            in_place,
             importance: None,
             weight: None,
             min_share: None,
