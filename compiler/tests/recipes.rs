@@ -132,9 +132,14 @@ fn tables_and_dynamic_mixtures_reach_the_data() {
     assert_eq!((rule.every_steps, rule.rate, rule.smoothing, found), (50, 1.0, 0.05, vec![]));
     assert_eq!(rule.references["b"], 2.5);
     assert_eq!(spec.sources[1].importance, Some(2.5), "`--set` adds what the recipe does not say");
+    let (spec, found) = data("mix dynamic(rate=1) < a 30%  at 50% < a 60% > >", &[]);
+    let stage = &spec.mix.stages[0];
+    assert_eq!(
+        (spec.mix.dynamic.is_some(), stage.start, stage.weights["a"], found),
+        (true, Some(0.5), 0.6, vec![])
+    );
     for (wrong, code) in [
         ("mix dynamic(every=0 steps)", "LLM0202"),
-        ("mix dynamic(rate=1) < at 50% < a 60% > >", "LLM0204"),
         ("mix dynamic(rate=1) dynamic(rate=2)", "LLM0205"),
         ("mix importance()", "LLM0006"),
         ("mix dynamic(pace=1)", "LLM0105"),

@@ -2,7 +2,7 @@
 //! changed while it runs. Both are lists of [`MixStage`]; replaying the list gives the same samples.
 //!
 //! A change falls between two windows of the mixture, so no document is lost or repeated at it: every
-//! source goes on where it was.
+//! source goes on where it was. A change of the ledger holds until the next stage, which begins with its own shares.
 
 use crate::error::{Error, Result};
 use crate::mix::shares;
@@ -17,6 +17,10 @@ pub struct Schedule {
     parts: Vec<Part>,
     /// Samples of a window of every part.
     window: u64,
+    /// Where the last change begins.
+    changed: u64,
+    /// Where the stages of the specification begin.
+    stages: Vec<u64>,
 }
 
 struct Part {
@@ -44,14 +48,16 @@ impl Schedule {
         let shares = shares(spec, tokens)?;
         let mixture = Mixture::new(&shares, window);
         let first = Part { first: 0, mixture, shares, before: vec![0; tokens.len()] };
-        let mut schedule = Self { parts: vec![first], window };
+        let mut schedule = Self { parts: vec![first], window, changed: 0, stages: Vec::new() };
         for stage in &spec.mix.stages {
             schedule.push(spec, tokens, stage)?;
         }
+        schedule.changed = 0;
+        schedule.stages = spec.mix.stages.iter().map(|stage| stage.at_sample).collect();
         Ok(schedule)
     }
 
-    /// Adds a stage after all others.
+    /// Adds a change after all others, which holds until the next stage of the specification.
     ///
     /// # Errors
     /// As [`Schedule::new`].
@@ -62,13 +68,11 @@ impl Schedule {
                 100.0 * start
             )));
         }
-        let last = self.parts.last();
-        let at = stage.at_sample;
-        if let Some(last) = last.filter(|last| last.first > at || at == 0) {
+        let (at, last) = (stage.at_sample, self.changed);
+        if last > at || at == 0 {
             return Err(Error::spec(format!(
-                "mix.stages: a stage at sample {at} follows one at sample {}: list them in ascending order, from \
-                 sample 1 on",
-                last.first
+                "mix.stages: a stage at sample {at} follows one at sample {last}: list them in ascending order, from \
+                 sample 1 on"
             )));
         }
         if !at.is_multiple_of(self.window) {
@@ -93,11 +97,20 @@ impl Schedule {
         }
         let shares = shares(&changed, tokens)?;
         let mixture = Mixture::new(&shares, self.window);
-        let before = (0..tokens.len()).map(|source| self.count(source, at)).collect();
-        // A stage that begins where another does replaces it.
-        self.parts.retain(|part| part.first < at);
-        self.parts.push(Part { first: at, mixture, shares, before });
+        // A stage that begins where another does replaces it; those after it go on from other counts.
+        let mut later = self.parts.split_off(self.parts.partition_point(|part| part.first < at));
+        later.retain(|part| part.first > at);
+        for part in std::iter::once(Part { first: at, mixture, shares, before: Vec::new() }).chain(later) {
+            let before = (0..tokens.len()).map(|source| self.count(source, part.first)).collect();
+            self.parts.push(Part { before, ..part });
+        }
+        self.changed = at;
         Ok(())
+    }
+
+    /// The first stage of the specification that begins at a sample or after it.
+    pub fn stage_from(&self, sample: u64) -> Option<u64> {
+        self.stages.iter().copied().find(|&at| at >= sample)
     }
 
     fn part(&self, sample: u64) -> Option<&Part> {
@@ -208,12 +221,19 @@ mod tests {
     proptest! {
         #[test]
         fn every_source_goes_on_where_it_was(
-            mut cuts in prop::collection::vec((1u64..60, 1u32..20, 1u32..20), 0..5), window in 1u64..12
+            mut cuts in prop::collection::vec((1u64..60, 1u32..20, 1u32..20), 0..5),
+            mut ledger in prop::collection::vec((1u64..60, 1u32..20, 1u32..20), 0..5), window in 1u64..12
         ) {
             cuts.sort_unstable();
+            ledger.sort_unstable();
             let mut spec = spec();
-            spec.mix.stages = cuts.iter().map(|&(at, a, b)| stage(at * window, f64::from(a), f64::from(b))).collect();
-            let schedule = Schedule::new(&spec, &[5, 3, 2], window).unwrap();
+            let stage = |&(at, a, b): &(u64, u32, u32)| stage(at * window, f64::from(a), f64::from(b));
+            spec.mix.stages = cuts.iter().map(stage).collect();
+            let mut schedule = Schedule::new(&spec, &[5, 3, 2], window).unwrap();
+            // Changes of the ledger fall before, between and after the stages.
+            for change in &ledger {
+                schedule.push(&spec, &[5, 3, 2], &stage(change)).unwrap();
+            }
             let mut seen = [(); 3].map(|()| std::collections::BTreeSet::new());
             for sample in 0..600 / window * window {
                 if sample.is_multiple_of(window) {
@@ -228,6 +248,23 @@ mod tests {
                 prop_assert!(schedule.reaches(source, number) <= sample);
             }
         }
+    }
+
+    #[test]
+    fn a_change_holds_until_the_next_stage() {
+        let mut spec = spec();
+        spec.mix.stages = vec![stage(40, 2.0, 2.0), stage(80, 3.0, 3.0)];
+        let mut schedule = Schedule::new(&spec, &[1, 1, 1], 10).unwrap();
+        for (at, a) in [(20, 7.0), (60, 9.0)] {
+            schedule.push(&spec, &[1, 1, 1], &stage(at, a, 1.0)).unwrap();
+        }
+        let asked =
+            [0, 19, 20, 39, 40, 59, 60, 79, 80, 999].map(|at| (schedule.asked(at)[0] * 100.0).round());
+        let (even, first, second) = (33.0, 40.0, 43.0);
+        assert_eq!(asked, [even, even, 78.0, 78.0, first, first, 82.0, 82.0, second, second]);
+        assert_eq!([0, 40, 41, 81].map(|at| schedule.stage_from(at)), [Some(40), Some(40), Some(80), None]);
+        let error = schedule.push(&spec, &[1, 1, 1], &stage(50, 1.0, 1.0)).unwrap_err().to_string();
+        assert!(error.contains("a stage at sample 50 follows one at sample 60"), "{error}");
     }
 
     #[test]

@@ -105,9 +105,6 @@ fn check_dynamic(spec: &DataSpec) -> Result<()> {
     if spec.sources.len() < 2 {
         return refuse("needs several sources: one alone has every sample".into());
     }
-    if !spec.mix.stages.is_empty() {
-        return refuse("and mix.stages both change the weights: keep one of them".into());
-    }
     if !(rule.rate >= 0.0 && rule.rate <= 100.0) {
         return refuse(format!("has rate {}: give 0 to 100", rule.rate));
     }

@@ -393,8 +393,8 @@ impl Stream {
     }
 
     /// The weights from a step on that follow from the mean loss of each source (none where it was not met) in a run of
-    /// `steps` steps, for [`Stream::change_mix`]; none if the specification asks for no change. Floors, ceilings and
-    /// what the epoch limits leave hold.
+    /// `steps` steps, for [`Stream::change_mix`]; none if the specification asks for no change, or a stage with shares
+    /// of its own begins there. Floors, ceilings and what the epoch limits and later stages leave hold.
     ///
     /// # Errors
     /// A step beyond 2⁶⁴ samples.
@@ -406,12 +406,18 @@ impl Stream {
     ) -> Result<Option<BTreeMap<String, f64>>> {
         let Some(rule) = &self.spec.mix.dynamic else { return Ok(None) };
         let at = self.change_sample(step)?;
-        let left = self.step_start(steps)?.saturating_sub(at).max(1) as f64;
+        let stage = self.schedule.stage_from(at);
+        if stage == Some(at) {
+            return Ok(None);
+        }
+        let end = self.step_start(steps)?;
+        let until = stage.unwrap_or(end).min(end);
+        let left = until.saturating_sub(at).max(1) as f64;
         let bound = |(index, (source, spec)): (usize, (&Source, &SourceSpec))| {
             // One sample less: a window may hold one more than its share.
-            let rest = source
-                .limit()
-                .map(|limit| limit.saturating_sub(self.schedule.count(index, at) + 1) as f64 / left);
+            let count = |sample| self.schedule.count(index, sample);
+            let later = count(end).saturating_sub(count(until));
+            let rest = source.limit().map(|limit| limit.saturating_sub(count(at) + later + 1) as f64 / left);
             let most = spec.max_share.unwrap_or(1.0).min(rest.unwrap_or(1.0));
             (spec.min_share.unwrap_or(0.0).min(most), most)
         };

@@ -7,6 +7,7 @@ use common::{Documents, spec, write_corpus};
 use llmc_corpus::loader::Part;
 use llmc_corpus::{Loader, Stream, open};
 use llmc_plan::batch::{Batch, BatchShape, NO_SOURCE};
+use llmc_plan::data::{DataSpec, MixStage};
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -371,7 +372,26 @@ fn a_followed_mixture_keeps_floors_and_epoch_limits() {
     // Four hundred samples, of which `b` may give a hundred.
     assert!(of_b <= limit && of_b > limit * 9 / 10, "{of_b} of {limit}");
     assert!(most < 0.3, "the limit is spread over the rest of the run: {most}");
-    let wrong = llmc_plan::data::DataSpec { sources: spec.sources[..1].to_vec(), ..spec };
+    // A stage that wants a quarter of the last two hundred samples leaves about fifty to those before it.
+    let mut staged = spec.clone();
+    staged.mix.stages = vec![MixStage {
+        at_sample: 200,
+        start: None,
+        weights: [("a".into(), 0.75), ("b".into(), 0.25)].into(),
+        reason: String::new(),
+    }];
+    let mut stream = open(dir.path(), &staged, shape, 4).unwrap();
+    let mut of_b = [0, 0];
+    for step in 0..100 {
+        if step > 0 && step % 10 == 0 {
+            let weights = stream.followed(step, 100, &[Some(1.0), Some(4.0)]).unwrap();
+            assert_eq!(weights.is_none(), step == 50, "the stage begins with its own shares");
+            weights.map(|weights| stream.change_mix(step, weights, "test").unwrap());
+        }
+        of_b[usize::from(step >= 50)] += stream.batch(step, 0, 0, 1).unwrap().source_counts(2)[1];
+    }
+    assert!(of_b[0] + of_b[1] <= limit && of_b[0] >= 45 && of_b[1] == 50, "{of_b:?} of {limit}");
+    let wrong = DataSpec { sources: spec.sources[..1].to_vec(), ..spec };
     let error = llmc_corpus::spec::check(&wrong).unwrap_err().to_string();
     assert!(error.contains("mix.dynamic needs several sources"), "{error}");
 }

@@ -297,7 +297,6 @@ pub fn mixture(cx: &mut Cx, r: &mut Resolved) {
         }
     }
     options.finish(cx);
-    mix::refuse_phases(cx, r);
 }
 
 /// A source's share: `zh 40%`.

@@ -151,10 +151,3 @@ fn dynamic(cx: &mut Cx, r: &mut Resolved, head: &From<Value>, call: &Call) {
     }
     r.data.dynamic = Some(asked);
 }
-
-/// Both change the shares while a run goes on.
-pub fn refuse_phases(cx: &mut Cx, r: &Resolved) {
-    let (Some(_), Some(phase)) = (&r.data.dynamic, r.data.phases.first()) else { return };
-    let wanted = text("no later stage beside `dynamic`", "与 `dynamic` 同用时不写后续阶段");
-    cx.report(kind::found(phase.span, "at", "mix", wanted));
-}

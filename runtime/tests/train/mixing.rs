@@ -138,6 +138,38 @@ fn a_mixture_follows_losses_and_its_floor_holds() {
     assert_eq!(drawn[39]["easy"] - drawn[35]["easy"], 4 * 24);
 }
 
+/// Half way a stage begins with its own shares, from which the losses are followed on.
+#[test]
+fn a_followed_mixture_has_stages() {
+    let _alone = alone();
+    let (plan, mut spec) = dynamic();
+    let weights = BTreeMap::from([("easy".to_owned(), 0.75)]);
+    spec.mix.stages = vec![MixStage { at_sample: 0, start: Some(0.5), weights, reason: String::new() }];
+    let (whole, broken) = (run_folder(&plan, &spec), run_folder(&plan, &spec));
+    train(whole.path(), &[]);
+    let ledger = read_ledger(&whole.path().join("mix.jsonl")).expect("ledger");
+    // Where the stage begins nothing is changed by losses.
+    let at: Vec<u64> = ledger.iter().map(|stage| stage.at_sample).collect();
+    assert_eq!(at, [1, 2, 3, 4, 6, 7, 8, 9].map(|n| n * 16));
+    let shares: Vec<f64> = ledger.iter().map(|stage| stage.weights["easy"]).collect();
+    assert!(shares[3] < 0.5 && (0.25..0.75).contains(&shares[4]) && shares[4] > shares[3], "{shares:?}");
+    let tokens = drawn(whole.path());
+    assert_eq!(tokens[23]["easy"] - tokens[19]["easy"], 12 * 24, "three quarters of 16 samples");
+
+    for target in [3, 18, 22, 30] {
+        let mut child =
+            worker(broken.path(), &["--resume"]).stderr(Stdio::null()).spawn().expect("start the worker");
+        until_step(&mut child, broken.path(), target);
+        let _ = child.kill(); // SIGKILL
+        child.wait().expect("wait");
+    }
+    train(broken.path(), &["--resume"]);
+    assert_eq!(losses(whole.path()), losses(broken.path()));
+    assert!(files(whole.path()) == files(broken.path()), "weights, masters and moments");
+    let ledger = |folder: &Path| std::fs::read(folder.join("mix.jsonl")).expect("ledger");
+    assert!(ledger(whole.path()) == ledger(broken.path()));
+}
+
 #[test]
 fn a_followed_mixture_survives_kills_and_is_replayed() {
     let _alone = alone();
