@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use llmc_compiler::Lang;
 use llmc_compiler::world::World;
 use llmc_planner::hardware::{self, Hardware};
 
 use crate::exit::Failure;
 use crate::files;
+use crate::sibling::DATA;
+use crate::terminal::talk;
 
 /// A manifest, a tokenizer or a model's config is smaller; what is larger is not read.
 const LARGEST: u64 = 16 << 20;
@@ -44,10 +47,21 @@ impl Folder {
     }
 }
 
+/// A Parquet table as `name,number` lines: `llmc-data` reads it, `llmc` links no Parquet. Why it cannot is said at once.
+fn parquet(path: &Path) -> Option<String> {
+    let command = DATA.command().map_err(|failure| talk(&format!("llmc: {}\n", failure.text(Lang::En))));
+    let output = command.ok()?.arg("table").arg("--").arg(path).output().ok()?;
+    talk(&String::from_utf8_lossy(&output.stderr));
+    if output.status.success() { String::from_utf8(output.stdout).ok() } else { None }
+}
+
 impl World for Folder {
     fn read(&self, path: &str) -> Option<String> {
         let path = self.root.join(path);
         let small = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= LARGEST);
+        if small && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
+            return parquet(&path);
+        }
         if small { std::fs::read_to_string(path).ok() } else { None }
     }
 

@@ -237,3 +237,32 @@ fn a_gpu_plan_is_refused_here_in_one_sentence() {
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert!(said(&output).contains("1 × H100, this machine has 0 CUDA devices"), "{}", said(&output));
 }
+
+/// A table of factors as Parquet, which only `llmc-data` reads: the plan's shares follow it, a bad row is named.
+#[test]
+fn importance_comes_from_parquet() {
+    let folder = small();
+    let text = std::fs::read_to_string(folder.path().join("small.llm")).unwrap();
+    let text = text
+        .replace("data < text", "data < other \"text/1*.txt\"  text")
+        .replace("lr 1e-3", "mix importance(\"table.parquet\")\nlr 1e-3");
+    std::fs::write(folder.path().join("small.llm"), text).unwrap();
+    let table = |name: &str| {
+        let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fail/tables").join(name);
+        std::fs::copy(table, folder.path().join("table.parquet")).unwrap();
+    };
+    table("others.parquet");
+    let wrong = llmc(folder.path(), &["check", "small.llm"]).output().unwrap();
+    assert!(said(&wrong).contains("row 2 names `others`"), "{}", said(&wrong));
+    table("bad.csv");
+    let wrong = llmc(folder.path(), &["run", "small.llm"]).output().unwrap();
+    assert!(said(&wrong).contains("table.parquet: expected a Parquet file, found "), "{}", said(&wrong));
+    assert!(said(&wrong).contains("LLM0706") && wrong.status.code() == Some(1), "{}", said(&wrong));
+    table("weights.parquet");
+    well(folder.path(), &["run", "small.llm"]);
+    let data = json(&folder.path().join("runs/small/data.json"));
+    assert_eq!(
+        (&data["sources"][0]["importance"], &data["sources"][1]["importance"]),
+        (&3.0.into(), &1.0.into())
+    );
+}

@@ -1,4 +1,5 @@
 //! Tables of sources: a number a source, as CSV (`source,number` a line, a heading allowed) or TOML (`source = number`).
+//! Of a Parquet table the [`crate::World`] gives the rows as such lines.
 //!
 //! Not here: where the file lies (the [`crate::World`]), what the numbers mean.
 
@@ -12,8 +13,11 @@ type Wrong = (String, String);
 
 /// The numbers by source, and what does not fit. `known` are the sources; those in `needed` must have a row.
 pub fn read(path: &str, text: &str, known: &[&str], needed: &[&str]) -> (BTreeMap<String, f64>, Vec<Wrong>) {
-    let toml = path.to_ascii_lowercase().ends_with(".toml");
-    let (rows, mut wrong) = if toml { of_toml(text) } else { of_csv(text) };
+    let path = path.to_ascii_lowercase();
+    let (rows, mut wrong) = match path.ends_with(".toml") {
+        true => of_toml(text),
+        false => of_csv(text, if path.ends_with(".parquet") { row } else { line }),
+    };
     let mut numbers = BTreeMap::new();
     for Row { place, name, number } in rows {
         let at = |en: String, zh: String| (format!("{} {en}", place.0), format!("{} {zh}", place.1));
@@ -64,7 +68,11 @@ fn line(number: usize) -> Wrong {
     (format!("line {number}"), format!("第 {number} 行"))
 }
 
-fn of_csv(text: &str) -> (Vec<Row>, Vec<Wrong>) {
+fn row(number: usize) -> Wrong {
+    (format!("row {number}"), format!("第 {number} 行"))
+}
+
+fn of_csv(text: &str, line: fn(usize) -> Wrong) -> (Vec<Row>, Vec<Wrong>) {
     let (mut rows, mut wrong) = (Vec::new(), Vec::new());
     let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
     let lines = lines
@@ -144,6 +152,10 @@ mod tests {
                 "line 4 gives `code` the number `nan`",
                 "line 6 gives `web` again",
             ]
+        );
+        assert_eq!(
+            wrong("a.parquet", "web,1\nkode,2"),
+            ["row 2 names `kode`, which `data` does not have, did you mean `code`?"]
         );
         assert_eq!(wrong("a.csv", "web,1"), ["no row for `code`"]);
         assert_eq!(

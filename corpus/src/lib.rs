@@ -37,6 +37,7 @@ pub mod spec;
 pub mod stats;
 pub mod stratified;
 pub mod stream;
+pub mod table;
 pub mod tokenizer;
 mod wids;
 mod work;

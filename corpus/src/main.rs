@@ -9,6 +9,7 @@ use llmc_corpus::error::{Error, Result};
 use llmc_corpus::export;
 use llmc_corpus::folder::{abandon, read_manifest, settle};
 use llmc_corpus::indexed::Indexed;
+use llmc_corpus::table::csv;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -86,6 +87,12 @@ enum Command {
         /// Write the figures as JSON, for the planner.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+    },
+    /// Print a Parquet table of sources as `name,number` lines, as `mix importance("table.parquet")` reads it.
+    #[command(after_help = "Example:\n  llmc-data table weights.parquet > weights.csv")]
+    Table {
+        /// Two columns, the sources' names and a number for each.
+        file: PathBuf,
     },
     /// Write the shards of a built folder as Parquet, a list of token ids a row.
     #[command(after_help = "Example:\n  llmc-data export .cache/quickstart --out parquet/")]
@@ -179,6 +186,9 @@ fn run(cli: Cli) -> Result<()> {
             cli::print(&report, format, cli::dedup::human)
         }
         Command::Bench { dir, mib, out } => cli::mount::run(&dir, mib.max(64), out.as_deref()),
+        Command::Table { file } => {
+            cli::print(&llmc_corpus::table::read(&file)?, Format::Human, |rows| csv(rows))
+        }
         Command::Export { dir, out } => export_command(&dir, &out),
     }
 }

@@ -9,8 +9,8 @@ pub const RULE: Rule = Rule {
     args: &["path"],
     message: text("`{path}` cannot be read", "无法读取 `{path}`"),
     labels: &[text(
-        "expected text, CSV or TOML, with a row for each source",
-        "应为 CSV 或 TOML 文本，每个数据源一行",
+        "expected CSV, TOML or Parquet with a row for each source",
+        "应为 CSV、TOML 或 Parquet，每个数据源一行",
     )],
     help: &[text(
         "paths are relative to the recipe; a plan can be made without the table, a run cannot",
@@ -18,8 +18,8 @@ pub const RULE: Rule = Rule {
     )],
     page: Page {
         what: text(
-            "`mix importance(…)` or `mix dynamic(reference=…)` names a file that is not there or no text: CSV lines `source,number` or TOML `source = number`.",
-            "`mix importance(…)` 或 `mix dynamic(reference=…)` 指向的文件不存在或不是文本：应为 CSV 行 `source,number` 或 TOML 的 `source = number`。",
+            "`mix importance(…)` or `mix dynamic(reference=…)` names a file that is not there or cannot be read: CSV lines `source,number`, TOML `source = number`, or Parquet with a column of names and one of numbers.",
+            "`mix importance(…)` 或 `mix dynamic(reference=…)` 指向的文件不存在或无法读取：应为 CSV 行 `source,number`、TOML 的 `source = number`，或含名称与数值两列的 Parquet。",
         ),
         why: text(
             "`check`, `fmt` and `plan` need no data; `run` refuses.",
