@@ -39,13 +39,32 @@ fn a_block_gathers_and_scatters() {
     );
 }
 
-/// Matrices of blocks are halved; norms, embedding and head are whole.
+/// Both ends work on all tokens with half the ids (Shoeybi et al. 2019, arXiv 1909.08053, section 3): each rank says
+/// three numbers of a row of its logits, and the sums of embeddings and of the head's input gradients are scattered.
+#[test]
+fn the_ends_share_the_vocabulary() {
+    let program = &programs(&spread(1, 2, 1, 1))[1];
+    assert_eq!(exchanges(program, "embed.forward"), "scatter");
+    assert_eq!(exchanges(program, "head.loss"), "gather-xf gemm gather-logits.part weight gemm scatter");
+    assert_eq!(exchanges(program, "embed.backward"), "gather-dres");
+    assert_eq!(exchanges(program, "head.eval"), "gather-xf gemm gather-logits.part");
+    let first = program.segments.iter().flat_map(|s| &s.instrs).find_map(|instr| match &instr.op {
+        Op::CrossEntropyTrainParts(op) => Some((op.first, op.vocab)),
+        _ => None,
+    });
+    // Ids 16 to 29; 30 and 31 pad.
+    assert_eq!(first, Some((16, 14)));
+    // Both have the loss of all tokens: it is not summed over them.
+    assert!(program.segments.iter().all(|s| s.name != "loss.reduce"));
+}
+
+/// Matrices are halved, embedding and head by ids; norms are whole.
 #[test]
 fn parameters_are_split() {
     use wide::*;
     let program = &programs(&spread(1, 2, 1, 1))[1];
     let split = BLOCK - 2 * NORM;
-    let elements = 2 * (split / 2 + 2 * NORM) + 2 * VOCABULARY + NORM;
+    let elements = 2 * (split / 2 + 2 * NORM) + 2 * (VOCABULARY / 2) + NORM;
     assert_eq!(memory(program).parameters, 4 * elements);
     let qkv = program.params.iter().find(|p| p.name == "layers.0.qkv").unwrap();
     assert_eq!(qkv.shard, [(llmc_plan::program::Axis::Tensor, 0)]);
@@ -63,6 +82,6 @@ fn the_gradient_norm_counts_everything_once() {
     let norms: Vec<&str> = calls.iter().map(String::as_str).filter(|w| w.starts_with("norm.")).collect();
     assert_eq!(
         norms.join(" "),
-        "norm.block@0 norm.block@1 norm.reduce.tensor norm.block.whole@0 norm.block.whole@1 norm.top"
+        "norm.block@0 norm.block@1 norm.top norm.reduce.tensor norm.block.whole@0 norm.block.whole@1 norm.top.whole"
     );
 }

@@ -65,6 +65,8 @@ pub struct Activations {
     pub xf: Ref,
     pub rstdf: Ref,
     pub logits: Ref,
+    /// What tensor ranks say of their columns of logits: this rank's, and everybody's.
+    pub parts: Option<[Ref; 2]>,
     pub dxf: Ref,
 }
 
@@ -203,7 +205,12 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
     let (dact, d_o) = (transient("dact", &[n, f], Index::Slot), transient("do", &[n, heads], Index::Slot));
     let wide = (shape.tensor.0 > 1).then(|| transient("wide", &[n, h], Index::Slot));
     let rstdf = b.buffer("rstdf", &[rows], DType::F32, Class::Activation, Index::Slot);
-    let logits = b.buffer("logits", &[shape.head_rows, m.vocab_padded], c, Class::Logits, Index::Slot);
+    let logits = b.buffer("logits", &[shape.head_rows, shape.vocab.1], c, Class::Logits, Index::Slot);
+    let parts = (shape.tensor.0 > 1).then(|| {
+        [("logits.part", 1), ("logits.parts", shape.tensor.0)].map(|(name, ranks)| {
+            b.buffer(name, &[ranks * shape.head_rows, 3], DType::F32, Class::Logits, Index::Slot)
+        })
+    });
 
     Activations {
         rope,
@@ -246,6 +253,7 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
         xf,
         rstdf,
         logits,
+        parts,
         dxf,
     }
 }

@@ -344,7 +344,7 @@ pub fn norm_backward(
 }
 
 /// All tokens of a tensor of which this rank holds its rows.
-fn widen(l: &Lowering, s: &mut Draft, x: Ref) -> Ref {
+pub fn widen(l: &Lowering, s: &mut Draft, x: Ref) -> Ref {
     let Some(wide) = l.acts.wide else { return x };
     s.op(Gather { axis: Axis::Tensor }, [x], [wide]);
     wide

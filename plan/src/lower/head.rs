@@ -1,15 +1,15 @@
-//! Embedding, last norm, logits and loss, forward and backward. Tensor-parallel ranks each work on their own
-//! rows of tokens.
+//! Embedding, last norm, logits and loss, forward and backward. Tensor-parallel ranks each have some ids' rows of
+//! embedding and head, and work on all tokens with them (Megatron-LM, arXiv 1909.08053, section 3).
 
 use super::Lowering;
-use super::block::{dropout, norm_backward};
+use super::block::{dropout, norm_backward, widen};
 use super::build::Draft;
 use super::{product, units};
 use crate::op::{
-    CrossEntropyEval, CrossEntropyTrain, EmbeddingBackward, EmbeddingForward, Fill, Gemm, LoadBatch,
-    NormForward,
+    CrossEntropyEval, CrossEntropyEvalParts, CrossEntropyPart, CrossEntropyTrain, CrossEntropyTrainParts,
+    EmbeddingBackward, EmbeddingForward, Fill, Gather, Gemm, LoadBatch, NormForward, Op, ReduceScatter,
 };
-use crate::program::Ref;
+use crate::program::{Axis, Ref};
 
 /// Takes the next micro-batch; what this rank has no use for dies at once.
 pub fn load(l: &Lowering) -> Draft {
@@ -28,17 +28,27 @@ pub fn load(l: &Lowering) -> Draft {
     s
 }
 
-/// Rows `[start, end)` of this rank's tokens; the tensor itself where they are all.
-fn mine(l: &Lowering, tensor: Ref, start: u64, end: u64) -> Ref {
-    let first = l.shape.tensor.1 * l.shape.rows;
-    if (start, end) == (0, l.shape.tokens) { tensor } else { tensor.rows(first + start, first + end) }
+/// The first id of this rank's rows of the vocabulary, where tensor ranks share them.
+fn first_id(l: &Lowering) -> Option<u64> {
+    l.acts.wide.map(|_| l.shape.vocab.0)
+}
+
+/// Reads the embedding. Where ranks share it, every one has the rows of its ids for all tokens, and sums of them are
+/// reduced to its tokens.
+fn look_up(l: &Lowering, s: &mut Draft, embedding: Ref) {
+    let a = l.acts;
+    s.op(EmbeddingForward { first: first_id(l) }, [embedding, a.ids], [a.wide.unwrap_or(a.x)]);
+    if let Some(wide) = a.wide {
+        s.op(ReduceScatter { axis: Axis::Tensor, accumulate: false }, [wide], [a.x]);
+        s.free([wide]);
+    }
 }
 
 /// x₀ = embedding of the ids. None on a rank that does not embed.
 pub fn embed_forward(l: &Lowering) -> Option<Draft> {
     let embed = l.params.embed.as_ref()?;
     let mut s = Draft::new("embed.forward");
-    s.op(EmbeddingForward {}, [embed.read, mine(l, l.acts.ids, 0, l.shape.rows)], [l.acts.x]);
+    look_up(l, &mut s, embed.read);
     if embed.gradient.is_none() {
         s.free([l.acts.ids]);
     }
@@ -51,7 +61,7 @@ pub fn embed_forward(l: &Lowering) -> Option<Draft> {
 pub fn embed_eval(l: &Lowering) -> Option<Draft> {
     let embed = l.params.embed.as_ref()?;
     let mut s = Draft::new("embed.eval");
-    s.op(EmbeddingForward {}, [embed.read, mine(l, l.acts.ids, 0, l.shape.rows)], [l.acts.x]);
+    look_up(l, &mut s, embed.read);
     s.free([l.acts.ids]);
     s.free(embed.gathered);
     Some(s)
@@ -64,8 +74,9 @@ pub fn embed_backward(l: &Lowering) -> Option<Draft> {
     let mut s = Draft::new("embed.backward");
     clear(l, &mut s, &l.params.embed_unit());
     dropout(l, &mut s, true, "embed", a.dres);
-    s.op(EmbeddingBackward {}, [a.dres, mine(l, a.ids, 0, l.shape.rows)], [gradient]);
-    s.free([a.dres, a.ids, a.positions, a.cu_seqlens]);
+    let dx = widen(l, &mut s, a.dres);
+    s.op(EmbeddingBackward { first: first_id(l) }, [dx, a.ids], [gradient]);
+    s.free(a.wide.into_iter().chain([a.dres, a.ids, a.positions, a.cu_seqlens]));
     s.free(product::residual_magnitude(l));
     Some(s)
 }
@@ -77,10 +88,49 @@ fn clear(l: &Lowering, s: &mut Draft, params: &[&super::params::Param]) {
     }
 }
 
-/// What a loss reads and adds to beside, to tell sources apart.
+/// Of `[start, end)` of the tokens: what the loss reads and adds to beside, to tell sources apart.
 fn by_source(l: &Lowering, start: u64, end: u64) -> (Option<Ref>, Option<Ref>) {
     let sources = l.acts.by_source;
-    (sources.map(|s| mine(l, s.rows, start, end)), sources.map(|s| s.loss))
+    (sources.map(|s| l.some(s.rows, start, end)), sources.map(|s| s.loss))
+}
+
+impl Lowering<'_> {
+    /// Rows `[start, end)` of the tokens; the tensor itself where they are all.
+    fn some(&self, tensor: Ref, start: u64, end: u64) -> Ref {
+        if (start, end) == (0, self.shape.tokens) { tensor } else { tensor.rows(start, end) }
+    }
+
+    /// Columns of this rank's logits that are real vocabulary.
+    fn real(&self) -> u64 {
+        let (first, columns) = self.shape.vocab;
+        self.plan.model.vocab.saturating_sub(first).min(columns)
+    }
+}
+
+/// The last norm, and its result for all tokens.
+fn normed(l: &Lowering, s: &mut Draft, norm: Ref) -> Ref {
+    let a = l.acts;
+    s.op(NormForward { eps: l.plan.model.norm_eps }, [a.x, norm], [a.xf, a.rstdf]);
+    let input = widen(l, s, a.xf);
+    if input != a.xf {
+        s.free([a.xf]);
+    }
+    input
+}
+
+/// What all ranks say of a block of logits; none where this rank has all columns.
+fn parts(l: &Lowering, s: &mut Draft, logits: Ref, targets: Ref, rows: u64) -> Option<Ref> {
+    let [part, parts] = l.acts.parts?;
+    let (part, parts) = (part.rows(0, rows), parts.rows(0, rows * l.shape.tensor.0));
+    let op = CrossEntropyPart { first: l.shape.vocab.0, vocab: l.real() };
+    s.op(op, [logits, targets], [part]);
+    s.op(Gather { axis: Axis::Tensor }, [part], [parts]);
+    Some(parts)
+}
+
+/// Logits and what is said of them, freed.
+fn free_logits(l: &Lowering, s: &mut Draft) {
+    s.free([l.acts.logits].into_iter().chain(l.acts.parts.into_iter().flatten()));
 }
 
 /// Last norm, then logits, loss and their gradients, a block of rows at a time so that the logits of the whole
@@ -91,23 +141,36 @@ pub fn loss(l: &Lowering) -> Option<Draft> {
     let mut s = Draft::new("head.loss");
     let weight = a.loss_scale.map_or(a.inv_weight, |scaled| scaled.weight);
     clear(l, &mut s, &w.head_unit());
-    s.op(NormForward { eps: l.plan.model.norm_eps }, [a.x, norm.read], [a.xf, a.rstdf]);
+    let input = normed(l, &mut s, norm.read);
+    // A block's share of the input's gradient takes the place of its input, of which every rank has a copy.
+    let output = if a.wide.is_some() { input } else { a.dxf };
     for (start, end) in l.shape.head_chunks() {
         let logits = a.logits.rows(0, end - start);
-        s.op(Gemm::FORWARD, [a.xf.rows(start, end), head.read], [logits]);
-        let (targets, weights) = (mine(l, a.targets, start, end), mine(l, a.weights, start, end));
+        let (x, dx) = (input.rows(start, end), output.rows(start, end));
+        s.op(Gemm::FORWARD, [x, head.read], [logits]);
+        let (targets, weights) = (l.some(a.targets, start, end), l.some(a.weights, start, end));
         let (rows, sums) = by_source(l, start, end);
-        s.op(
-            CrossEntropyTrain { vocab: l.plan.model.vocab },
-            [targets, weights, weight].into_iter().chain(rows),
-            [logits, a.loss_sum].into_iter().chain(sums),
-        );
-        s.op(Gemm::INPUT_GRADIENT, [logits, head.read], [a.dxf.rows(start, end)]);
+        let parts = parts(l, &mut s, logits, targets, end - start);
+        let op: Op = match parts {
+            None => CrossEntropyTrain { vocab: l.plan.model.vocab }.into(),
+            Some(_) => CrossEntropyTrainParts { first: l.shape.vocab.0, vocab: l.real() }.into(),
+        };
+        let inputs = parts.into_iter().chain([targets, weights, weight]).chain(rows);
+        s.op(op, inputs, [logits, a.loss_sum].into_iter().chain(sums));
         if let Some(gradient) = head.gradient {
-            s.op(Gemm::WEIGHT_GRADIENT, [logits, a.xf.rows(start, end)], [gradient]);
+            s.op(Gemm::WEIGHT_GRADIENT, [logits, x], [gradient]);
+        }
+        s.op(Gemm::INPUT_GRADIENT, [logits, head.read], [dx]);
+    }
+    free_logits(l, &mut s);
+    s.free([a.targets, a.weights].into_iter().chain(a.by_source.map(|s| s.rows)));
+    match a.wide {
+        None => s.free([a.xf]),
+        Some(wide) => {
+            s.op(ReduceScatter { axis: Axis::Tensor, accumulate: false }, [wide], [a.dxf]);
+            s.free([wide]);
         }
     }
-    s.free([a.logits, a.xf, a.targets, a.weights].into_iter().chain(a.by_source.map(|s| s.rows)));
     norm_backward(l, &mut s, norm, [a.dxf, a.x, a.rstdf], Some((a.dres, false)));
     s.free([a.dxf, a.x, a.rstdf]);
     s.free(units::gathered(&w.head_unit()));
@@ -119,20 +182,24 @@ pub fn eval(l: &Lowering) -> Option<Draft> {
     let (a, w) = (l.acts, l.params);
     let (norm, head) = (w.norm_f.as_ref()?, w.head()?);
     let mut s = Draft::new("head.eval");
-    s.op(NormForward { eps: l.plan.model.norm_eps }, [a.x, norm.read], [a.xf, a.rstdf]);
+    let input = normed(l, &mut s, norm.read);
     s.free([a.x, a.rstdf]);
     for (start, end) in l.shape.head_chunks() {
         let logits = a.logits.rows(0, end - start);
-        s.op(Gemm::FORWARD, [a.xf.rows(start, end), head.read], [logits]);
-        let (targets, weights) = (mine(l, a.targets, start, end), mine(l, a.weights, start, end));
+        s.op(Gemm::FORWARD, [input.rows(start, end), head.read], [logits]);
+        let (targets, weights) = (l.some(a.targets, start, end), l.some(a.weights, start, end));
         let (rows, sums) = by_source(l, start, end);
-        s.op(
-            CrossEntropyEval { vocab: l.plan.model.vocab },
-            [logits, targets, weights].into_iter().chain(rows),
-            [a.loss_sum].into_iter().chain(sums),
-        );
+        let outputs = [a.loss_sum].into_iter().chain(sums);
+        match parts(l, &mut s, logits, targets, end - start) {
+            None => {
+                let op = CrossEntropyEval { vocab: l.plan.model.vocab };
+                s.op(op, [logits, targets, weights].into_iter().chain(rows), outputs);
+            }
+            Some(parts) => s.op(CrossEntropyEvalParts {}, [parts, weights].into_iter().chain(rows), outputs),
+        }
     }
-    s.free([a.logits, a.xf, a.targets, a.weights, a.positions, a.cu_seqlens]);
+    free_logits(l, &mut s);
+    s.free([input, a.targets, a.weights, a.positions, a.cu_seqlens]);
     s.free(a.by_source.map(|s| s.rows));
     s.free(units::gathered(&w.head_unit()));
     Some(s)

@@ -163,9 +163,7 @@ impl Description {
 
 /// The parameters of a LLaMA-style decoder, names as in Hugging Face's `LlamaForCausalLM`. Matrices that end a
 /// residual branch start smaller by √(2·layers) (Radford et al. 2019, GPT-2). Tensor-parallel ranks split the
-/// matrices of a block by heads and feed-forward columns (Megatron-LM, arXiv 1909.08053). Embedding and head
-/// are whole on every tensor rank, which works on its own rows of tokens: cross-entropy stays local, at the
-/// price of vocabulary matrices that ZeRO alone shards (own choice).
+/// matrices of a block by heads and feed-forward columns, embedding and head by ids (Megatron-LM, arXiv 1909.08053).
 fn descriptions(plan: &Plan, shape: &Shape) -> Vec<Description> {
     let m = &plan.model;
     let (h, q, kv) = (m.hidden, m.heads * m.head_dim, m.kv_heads * m.head_dim);
@@ -202,7 +200,7 @@ fn descriptions(plan: &Plan, shape: &Shape) -> Vec<Description> {
         matrix("gate_up", 2 * m.ffn, h, gate_up, &normal, Some(0)),
         matrix("down", h, m.ffn, down, &residual, Some(1)),
     ];
-    let vocab = |name, part| matrix(name, m.vocab_padded, h, vec![(part, m.vocab_padded)], &normal, None);
+    let vocab = |name, part| matrix(name, m.vocab_padded, h, vec![(part, m.vocab_padded)], &normal, Some(0));
     let (embeds, has_head) = shape.ends;
     if embeds {
         all.push(vocab("embed", "model.embed_tokens.weight"));

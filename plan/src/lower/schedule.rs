@@ -36,7 +36,8 @@ pub fn write(b: &mut Builder, l: &Lowering) -> Result<(), LowerError> {
     step.extend(each(quantise));
     let first_norms = update::first_norms(b, l)?;
     step.extend(gathered_ahead(passes(l, &segments, late, &first_norms)));
-    let everywhere = [Axis::Tensor, Axis::Context, Axis::Shard, Axis::Replicate, Axis::Pipeline];
+    // Tensor ranks all have the loss of the same tokens.
+    let everywhere = [Axis::Context, Axis::Shard, Axis::Replicate, Axis::Pipeline];
     let loss_sum = b.add_some(optimizer::sum("loss.reduce", &optimizer::losses(l), &everywhere, l.shape))?;
     step.extend(once(loss_sum));
     step.extend(update::write(b, l)?);

@@ -121,6 +121,8 @@ pub struct Shape {
     pub kv_heads: u64,
     /// Columns of the feed-forward on this rank.
     pub ffn: u64,
+    /// First id of this rank's rows of embedding and head, and how many they are.
+    pub vocab: (u64, u64),
     /// Format of weights and activations.
     pub compute: DType,
     /// Products of the blocks in 8 bits.
@@ -176,6 +178,7 @@ impl Shape {
         let pipe = Pipe { rank: coordinates.pipeline, ranks: layout.pp, chunks: layout.vp, micro_batches };
         let actions = actions(layout.schedule, pipe);
         let shard = sizes(plan)[2].1;
+        let vocab = model.vocab_padded / tp;
         let present = sizes(plan).into_iter().zip(coordinates.along()).filter(|((_, size), _)| *size > 1);
         let (axes, along): (Vec<_>, Vec<_>) = present.unzip();
         let chunks = chunks(plan, coordinates.pipeline);
@@ -208,9 +211,10 @@ impl Shape {
             heads: model.heads / tp,
             kv_heads: model.kv_heads / tp,
             ffn: model.ffn / tp,
+            vocab: (coordinates.tensor * vocab, vocab),
             compute,
             eight_bit: plan.precision == Precision::Fp8,
-            head_rows: head_rows(tokens / tp, model.vocab_padded * compute.bytes()),
+            head_rows: head_rows(tokens, vocab * compute.bytes()),
             recompute: (layout.recompute, layout.stages.get(coordinates.pipeline as usize).copied()),
         })
     }
@@ -231,7 +235,7 @@ impl Shape {
 
     /// Row blocks the head works through.
     pub fn head_chunks(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
-        let (tokens, rows) = (self.rows, self.head_rows);
+        let (tokens, rows) = (self.tokens, self.head_rows);
         (0..tokens.div_ceil(rows)).map(move |i| (i * rows, ((i + 1) * rows).min(tokens)))
     }
 
@@ -309,6 +313,7 @@ fn sound(plan: &Plan) -> Result<(), LowerError> {
         ("layout.tp", "model.heads", model.heads, layout.tp),
         ("layout.tp", "model.kv_heads", model.kv_heads, layout.tp),
         ("layout.tp", "model.ffn", model.ffn, layout.tp),
+        ("layout.tp", "model.vocab_padded", model.vocab_padded, layout.tp),
     ];
     for (path, other, whole, part) in multiples {
         if !whole.is_multiple_of(part) {

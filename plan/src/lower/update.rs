@@ -70,11 +70,16 @@ fn norms(b: &mut Builder, l: &Lowering) -> Result<Vec<Call>, LowerError> {
     let (blocks, top) = (l.params.block.all(), l.params.top());
     let grad_sq = l.acts.grad_sq;
     let parallel = l.shape.tensor.0 > 1;
-    let (parts, whole): (Vec<&Param>, Vec<&Param>) =
-        blocks.into_iter().partition(|p| !parallel || p.tensor_sharded);
-    let norm_parts = b.add_some(optimizer::norm("norm.block", &parts, grad_sq))?;
-    let norm_whole = b.add_some(optimizer::norm("norm.block.whole", &whole, grad_sq))?;
-    let norm_top = b.add_some(optimizer::norm("norm.top", &top, grad_sq))?;
+    let ([blocks, blocks_whole], [top, top_whole]) = [blocks, top]
+        .map(|params| {
+            let (parts, whole) = params.into_iter().partition(|p| !parallel || p.tensor_sharded);
+            [parts, whole] as [Vec<&Param>; 2]
+        })
+        .into();
+    let mut norm = |name: &str, params: &[&Param]| b.add_some(optimizer::norm(name, params, grad_sq));
+    let (norm_blocks, norm_top) = (norm("norm.block", &blocks)?, norm("norm.top", &top)?);
+    let (norm_blocks_whole, norm_top_whole) =
+        (norm("norm.block.whole", &blocks_whole)?, norm("norm.top.whole", &top_whole)?);
     let over_parts =
         b.add_some(optimizer::sum("norm.reduce.tensor", &[grad_sq], &[Axis::Tensor], l.shape))?;
     let over_all =
@@ -84,10 +89,11 @@ fn norms(b: &mut Builder, l: &Lowering) -> Result<Vec<Call>, LowerError> {
         layers.iter().filter_map(move |layer| segment.map(|s| call(s, *layer))).collect::<Vec<Call>>()
     };
     let once = |segment: Option<SegmentId>| segment.map(|s| call(s, 0));
-    let mut calls = each(norm_parts);
-    calls.extend(once(over_parts));
-    calls.extend(each(norm_whole));
+    let mut calls = each(norm_blocks);
     calls.extend(once(norm_top));
+    calls.extend(once(over_parts));
+    calls.extend(each(norm_blocks_whole));
+    calls.extend(once(norm_top_whole));
     calls.extend(once(over_all));
     Ok(calls)
 }

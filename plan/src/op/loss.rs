@@ -73,7 +73,11 @@ impl Spec for CrossEntropyEval {
 }
 
 /// Checks what tells sources apart; how many operands that is on either side.
-fn by_source(n: u64, sources: Option<&TensorType>, sums: Option<&TensorType>) -> Result<usize, String> {
+pub(super) fn by_source(
+    n: u64,
+    sources: Option<&TensorType>,
+    sums: Option<&TensorType>,
+) -> Result<usize, String> {
     let (Some(sources), Some(sums)) = (sources, sums) else { return Ok(0) };
     shape("sources", sources, &[n])?;
     shape("source sums", sums, &[sums.elements()])?;

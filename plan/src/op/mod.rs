@@ -21,6 +21,7 @@ mod gemm;
 mod init;
 mod load_batch;
 mod loss;
+mod loss_parts;
 mod loss_scale;
 mod norm;
 mod optimizer;
@@ -40,6 +41,7 @@ pub use gemm::Gemm;
 pub use init::{Initialise, RopeTables};
 pub use load_batch::LoadBatch;
 pub use loss::{CrossEntropyEval, CrossEntropyTrain};
+pub use loss_parts::{CrossEntropyEvalParts, CrossEntropyPart, CrossEntropyTrainParts};
 pub use loss_scale::{AdjustScale, ScaleLoss, UnscaleNorms};
 pub use norm::{AddNorm, NormBackward, NormBackwardInput, NormBackwardWeight, NormForward};
 pub use optimizer::{Optimize, Weights};
@@ -198,6 +200,9 @@ ops! {
     Fill = "fill",
     CrossEntropyTrain = "cross_entropy.train",
     CrossEntropyEval = "cross_entropy.eval",
+    CrossEntropyPart = "cross_entropy.part",
+    CrossEntropyTrainParts = "cross_entropy.train_parts",
+    CrossEntropyEvalParts = "cross_entropy.eval_parts",
     SquaredNorm = "squared_norm",
     Clip = "clip",
     ScaleLoss = "loss_scale.apply",

@@ -238,7 +238,7 @@ pub fn layouts() -> Vec<(String, Plan)> {
         let mut plan = plan.clone();
         plan.precision = Precision::Bf16;
         plan.model.dropout = 0.1;
-        plan.model.vocab_padded = 33; // not a multiple of any shard group: padded blocks
+        plan.model.vocab_padded = 33 * plan.layout.tp; // of no shard group a multiple: padded blocks
         if i % 3 == 0 {
             plan.optimizer.master = Master::Split;
         }

@@ -148,15 +148,12 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
 /// Seconds of the embedding (first) and of head with loss (last stage), forward and backward, one micro-batch.
 pub fn ends(s: &Setting, point: &Point) -> (f64, f64) {
     let h = s.shape.hidden as f64;
-    // Ours: each tensor-parallel rank works on its own rows with the whole vocabulary; elsewhere on all rows with a part.
-    let (n, v) = match tokens(s, point) {
-        n if s.own() => (n / point.tp as f64, s.shape.vocab as f64),
-        n => (n, s.shape.vocab as f64 / point.tp as f64),
-    };
+    // Each tensor-parallel rank works on all tokens with its part of the vocabulary.
+    let (n, v) = (tokens(s, point), s.shape.vocab as f64 / point.tp as f64);
     let stack = s.profile.fixed.stack;
     let rate = bandwidth(s) / stack;
     // Lookup, and the scatter-add of its gradient in f32.
-    let embedding = n * h * (2.0 * s.act() + 8.0 + s.act()) / rate;
+    let mut embedding = n * h * (2.0 * s.act() + 8.0 + s.act()) / rate;
     // The head stays out of fp8 (torchtitan, llm-foundry and our measurements do so).
     let products = |n| gemm(s, n, v, h, true) + gemm(s, n, h, v, true) + gemm(s, v, h, n, true);
     let fused = s.own() && s.cuda();
@@ -171,9 +168,18 @@ pub fn ends(s: &Setting, point: &Point) -> (f64, f64) {
         let passes = 4.0 * s.act() + if s.precision == Precision::F32 { 0.0 } else { 8.0 };
         stack * products(n) + n * v * passes / rate
     };
-    if point.tp > 1 && !s.own() {
+    if point.tp > 1 {
         let group = Group::strided(point.tp, 1, s.link_domain);
-        head += 2.0 * all_reduce(s, group, n * h * s.act());
+        if s.own() {
+            // At either end the stream is gathered one way and its sums are scattered the other. Each block of rows
+            // exchanges three numbers a row.
+            let ends = 2.0 * scatter(s, group, n * h * s.act());
+            let rows = head_rows(n as u64, (v * s.act()) as u64) as f64;
+            embedding += ends;
+            head += ends + (n / rows) * scatter(s, group, 12.0 * rows * point.tp as f64);
+        } else {
+            head += 2.0 * all_reduce(s, group, n * h * s.act());
+        }
     }
     (embedding, head)
 }

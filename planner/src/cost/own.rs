@@ -1,7 +1,6 @@
 //! Bytes of one pipeline stage as our own lowering holds them (plan/src/lower), in closed form.
 //!
-//! Embedding and head are whole on every tensor-parallel rank, a shard group is made of data-parallel ranks alone, and
-//! a tensor that more than one stream touches never shares its bytes (plan/src/arena.rs), so all its instances count.
+//! A shard group is made of data-parallel ranks alone, and a tensor that more than one stream touches never shares its bytes (plan/src/arena.rs), so all its instances count.
 //! `planner/tests/walk_memory.rs` holds this against the walk over the lowered program. Not here: what other stacks
 //! hold ([`super::memory`]).
 
@@ -16,11 +15,14 @@ use super::{Point, Setting};
 /// Layers whose tensors are on the device at once where they pass through (lower/params.rs, `RING`).
 const RING: f64 = 2.0;
 
-/// Parameters of the ends that one rank of `stage` holds: embedding first; last norm and head last.
+/// Parameters of the ends that one rank of `stage` holds: its ids of the embedding first; last norm and its ids of the
+/// head last.
 pub fn end_params(s: &Setting, point: &Point, stage: u64) -> f64 {
-    let first = if stage == 0 { s.shape.embedding_params() } else { 0 };
-    let last = if stage == point.pp - 1 { s.shape.head_params() } else { 0 };
-    (first + last) as f64
+    let vocabulary = (s.shape.vocab * s.shape.hidden / point.tp) as f64;
+    let first = if stage == 0 { vocabulary } else { 0.0 };
+    let head = if s.shape.tied { 0.0 } else { vocabulary };
+    let last = if stage == point.pp - 1 { s.shape.hidden as f64 + head } else { 0.0 };
+    first + last
 }
 
 /// What depends on the states only: parameters, gradients, optimizer, and what passes through for ZeRO and paging.
@@ -38,7 +40,7 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
     let run = s.stage_layers(point.pp, stage) / point.vp;
     let ring = if run == 1 && point.vp > 1 && point.pp.is_multiple_of(2) { 1.0 } else { RING.min(layers) };
     // One buffer serves embedding and head in turn.
-    let vocabulary = if ends > 0.0 { (s.shape.vocab * s.shape.hidden) as f64 } else { 0.0 };
+    let vocabulary = if ends > 0.0 { (s.shape.vocab * s.shape.hidden) as f64 / t } else { 0.0 };
     let passing = ring * each + vocabulary;
     let mut p = Parts {
         parameters: sharded(3) * s.state.weight,
@@ -64,7 +66,7 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
         let kept = if s.precision != Precision::F32 || zero == 3 { ranks } else { 1.0 };
         let largest = vocabulary.max(2.0 * (s.shape.ffn * s.shape.hidden) as f64 / t) / kept;
         let block = largest.min((chunk::block_bytes(Backend::Cuda) / 4) as f64);
-        p.buffers += (block * s.state.scratch.max(4.0) - workspace(s, point)).max(0.0);
+        p.buffers += (block * s.state.scratch.max(4.0) - workspace(s, point, stage)).max(0.0);
     }
     p
 }
@@ -340,11 +342,15 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     let (gradients, gradient) = if p > 1 { (slots * stream, 0.0) } else { (0.0, stream) };
 
     let n = tokens(s, point);
-    let rows = if point.sp { n / point.tp as f64 } else { n };
-    let row = s.shape.vocab as f64 * s.act();
-    let logits = if last { head_rows(rows as u64, row as u64) as f64 * row } else { 0.0 };
-    // The head holds the last output, its norm and the gradient of that.
-    let head = if last { output + 2.0 * stream + 2.0 * layer.rstd + logits } else { 0.0 };
+    let row = (s.shape.vocab / point.tp) as f64 * s.act();
+    let rows = head_rows(n as u64, row as u64) as f64;
+    // Three numbers in f32 that each tensor-parallel rank says of a row, this one's apart.
+    let parts = if point.tp > 1 { 12.0 * (point.tp + 1) as f64 } else { 0.0 };
+    let logits = if last { rows * (row + parts) } else { 0.0 };
+    // The head holds the last output, its norm and the gradient of that: where tensor-parallel ranks share the vocabulary,
+    // one of all tokens that is first the one, then the other.
+    let normed = if point.tp > 1 { layer.wide + stream.max(logits) } else { 2.0 * stream + logits };
+    let head = if last { output + normed + layer.rstd } else { 0.0 };
     // The deepest moment: the last layer of the newest micro-batch forward or backward, or the head before that.
     let deepest = (forward.most - kept).max(gradient + backward.most).max(head);
     let held = match layer.deferred {
@@ -359,7 +365,7 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     }
     let batch = 8.0 + if first { 8.0 } else { 0.0 } + if last { 12.0 } else { 0.0 };
     let tables = 4.0 * (s.shape.context * s.shape.head_dim) as f64;
-    let buffers = slots * n * batch + tables + workspace(s, point);
+    let buffers = slots * n * batch + tables + workspace(s, point, stage);
     Parts { activations, logits, buffers, ..Parts::default() }
 }
 
@@ -405,11 +411,25 @@ fn deferred(point: &Point, stage: u64, m: u64, layers: f64, (kept, waits): (f64,
     most + if kept == 0.0 { alone * layers * waits } else { 0.0 }
 }
 
-/// Bytes that the library below attention or a product takes (plan/src/op/attention.rs, gemm.rs).
-fn workspace(s: &Setting, point: &Point) -> f64 {
+/// Bytes that the loss takes where tensor-parallel ranks share the vocabulary (plan/src/op/loss_parts.rs).
+fn loss_workspace(s: &Setting, point: &Point, stage: u64) -> f64 {
+    if point.tp == 1 || stage != point.pp - 1 {
+        return 0.0;
+    }
+    let columns = s.shape.vocab / point.tp;
+    let rows = head_rows(tokens(s, point) as u64, columns * s.act() as u64);
+    let block = chunk::loss(Backend::Cuda, rows, columns, 4);
+    let copied = if s.precision == Precision::F32 { 0 } else { 4 * block * columns };
+    let part = block * (4 * (columns + 3) + 10);
+    part.max(rows * 12 + (4 * rows * point.tp).max(16 * rows).max(10 * rows + copied)) as f64
+}
+
+/// Bytes that the library below attention or a product takes (plan/src/op/attention.rs, gemm.rs), or the loss.
+fn workspace(s: &Setting, point: &Point, stage: u64) -> f64 {
     if !s.cuda() {
         return s.profile.fixed.workspace_bytes as f64;
     }
+    let loss = loss_workspace(s, point, stage);
     let dim = s.shape.head_dim;
     let (heads, kv_heads) = (s.shape.heads / point.tp, (s.shape.kv_heads / point.tp).max(1));
     let narrow = s.precision != Precision::F32;
@@ -422,7 +442,7 @@ fn workspace(s: &Setting, point: &Point) -> f64 {
             Determinism::Fast => 1,
         };
         let q = n * (heads * dim) as f64;
-        return product.max(4.0 * q * sums as f64 + 8.0 * n * heads as f64);
+        return loss.max(product).max(4.0 * q * sums as f64 + 8.0 * n * heads as f64);
     }
     let keys = if point.cp > 1 { s.shape.context / (2 * point.cp) } else { s.shape.context };
     let group = heads / kv_heads;
@@ -430,5 +450,5 @@ fn workspace(s: &Setting, point: &Point) -> f64 {
     let lanes = group * together * rows;
     let converted = if narrow { 2 * (2 * keys * together + lanes) * dim } else { 0 };
     let result = lanes.max(together * keys) * dim;
-    product.max(4.0 * (2 * lanes * keys + result + 2 * lanes + rows * rows + converted) as f64)
+    loss.max(product).max(4.0 * (2 * lanes * keys + result + 2 * lanes + rows * rows + converted) as f64)
 }

@@ -7,7 +7,6 @@ use llmc_plan::plan::{Offload, Recompute, Schedule};
 use super::comm::{Group, all_reduce, scatter, send};
 use super::layer::{LayerTime, ends, layer, tokens};
 use super::memory::{layer_activations, most_params};
-use super::own::end_params;
 use super::{Point, Setting};
 
 /// Parts of a step that depend on tp, sp, cp, pp, vp, schedule, micro-batch and recompute, not on ZeRO or offload.
@@ -237,18 +236,6 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
     (exposed, hidden)
 }
 
-/// Seconds of summing up, once a step, the gradients of embedding or head over tensor-parallel ranks that each hold them
-/// whole (plan/src/lower/units.rs, `finish`).
-fn whole_ends(s: &Setting, point: &Point) -> f64 {
-    if point.tp == 1 || !s.own() {
-        return 0.0;
-    }
-    let shared = if point.zero >= 1 { s.sharded(point) } else { 1 };
-    let most = end_params(s, point, 0).max(end_params(s, point, point.pp - 1));
-    let group = Group::strided(point.tp, 1, s.link_domain);
-    all_reduce(s, group, most * s.state.reduced / shared as f64)
-}
-
 /// Seconds that data parallelism keeps the links busy in a step, hidden or not.
 pub fn wire(s: &Setting, point: &Point) -> f64 {
     let one = Compute { micro_batches: s.micro_batches(point) as f64, ..Compute::default() };
@@ -268,8 +255,7 @@ pub fn optimizer(s: &Setting, point: &Point) -> f64 {
 
 /// The whole step of `point` over its compute part.
 pub fn step(s: &Setting, point: &Point, c: &Compute) -> Step {
-    let (mut exposed, hidden) = data_parallel(s, point, c);
-    exposed += whole_ends(s, point);
+    let (exposed, hidden) = data_parallel(s, point, c);
     let params = most_params(s, point);
     let mine = if point.zero >= 1 { params / s.sharded(point) as f64 } else { params };
     let optimizer = optimizer(s, point);

@@ -12,8 +12,8 @@ use super::attention::{self, Heads, Qkv, Saved, fused};
 use super::philox::Stream;
 use super::rope::Packed;
 use super::{
-    dropout, elementwise, embedding, gemm, init, loss, loss_scale, norm, optimizer, quantise, reduce, rope,
-    swiglu,
+    dropout, elementwise, embedding, gemm, init, loss, loss_parts, loss_scale, norm, optimizer, quantise,
+    reduce, rope, swiglu,
 };
 use super::{elements, require, signed, unsigned};
 use crate::cuda::optimizer::Weights as Kept;
@@ -97,13 +97,13 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
             let [cos, sin] = take(op, "outputs", outputs)?;
             rope::tables(&a.rope, cos, sin)
         }
-        Op::EmbeddingForward(_) => {
+        Op::EmbeddingForward(a) => {
             let ([weight, ids], [x]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            embedding::forward(weight, ids, x)
+            embedding::forward(weight, ids, x, a.first)
         }
-        Op::EmbeddingBackward(_) => {
+        Op::EmbeddingBackward(a) => {
             let ([dx, ids], [gradient]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
-            embedding::backward(dx, ids, gradient)
+            embedding::backward(dx, ids, gradient, a.first)
         }
         Op::NormForward(a) => {
             let ([x, weight], (outputs, most)) = (take(op, "inputs", inputs)?, with_one_more(2, outputs));
@@ -188,6 +188,22 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
                 (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
             let by_source = sources.zip(sums).map(<[&Tensor; 2]>::from);
             loss::cross_entropy(logits, targets, weights, sum, signed(a.vocab), None, by_source)
+        }
+        Op::CrossEntropyPart(a) => {
+            let ([logits, targets], [part]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            loss_parts::part(logits, targets, part, a.first, signed(a.vocab))
+        }
+        Op::CrossEntropyTrainParts(a) => {
+            let ((inputs, sources), (outputs, sums)) = (with_one_more(4, inputs), with_one_more(2, outputs));
+            let (inputs, outputs) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            let by_source = sources.zip(sums).map(<[&Tensor; 2]>::from);
+            loss_parts::train(inputs.each_ref(), outputs.each_ref(), a.first, signed(a.vocab), by_source)
+        }
+        Op::CrossEntropyEvalParts(_) => {
+            let ((inputs, sources), (outputs, sums)) = (with_one_more(2, inputs), with_one_more(1, outputs));
+            let ([parts, weights], [sum]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);
+            let by_source = sources.zip(sums).map(<[&Tensor; 2]>::from);
+            loss_parts::evaluate(parts, weights, sum, by_source)
         }
         Op::SquaredNorm(_) => {
             let ([gradient], [squared]) = (take(op, "inputs", inputs)?, take(op, "outputs", outputs)?);

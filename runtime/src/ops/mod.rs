@@ -23,6 +23,7 @@ mod execute;
 mod gemm;
 mod init;
 mod loss;
+mod loss_parts;
 mod loss_scale;
 mod norm;
 mod optimizer;

@@ -1,8 +1,8 @@
 //! Ops that no program of one device holds, on operands made here. Collectives need ranks and are not here.
 
 use llmc_plan::op::{
-    Accumulate, AdjustScale, AttentionMerge, AttentionPartial, NormBackwardInput, NormBackwardWeight, Op,
-    Quantise, ScaleLoss, UnscaleNorms,
+    Accumulate, AdjustScale, AttentionMerge, AttentionPartial, CrossEntropyEvalParts, CrossEntropyPart,
+    CrossEntropyTrainParts, NormBackwardInput, NormBackwardWeight, Op, Quantise, ScaleLoss, UnscaleNorms,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -56,6 +56,8 @@ pub fn compare(lockstep: &mut Lockstep) -> Outcome<()> {
     let dw = [Tensor::f_zeros([width], (Kind::Float, Device::Cpu))?];
     one(lockstep, NormBackwardWeight {}, &[dy, x, rstd], &dw)?;
 
+    loss_in_parts(lockstep, [random(width)?, random(width)?])?;
+
     let partial = |key_offset, backward| AttentionPartial {
         heads: HEADS,
         kv_heads: KV_HEADS,
@@ -82,6 +84,30 @@ pub fn compare(lockstep: &mut Lockstep) -> Outcome<()> {
         let inputs = [&q, kv, &random(width)?, &out, &log_sum].map(Tensor::shallow_clone);
         let outputs = [zeros(width, kind)?, zeros(kv_width, kind)?];
         one(lockstep, partial(*key_offset, true), &inputs, &outputs)?;
+    }
+    Ok(())
+}
+
+/// The loss of two ranks that share a vocabulary, some columns of the second padding it, over each one's logits.
+fn loss_in_parts(lockstep: &mut Lockstep, logits: [Tensor; 2]) -> Outcome<()> {
+    let scalar = || Tensor::f_zeros([1], (Kind::Float, Device::Cpu));
+    let columns = (HEADS * HEAD_DIM) as i64;
+    let targets = Tensor::f_randint(2 * columns - 3, [TOKENS], (Kind::Int64, Device::Cpu))?;
+    let weights = Tensor::f_rand([TOKENS], (Kind::Float, Device::Cpu))?;
+    let parts = Tensor::f_zeros([2 * TOKENS, 3], (Kind::Float, Device::Cpu))?;
+    let columns_of = |rank: i64| ((rank * columns) as u64, (columns - 3 * rank) as u64);
+    for (rank, logits) in (0..).zip(&logits) {
+        let (first, vocab) = columns_of(rank);
+        let part = parts.f_narrow(0, rank * TOKENS, TOKENS)?;
+        let inputs = [logits, &targets].map(Tensor::shallow_clone);
+        one(lockstep, CrossEntropyPart { first, vocab }, &inputs, &[part])?;
+    }
+    let inputs = [&parts, &weights].map(Tensor::shallow_clone);
+    one(lockstep, CrossEntropyEvalParts {}, &inputs, &[scalar()?])?;
+    for (rank, logits) in (0..).zip(logits) {
+        let (first, vocab) = columns_of(rank);
+        let inputs = [&parts, &targets, &weights, &weights.f_narrow(0, 0, 1)?].map(Tensor::shallow_clone);
+        one(lockstep, CrossEntropyTrainParts { first, vocab }, &inputs, &[logits, scalar()?])?;
     }
     Ok(())
 }

@@ -77,8 +77,8 @@ fn bandwidth() {
     let train = op::CrossEntropyTrain { vocab: v as u64 };
     run("cross_entropy.train", train.into(), &[&targets, &weights, &one], &[&logits, &sum]);
     let (table, gradient) = (bf(&[v, h]), f32s(&[v, h]));
-    run("embedding.forward", op::EmbeddingForward {}.into(), &[&table, &targets], &[&x]);
-    run("embedding.backward", op::EmbeddingBackward {}.into(), &[&x, &targets], &[&gradient]);
+    run("embedding.forward", op::EmbeddingForward::default().into(), &[&table, &targets], &[&x]);
+    run("embedding.backward", op::EmbeddingBackward::default().into(), &[&x, &targets], &[&gradient]);
     run("squared_norm", op::SquaredNorm {}.into(), &[&gradient], &[&sum]);
     run("accumulate", op::Accumulate {}.into(), &[&table], &[&gradient]);
     run("dropout", op::Dropout { p: 0.1, site: "ffn".into() }.into(), &[], &[&y]);

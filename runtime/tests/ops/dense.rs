@@ -112,10 +112,10 @@ fn embedding_matches_autograd() {
             let ids = Tensor::randint(v / 3, [n], (Kind::Int64, Device::Cpu));
             let (want, grads) = autograd(&[&w], &dy, |t| t[0].index_select(0, &ids));
             let x = unset(&[n, h], kind);
-            run(op::EmbeddingForward {}, &[&w, &ids], &[&x]);
+            run(op::EmbeddingForward::default(), &[&w, &ids], &[&x]);
             assert!(x.to_kind(Kind::Double).equal(&want), "rows are copied");
             let dw = Tensor::ones([v, h], (math_kind(kind), Device::Cpu));
-            run(op::EmbeddingBackward {}, &[&dy, &ids], &[&dw]);
+            run(op::EmbeddingBackward::default(), &[&dy, &ids], &[&dw]);
             assert_close("dw", &(dw - 1.0), &grads[0], kind);
         }
     }
@@ -123,8 +123,30 @@ fn embedding_matches_autograd() {
         return; // a CUDA kernel asserts, which ends the process: the host checks ids before they get there
     }
     let (w, x) = (randn(&[4, 2], Kind::Float), unset(&[1, 2], Kind::Float));
-    let text = refused(op::EmbeddingForward {}, &[&w, &Tensor::from_slice(&[4i64])], &[&x]);
+    let text = refused(op::EmbeddingForward::default(), &[&w, &Tensor::from_slice(&[4i64])], &[&x]);
     assert!(text.contains("out of range"), "{text}");
+}
+
+/// Ranks that share the ids add up to one that has them all.
+#[test]
+fn embedding_in_parts_is_that_of_the_whole() {
+    let _bench = bench();
+    for kind in KINDS {
+        let (v, n, h, ranks) = (700, 900, 300, 2);
+        let (w, dy) = (randn(&[v, h], kind), randn(&[n, h], kind));
+        let ids = Tensor::randint(v, [n], (Kind::Int64, Device::Cpu));
+        let (want, grads) = autograd(&[&w], &dy, |t| t[0].index_select(0, &ids));
+        let (sum, each) = (Tensor::zeros([n, h], (Kind::Double, Device::Cpu)), v / ranks);
+        for rank in 0..ranks {
+            let (first, x) = (Some((rank * each) as u64), unset(&[n, h], kind));
+            run(op::EmbeddingForward { first }, &[&w.narrow(0, rank * each, each), &ids], &[&x]);
+            let _ = sum.shallow_clone().g_add_(&x);
+            let dw = Tensor::ones([each, h], (math_kind(kind), Device::Cpu));
+            run(op::EmbeddingBackward { first }, &[&dy, &ids], &[&dw]);
+            assert_close("dw", &(dw - 1.0), &grads[0].narrow(0, rank * each, each), kind);
+        }
+        assert!(sum.equal(&want), "rows are copied by the one that has them");
+    }
 }
 
 #[test]

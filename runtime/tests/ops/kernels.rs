@@ -225,14 +225,14 @@ fn embeddings_at_real_widths() {
         let gradient = Tensor::ones([v, h], (Kind::Float, Device::Cpu));
         let dx = randn(&[n, h], Kind::Float);
         let mut want = gradient.copy().index_add_(0, &ids, &dx);
-        run(op::EmbeddingBackward {}, &[&dx, &ids], &[&gradient]);
+        run(op::EmbeddingBackward::default(), &[&dx, &ids], &[&gradient]);
         assert!(gradient.equal(&want), "width {h}");
         let x = unset(&[n, h], Kind::Float);
-        run(op::EmbeddingForward {}, &[&gradient, &ids], &[&x]);
+        run(op::EmbeddingForward::default(), &[&gradient, &ids], &[&x]);
         assert!(x.equal(&want.index_select(0, &ids)));
         let narrow = dx.to_kind(Kind::BFloat16);
         let want = want.index_add_(0, &ids, &narrow.to_kind(Kind::Float));
-        run(op::EmbeddingBackward {}, &[&narrow, &ids], &[&gradient]);
+        run(op::EmbeddingBackward::default(), &[&narrow, &ids], &[&gradient]);
         assert!(gradient.equal(&want), "width {h} in bf16");
     }
 }

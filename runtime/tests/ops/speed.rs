@@ -52,8 +52,8 @@ fn measure(kind: Kind) {
         Tensor::arange(n, (Kind::Int64, Device::Cpu)).remainder(CONTEXT),
     );
     let (embedding, d_embedding) = (randn(&[v, h], kind), Tensor::zeros([v, h], (Kind::Float, Device::Cpu)));
-    time("embedding.forward", 0.0, op::EmbeddingForward {}, &[&embedding, &ids], &[&y]);
-    time("embedding.backward", 0.0, op::EmbeddingBackward {}, &[&x, &ids], &[&d_embedding]);
+    time("embedding.forward", 0.0, op::EmbeddingForward::default(), &[&embedding, &ids], &[&y]);
+    time("embedding.backward", 0.0, op::EmbeddingBackward::default(), &[&x, &ids], &[&d_embedding]);
 
     let (w, rstd) = (randn(&[h], kind), unset(&[n], Kind::Float));
     time("norm.forward", 0.0, op::NormForward { eps: 1e-5 }, &[&x, &w], &[&y, &rstd]);

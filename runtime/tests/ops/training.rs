@@ -5,6 +5,7 @@ use llmc_plan::op;
 use llmc_plan::param::{Init, ParamBuffers, ParamSpec, Part};
 use llmc_plan::plan::OptimizerKind;
 use llmc_plan::program::BufferId;
+use llmc_runtime::ops::math_kind;
 use llmc_runtime::ops::philox::Stream;
 use tch::{Device, Kind, Tensor};
 
@@ -176,6 +177,54 @@ fn cross_entropy_matches_autograd() {
         &[&sum],
     );
     assert!(text.contains("out of bounds"), "{text}");
+}
+
+/// Ranks that share the columns say together what one says of all: loss, gradient, sums by source; the last rank of five
+/// has nothing but padding.
+#[test]
+fn cross_entropy_in_parts_is_that_of_the_whole() {
+    let _bench = bench();
+    for kind in KINDS {
+        for (n, vocab, columns, ranks) in [(7, 11, 15, 5), (700, 2999, 3008, 2), (9, 64, 64, 1)] {
+            let logits = randn(&[n, columns], kind) * 3.0;
+            let targets = Tensor::randint(vocab, [n], (Kind::Int64, Device::Cpu));
+            let weights = Tensor::rand([n], (Kind::Float, Device::Cpu));
+            let sources = Tensor::randint(3, [n], (Kind::Int, Device::Cpu));
+            let (inverse, each) = (scalar(0.25), columns / ranks);
+            let new = || (scalar(2.0), Tensor::ones([3], (Kind::Float, Device::Cpu)));
+            let (want, (sum, sums)) = (logits.to_kind(Kind::Double).copy(), new());
+            run(
+                op::CrossEntropyTrain { vocab: vocab as u64 },
+                &[&targets, &weights, &inverse, &sources],
+                &[&want, &sum, &sums],
+            );
+            let real = |rank: i64| (vocab - rank * each).clamp(0, each) as u64;
+            let own = |rank| logits.narrow(1, rank * each, each).contiguous();
+            let part = |rank| {
+                let part = unset(&[n, 3], math_kind(kind));
+                let op = op::CrossEntropyPart { first: (rank * each) as u64, vocab: real(rank) };
+                run(op, &[&own(rank), &targets], &[&part]);
+                part
+            };
+            let parts = Tensor::cat(&(0..ranks).map(part).collect::<Vec<_>>(), 0);
+            let gradient = |rank| {
+                let (got, (total, apart)) = (own(rank), new());
+                let op = op::CrossEntropyTrainParts { first: (rank * each) as u64, vocab: real(rank) };
+                let inputs = [&parts, &targets, &weights, &inverse, &sources];
+                run(op, &inputs, &[&got, &total, &apart]);
+                assert!(
+                    relative_error(&total, &sum) < 1e-5 && relative_error(&apart, &sums) < 1e-5,
+                    "{kind:?} {n} {total} {sum} {apart} {sums}"
+                );
+                got
+            };
+            let got = Tensor::cat(&(0..ranks).map(gradient).collect::<Vec<_>>(), 1);
+            assert_close("dlogits", &got, &want, kind);
+            let (total, apart) = new();
+            run(op::CrossEntropyEvalParts {}, &[&parts, &weights, &sources], &[&total, &apart]);
+            assert!(relative_error(&total, &sum) < 1e-5 && relative_error(&apart, &sums) < 1e-5);
+        }
+    }
 }
 
 /// Sums by source are added to, miss no row, and change nothing else.

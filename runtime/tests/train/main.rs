@@ -10,4 +10,5 @@ mod mixing;
 mod reference;
 mod resume;
 mod support;
+mod tensor;
 mod worker;
