@@ -33,7 +33,7 @@ const BUILD_REVISION: u32 = 2;
 pub const NOTE_BYTES: u64 = 1 << 30;
 
 /// Told how a build goes on.
-pub trait Observer {
+pub trait Observer: Sync {
     /// A phase of `total` input bytes begins.
     fn phase(&self, name: &str, total: u64);
     /// `bytes` more input bytes are done.

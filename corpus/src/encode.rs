@@ -1,8 +1,9 @@
 //! Documents to token shards: one source at a time, decoded and encoded on all cores, written in
 //! order.
 //!
-//! A reader thread finds documents and hands over chunks of them; while all cores work on a chunk,
-//! one of them first writes what the chunk before gave. Chunk and group sizes show in no result.
+//! One core finds documents and hands over chunks of them; while the others work on a chunk, one of them first
+//! writes what the chunk before gave, and the first helps once it has found the chunk after. Chunk and group sizes
+//! show in no result.
 //!
 //! A build that was killed finds the documents again and passes over those that are done; where copies
 //! are looked for, it looks at them once more, because what was seen is in no file.
@@ -18,19 +19,18 @@ use crate::stats::{Tally, bytes_per_token, unigram_entropy};
 use crate::tokenizer::Encoder;
 use crate::work::{Chunk, Context, Encoded, Item, put_back};
 use llmc_plan::data::{DataSpec, Dedup, FileInfo, OnError, SourceInfo, SplitInfo};
+use rayon::{Scope, Yield};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Raw bytes worked on at a time: enough for some cores, and those that wait fit the cache.
 const CHUNK_BYTES: usize = 2 << 20;
 /// Smaller blocks are gathered.
 const SMALL_BYTES: usize = 64 << 10;
-/// Chunks that wait for the cores.
-const CHUNKS_AHEAD: usize = 2;
 /// Messages of left-out documents that a report repeats; all are counted.
 const SHOWN: usize = 3;
 
@@ -75,8 +75,8 @@ pub fn build_source(
     let note = match target.journal.note(name) {
         Some(Note::Done(done)) => {
             if again {
-                let look = |chunks: Receiver<Chunk>, _| {
-                    chunks.iter().for_each(|chunk| drop(context.encode(&chunk, target.seen)));
+                let look = |chunk: &mut Chunk| {
+                    drop(context.encode(chunk, target.seen));
                     Ok(())
                 };
                 feed(&context, u64::MAX, again, &[], observer, look)?;
@@ -90,40 +90,94 @@ pub fn build_source(
     };
     let mut output = Output::open(&context, name, target, note)?;
     let (skip, files) = (output.state.items, output.state.files.clone());
-    let consume = |chunks, spare| output.consume(chunks, spare, target.seen);
-    let hashes = feed(&context, skip, again, &files, observer, consume)?;
-    output.finish(name, hashes, target)
+    let work = |chunk: &mut Chunk| output.encode(chunk, target.seen);
+    let hashes = feed(&context, skip, again, &files, observer, work);
+    // What was found lies before what the reader stumbled over.
+    let ready = std::mem::take(&mut output.ready);
+    output.write(ready)?;
+    output.finish(name, hashes?, target)
 }
 
-/// Runs a reader beside the work on what it finds; returns the hashes of the files. `skip` documents are
-/// done, among them those of the first files, `files`.
+/// Reads beside the work on what is found; returns the hashes of the files. `skip` documents are done, among them
+/// those of the first files, `files`.
 fn feed(
     context: &Context,
     skip: u64,
     again: bool,
     files: &[(String, u64)],
     observer: &dyn Observer,
-    work: impl FnOnce(Receiver<Chunk>, Sender<Chunk>) -> Result<()> + Send,
+    work: impl FnMut(&mut Chunk) -> Result<()> + Send,
 ) -> Result<Vec<String>> {
-    let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
-    let (spare, returned) = channel();
-    let mut reader = Reader {
-        chunk: Chunk { first: true, again: again && skip > 0, ..Chunk::default() },
-        file: 0,
-        items: 0,
-        skip,
-        again,
-        on_error: context.on_error,
-        sender,
-        returned,
+    let bench = Bench {
+        busy: AtomicBool::new(false),
+        inside: Mutex::new(Inside { work, chunk: Chunk::default(), result: Ok(()) }),
     };
-    std::thread::scope(|scope| {
-        let work = scope.spawn(|| work(receiver, spare));
-        let hashes = reader.read_all(context.inputs, files, observer);
-        drop(reader);
-        // What the cores found lies before what the reader stumbled over.
-        work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(hashes)
-    })
+    let hashes = rayon::scope(|scope| {
+        let mut reader = Reader {
+            chunk: Chunk { first: true, again: again && skip > 0, ..Chunk::default() },
+            file: 0,
+            items: 0,
+            skip,
+            again,
+            on_error: context.on_error,
+            bench: &bench,
+            scope,
+        };
+        reader.read_all(context.inputs, files, observer)
+    });
+    bench.inside.into_inner().unwrap_or_else(PoisonError::into_inner).result.and(hashes)
+}
+
+/// Where one chunk at a time is worked on.
+struct Bench<W> {
+    busy: AtomicBool,
+    inside: Mutex<Inside<W>>,
+}
+
+struct Inside<W> {
+    work: W,
+    /// The last one, done: fresh memory costs a page fault every 4 KiB, as much as the copy into it.
+    chunk: Chunk,
+    result: Result<()>,
+}
+
+impl<W: FnMut(&mut Chunk) -> Result<()> + Send> Bench<W> {
+    /// Works until the last chunk is done.
+    fn help(&self) {
+        while self.busy.load(Ordering::Acquire) {
+            if rayon::yield_now() != Some(Yield::Executed) {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Gives the memory of the last chunk back once it is done; `None` after an error.
+    fn wait(&self) -> Option<Chunk> {
+        self.help();
+        let mut inside = self.inside.lock().ok()?;
+        inside.result.is_ok().then(|| std::mem::take(&mut inside.chunk))
+    }
+
+    /// Lets the cores work on a chunk; no other may be there.
+    fn put<'s>(&'s self, chunk: Chunk, scope: &Scope<'s>) {
+        self.busy.store(true, Ordering::Release);
+        scope.spawn(move |_| {
+            let _busy = Busy(&self.busy);
+            let Ok(mut inside) = self.inside.lock() else { return };
+            inside.chunk = chunk;
+            let Inside { work, chunk, result } = &mut *inside;
+            *result = work(chunk);
+        });
+    }
+}
+
+/// When dropped, as after a panic, the bench is free.
+struct Busy<'a>(&'a AtomicBool);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// Takes over a source that is done.
@@ -134,7 +188,7 @@ pub fn restore(done: Done, target: &mut Target) -> Built {
 }
 
 /// The reader's side.
-struct Reader {
+struct Reader<'a, 's, W> {
     chunk: Chunk,
     file: usize,
     /// Documents found so far, over all files.
@@ -144,12 +198,11 @@ struct Reader {
     /// They are to be looked at again.
     again: bool,
     on_error: OnError,
-    sender: SyncSender<Chunk>,
-    /// Chunks that were used, for their memory.
-    returned: Receiver<Chunk>,
+    bench: &'s Bench<W>,
+    scope: &'a Scope<'s>,
 }
 
-impl Reader {
+impl<W: FnMut(&mut Chunk) -> Result<()> + Send> Reader<'_, '_, W> {
     /// `done` are the first files' hashes, and the documents up to their ends.
     fn read_all(
         &mut self,
@@ -203,20 +256,21 @@ impl Reader {
     }
 
     fn hand_over(&mut self) -> ControlFlow<()> {
-        // Fresh memory costs a page fault every 4 KiB, as much as the copy into it.
-        let mut empty = self.returned.try_recv().unwrap_or_default();
+        // An error of the work's own is the one reported.
+        let Some(mut empty) = self.bench.wait() else { return ControlFlow::Break(()) };
         empty.clear();
         empty.again = self.again && self.items < self.skip;
         empty.position = self.items;
-        // The other side has gone only after an error of its own, which is the one reported.
-        match self.sender.send(std::mem::replace(&mut self.chunk, empty)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+        self.bench.put(std::mem::replace(&mut self.chunk, empty), self.scope);
+        if rayon::current_num_threads() == 1 {
+            // While it is in the cache.
+            self.bench.help();
         }
+        ControlFlow::Continue(())
     }
 }
 
-impl Sink for Reader {
+impl<W: FnMut(&mut Chunk) -> Result<()> + Send> Sink for Reader<'_, '_, W> {
     fn document(&mut self, raw: Raw<'_>) -> Result<ControlFlow<()>> {
         Ok(self.push(raw.bytes, raw.form, raw.place, None))
     }
@@ -257,6 +311,8 @@ struct Output<'a> {
     counts: [Tally; 2],
     /// What the next note says, but for shards and counts.
     state: Open,
+    /// Encoded, to be written.
+    ready: Vec<Result<Encoded>>,
     /// Text written since the last note, bytes.
     unnoted: u64,
 }
@@ -278,36 +334,51 @@ impl<'a> Output<'a> {
         {
             let counts = std::mem::take(&mut state.counts);
             let (counts, writers) = (counts.map(Tally::from), [train, validation]);
-            return Ok(Self { context, name, journal: target.journal, writers, counts, state, unnoted: 0 });
+            return Ok(Self {
+                context,
+                name,
+                journal: target.journal,
+                writers,
+                counts,
+                state,
+                ready: Vec::new(),
+                unnoted: 0,
+            });
         }
         let create = |path: &Path| ShardWriter::create(path, context.dtype);
         let writers = [create(&train)?, create(&validation)?];
         let counts = [(); 2].map(|()| Tally::new(context.encoder.vocab()));
         let state = Open::default();
-        Ok(Self { context, name, journal: target.journal, writers, counts, state, unnoted: 0 })
+        Ok(Self {
+            context,
+            name,
+            journal: target.journal,
+            writers,
+            counts,
+            state,
+            ready: Vec::new(),
+            unnoted: 0,
+        })
     }
 
-    fn consume(&mut self, chunks: Receiver<Chunk>, spare: Sender<Chunk>, seen: &mut Seen) -> Result<()> {
-        let mut ready = Vec::new();
-        let context = self.context;
-        for mut chunk in chunks {
-            // What was made last is written first: on one core it is still in the cache.
-            let (written, encoded) = rayon::join(|| self.write(ready), || context.encode(&chunk, seen));
-            written?;
-            ready = encoded;
-            self.state.files.append(&mut chunk.files);
-            if !chunk.again {
-                self.state.items = chunk.position;
-                self.unnoted += chunk.bytes.len() as u64;
-            }
-            // The reader may be done.
-            let _ = spare.send(chunk);
-            if self.unnoted >= self.journal.interval {
-                self.write(std::mem::take(&mut ready))?;
-                self.note()?;
-            }
+    /// Encodes a chunk, and writes what the one before gave.
+    fn encode(&mut self, chunk: &mut Chunk, seen: &mut Seen) -> Result<()> {
+        let (context, ready) = (self.context, std::mem::take(&mut self.ready));
+        // What was made last is written first: on one core it is still in the cache.
+        let (written, encoded) = rayon::join(|| self.write(ready), || context.encode(chunk, seen));
+        written?;
+        self.ready = encoded;
+        self.state.files.append(&mut chunk.files);
+        if !chunk.again {
+            self.state.items = chunk.position;
+            self.unnoted += chunk.bytes.len() as u64;
         }
-        self.write(ready)
+        if self.unnoted >= self.journal.interval {
+            let ready = std::mem::take(&mut self.ready);
+            self.write(ready)?;
+            self.note()?;
+        }
+        Ok(())
     }
 
     fn write(&mut self, groups: Vec<Result<Encoded>>) -> Result<()> {

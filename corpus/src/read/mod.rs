@@ -25,8 +25,9 @@ use std::path::Path;
 /// A longer document is refused: it would have to be held in memory, with its tokens, in full.
 pub const MAX_DOCUMENT_BYTES: u64 = 128 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
-/// At least [`BUFFER_BYTES`], so that it is read without a copy.
-const BLOCK_BYTES: usize = 256 << 10;
+/// At least [`BUFFER_BYTES`], so that it is read without a copy. On one core the work on a block takes turns with
+/// finding the next one, and what either keeps in the cache is fetched again: blocks of a quarter cost 3 % more.
+const BLOCK_BYTES: usize = 1 << 20;
 /// All cores wait for the last one of a block, so it is to be many times what one takes at a time.
 const SHARED_BLOCK_BYTES: usize = 2 << 20;
 /// Buffers that had to grow beyond this for one document are not kept.
