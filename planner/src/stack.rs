@@ -4,9 +4,9 @@ use llmc_plan::plan::{Precision, Recompute};
 
 use crate::cost::StateBytes;
 
-/// Stack of a row, from its `source` and `notes` and, where neither names one, from its layout: tensor or pipeline
-/// ranks point to Megatron, fully sharded parameters to PyTorch's FSDP.
-pub fn stack(source: &str, notes: &str, ranks: u64) -> &'static str {
+/// Stack of a row, from its `source` and `notes` and, where neither names one, from its layout: fully sharded parameters
+/// point to PyTorch's FSDP, else tensor or pipeline ranks to Megatron.
+pub fn stack(source: &str, notes: &str, sharding: &str, ranks: u64) -> &'static str {
     // Later names are wider: the first that occurs wins.
     const NAMES: &[(&str, &str)] = &[
         ("foundry", "foundry"),
@@ -54,6 +54,7 @@ pub fn stack(source: &str, notes: &str, ranks: u64) -> &'static str {
     }
     match NAMES.iter().find(|(name, _)| source.contains(name)) {
         Some((_, stack)) => stack,
+        None if notes.contains("pytorch") || sharding.to_lowercase().contains("fsdp") => "torch",
         None if ranks > 1 => "megatron",
         None => "torch",
     }
@@ -252,11 +253,12 @@ mod tests {
 
     #[test]
     fn names_and_layouts_select_a_stack() {
-        assert_eq!(stack("dgxc-benchmarking", "v24.11.1; MaxText; step", 1), "jax");
-        assert_eq!(stack("dgxc-benchmarking", "v24.11.1; NeMo", 8), "megatron");
-        assert_eq!(stack("NeMo Automodel docs", "", 1), "torch");
-        assert_eq!(stack("somebody's blog", "", 8), "megatron");
-        assert_eq!(stack("somebody's blog", "", 1), "torch");
+        assert_eq!(stack("dgxc-benchmarking", "v24.11.1; MaxText; step", "", 1), "jax");
+        assert_eq!(stack("dgxc-benchmarking", "v24.11.1; NeMo", "", 8), "megatron");
+        assert_eq!(stack("NeMo Automodel docs", "", "", 1), "torch");
+        assert_eq!(stack("somebody's blog", "", "", 8), "megatron");
+        assert_eq!(stack("somebody's blog", "", "fsdp2-full (8)", 4), "torch");
+        assert_eq!(stack("somebody's blog", "", "", 1), "torch");
     }
 
     #[test]

@@ -210,7 +210,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let notes = row.text("notes").unwrap_or_default();
     let attention = row.text("attn_impl").and_then(words::attention);
     // Megatron's "local" layers have no fused attention; Megatron-DeepSpeed of 2021 had none either.
-    let stack = stack(&source(row), notes, tp * pp);
+    let stack = stack(&source(row), notes, sharding, tp * pp);
     let facts = facts(stack);
     // A row that names its attention is believed.
     let unfused = (facts.unfused_attention && attention.is_none())
