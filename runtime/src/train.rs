@@ -14,7 +14,7 @@ use llmc_plan::walk;
 use tch::Device;
 
 use crate::breakdown::Breakdown;
-use crate::checkpoint::{self, State, config::config};
+use crate::checkpoint::{self, State, Store, config::config};
 use crate::evaluate::evaluate;
 use crate::events::Events;
 use crate::failure::{Failure, Outcome};
@@ -166,12 +166,6 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     let progress = Progress::start(last, state.step, &plan.cost.currency);
     if from.is_some() {
         progress.note(&format!("resumed at step {} of {}", state.step, plan.budget.steps));
-    }
-    if plan.schedule.checkpoint_zstd > 0 {
-        let level = plan.schedule.checkpoint_zstd;
-        progress.note(&format!(
-            "checkpoints are stored as they are: this version does not compress (zstd {level})"
-        ));
     }
     let following = dynamic::open(folder, &mut stream, &machine, options.resume)?;
     let stream = Arc::new(stream);
@@ -508,8 +502,9 @@ impl Run<'_> {
         let tensors =
             [(checkpoint::MODEL_FILE, snapshot.model), (checkpoint::OPTIMIZER_FILE, snapshot.optimizer)];
         let copied = || Snapshot::failure(&failure);
-        let keep = plan.schedule.checkpoint_keep;
-        checkpoint::write(&folder.checkpoints(), self.state.clone(), &texts, tensors, &copied, keep)?;
+        let schedule = &plan.schedule;
+        let storage = Store { keep: schedule.checkpoint_keep, zstd: schedule.checkpoint_zstd };
+        checkpoint::write(&folder.checkpoints(), self.state.clone(), &texts, tensors, &copied, storage)?;
         self.saved = true;
         Ok(())
     }

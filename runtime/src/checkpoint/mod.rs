@@ -1,7 +1,7 @@
 //! Checkpoints on disk: written so that a kill at any instant leaves a loadable state, verified when read.
 //!
 //! `checkpoints/step-N/` holds `model.safetensors` and `config.json` (a Hugging Face LLaMA, loadable as such),
-//! `optimizer.safetensors` (masters and moments), `plan.json` and `data.json` as the run had them, and `state.json`
+//! `optimizer.safetensors` (masters and moments; `optimizer.safetensors.zst` where they are compressed), `plan.json` and `data.json` as the run had them, and `state.json`
 //! ([`State`], with the hashes of the others).
 //! A folder is filled under a dotted name, synced, then renamed; `checkpoints/latest` names the newest and is
 //! replaced by a rename too. Not here: which tensors these are ([`crate::snapshot`]).
@@ -20,12 +20,13 @@ use crate::noise::NoiseScale;
 use crate::train::dynamic::Measured;
 
 pub mod config;
+mod packed;
 mod tensors;
 
 pub use tensors::TensorFile;
 
 /// Version of `state.json`; a reader refuses another major.
-pub const FORMAT: &str = "1.0";
+pub const FORMAT: &str = "1.1";
 
 /// Weights under Hugging Face names.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -113,6 +114,22 @@ impl State {
     }
 }
 
+/// How checkpoints are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Store {
+    /// How many of the newest stay; 0 = all.
+    pub keep: u64,
+    /// zstd level of masters and moments; 0 = as they are. Weights never are compressed: other programs load them.
+    pub zstd: u64,
+}
+
+/// Name of the compressed file in place of another.
+pub fn zst(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".zst");
+    name.into()
+}
+
 /// A verified checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
@@ -127,7 +144,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Writes `checkpoints/step-N` and points `latest` at it, then removes all but the newest `keep` (0 = all stay).
+/// Writes `checkpoints/step-N` and points `latest` at it, then removes all but the newest `storage.keep`.
 /// `texts` are (file, text); `tensors` are (file, tensors by name), whose bytes are asked for one tensor at a time;
 /// `copied` says whether all of them could be had.
 ///
@@ -139,7 +156,7 @@ pub fn write<V: View>(
     texts: &[(&str, String)],
     tensors: [(&str, Vec<(String, V)>); 2],
     copied: &dyn Fn() -> Outcome<()>,
-    keep: u64,
+    storage: Store,
 ) -> Outcome<Checkpoint> {
     let failed = |action: &'static str, path: &Path| {
         let path = path.to_path_buf();
@@ -160,8 +177,10 @@ pub fn write<V: View>(
         hash(file)?;
     }
     for (file, tensors) in tensors {
-        tensors::write(&temporary.join(file), tensors)?;
-        hash(file)?;
+        let level = i32::try_from(storage.zstd).ok().filter(|level| *level > 0 && file == OPTIMIZER_FILE);
+        let stored = if level.is_some() { zst(Path::new(file)) } else { PathBuf::from(file) };
+        tensors::write(&temporary.join(&stored), tensors, level)?;
+        hash(&stored.to_string_lossy())?;
     }
     copied()?;
     state.checksum = state.digest()?;
@@ -176,8 +195,8 @@ pub fn write<V: View>(
     fs::rename(&temporary, &folder).map_err(failed("create", &folder))?;
     sync_folder(checkpoints)?;
     point_latest(checkpoints, &name)?;
-    if keep > 0 {
-        for (_, old) in steps(checkpoints)?.into_iter().rev().skip(keep as usize) {
+    if storage.keep > 0 {
+        for (_, old) in steps(checkpoints)?.into_iter().rev().skip(storage.keep as usize) {
             retire(&old).map_err(failed("remove", &old))?;
         }
     }
@@ -232,8 +251,10 @@ pub fn open(folder: &Path) -> Outcome<Checkpoint> {
         return Err(Failure::environment(format!("{} is damaged: its checksum differs", path.display())));
     }
     for file in REQUIRED {
-        let path = folder.join(file);
-        let want = state.files.get(file).ok_or_else(|| {
+        let compressed = zst(Path::new(file)).to_string_lossy().into_owned();
+        let stored = if state.files.contains_key(&compressed) { &compressed } else { file };
+        let path = folder.join(stored);
+        let want = state.files.get(stored).ok_or_else(|| {
             Failure::environment(format!("{} does not name {file}", folder.join(STATE_FILE).display()))
         })?;
         let found = hash_file(&path)?;

@@ -1,4 +1,4 @@
-//! One safetensors file: written whole and synced, read a tensor at a time.
+//! One safetensors file, plain or compressed: written whole and synced, read a tensor at a time.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -7,13 +7,18 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, View};
 
+use super::packed::Frames;
+use super::{packed, zst};
 use crate::failure::{Failure, Outcome};
 
 /// Longest header that is read; the format's own limit.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Writes and syncs `path`.
-pub(super) fn write<V: View>(path: &Path, tensors: Vec<(String, V)>) -> Outcome<()> {
+/// Writes and syncs `path`, compressed where a level of zstd is given.
+pub(super) fn write<V: View>(path: &Path, tensors: Vec<(String, V)>, zstd: Option<i32>) -> Outcome<()> {
+    if let Some(level) = zstd {
+        return packed::write(path, tensors, level);
+    }
     // The crate writes through a private temporary file: the permissions of an ordinary one are put back.
     let failed = |e: std::io::Error| Failure::io("write", path, &e);
     let ordinary = File::create(path).and_then(|f| f.metadata()).map_err(failed)?.permissions();
@@ -32,14 +37,19 @@ pub struct TensorFile {
     /// Where the data begins.
     start: u64,
     header: Metadata,
+    /// Where its data is compressed.
+    frames: Option<Frames>,
 }
 
 impl TensorFile {
-    /// Opens a file and reads its header; the data must have the length that the header says.
+    /// Opens a file, or the compressed one in its place, and reads its header; the data must have the length that the
+    /// header says.
     ///
     /// # Errors
     /// Exit code 2 and one sentence naming the file.
     pub fn open(path: &Path) -> Outcome<TensorFile> {
+        let compressed = zst(path);
+        let path = if !path.exists() && compressed.exists() { &compressed } else { path };
         let damaged = |what: String| Failure::environment(format!("{} is damaged: {what}", path.display()));
         let failed = |e: std::io::Error| Failure::io("read", path, &e);
         let mut file = File::open(path).map_err(failed)?;
@@ -54,11 +64,16 @@ impl TensorFile {
         file.read_exact(&mut header).map_err(failed)?;
         let header: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
         let start = 8 + header_length;
-        let want = start.saturating_add(header.data_len() as u64);
-        if length != want {
-            return Err(damaged(format!("{length} bytes where its header needs {want}")));
-        }
-        Ok(TensorFile { path: path.to_path_buf(), file, start, header })
+        let frames = if *path == compressed {
+            Some(Frames::read(&mut file, &header, start, length).map_err(failed)?.map_err(damaged)?)
+        } else {
+            let want = start.saturating_add(header.data_len() as u64);
+            if length != want {
+                return Err(damaged(format!("{length} bytes where its header needs {want}")));
+            }
+            None
+        };
+        Ok(TensorFile { path: path.to_path_buf(), file, start, header, frames })
     }
 
     /// Names of all tensors.
@@ -100,9 +115,16 @@ impl TensorFile {
     /// # Errors
     /// Exit code 2 when there is none of that name or the file cannot be read.
     pub fn bytes(&mut self, name: &str) -> Outcome<Vec<u8>> {
-        self.describe(name)?;
+        let (dtype, _) = self.describe(name)?;
         let (begin, end) = self.header.info(name).map_or((0, 0), |info| info.data_offsets);
-        let mut bytes = vec![0; end.saturating_sub(begin)];
+        let length = end.saturating_sub(begin);
+        if let Some(frames) = &self.frames {
+            return frames
+                .bytes(&mut self.file, name, dtype, length)
+                .map_err(|e| Failure::io("read", &self.path, &e))?
+                .map_err(|what| Failure::environment(format!("{} is damaged: {what}", self.path.display())));
+        }
+        let mut bytes = vec![0; length];
         self.file
             .seek(SeekFrom::Start(self.start + begin as u64))
             .and_then(|_| self.file.read_exact(&mut bytes))

@@ -48,13 +48,17 @@ fn state(step: u64) -> State {
     }
 }
 
+/// The step whose optimizer states are compressed.
+const COMPRESSED: u64 = 5;
+
 fn save(folder: &Path, step: u64, keep: u64) -> Checkpoint {
     let fill = step as u8;
     let model = vec![("w".to_owned(), tensor(fill))];
     let optimizer = vec![("w.m".to_owned(), tensor(fill + 100)), ("w.v".to_owned(), tensor(fill + 101))];
     let texts = [CONFIG_FILE, PLAN_FILE, DATA_FILE].map(|file| (file, "{}\n".to_owned()));
     let tensors = [(MODEL_FILE, model), (OPTIMIZER_FILE, optimizer)];
-    write(folder, state(step), &texts, tensors, &|| Ok(()), keep).expect("write")
+    let zstd = if step == COMPRESSED { 1 } else { 0 };
+    write(folder, state(step), &texts, tensors, &|| Ok(()), Store { keep, zstd }).expect("write")
 }
 
 fn flip(path: &Path) {
@@ -87,6 +91,53 @@ fn what_was_written_is_read_back() {
     assert!(file.read("x", Dtype::F32, &[1]).expect_err("no such").message.contains("no tensor x"));
     let mode = |f: &str| fs::metadata(written.folder.join(f)).expect("metadata").permissions();
     assert_eq!(mode(MODEL_FILE), mode(CONFIG_FILE), "readable by whom the user's umask allows");
+}
+
+#[test]
+fn compressed_states_are_read_back_and_their_damage_is_found() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let bytes: Vec<u8> =
+        (0..3_000_004u32).map(|i| (i.wrapping_mul(2_654_435_761) >> (i % 4 * 6 + 8)) as u8).collect();
+    let big = || Plain { shape: vec![750_001], data: bytes.clone() };
+    let empty = || Plain { shape: vec![0], data: vec![] };
+    let tensors = [
+        (MODEL_FILE, vec![("w".to_owned(), tensor(1))]),
+        (
+            OPTIMIZER_FILE,
+            vec![("a".to_owned(), tensor(2)), ("e".to_owned(), empty()), ("w.m".to_owned(), big())],
+        ),
+    ];
+    let texts = [CONFIG_FILE, PLAN_FILE, DATA_FILE].map(|file| (file, "{}\n".to_owned()));
+    let storage = Store { keep: 0, zstd: 3 };
+    let written = write(folder.path(), state(4), &texts, tensors, &|| Ok(()), storage).expect("write");
+    assert_eq!(newest(folder.path()).expect("good").0, Some(written.clone()));
+    let plain = written.folder.join(OPTIMIZER_FILE);
+    assert!(!plain.exists() && written.folder.join(MODEL_FILE).exists());
+    let mut file = TensorFile::open(&plain).expect("open");
+    assert!(file.bytes("w.m").expect("read") == bytes);
+    assert_eq!(file.read("a", Dtype::F32, &[2, 3]).expect("read"), vec![2; 24]);
+    assert_eq!(file.read("e", Dtype::F32, &[0]).expect("read"), vec![0; 0]);
+    let whole = fs::read(zst(&plain)).expect("read");
+    assert!(whole.len() < bytes.len());
+    // Of a file that is not hashed first, nothing is trusted either.
+    for cut in [0, 4, 8, 40, whole.len() / 2, whole.len() - 1] {
+        fs::write(zst(&plain), &whole[..cut]).expect("write");
+        assert_eq!(TensorFile::open(&plain).expect_err("cut").code, 2);
+    }
+    let middle = whole.len() / 2;
+    let torn: Vec<u8> =
+        whole.iter().enumerate().map(|(i, b)| if i / 99 == middle / 99 { !b } else { *b }).collect();
+    fs::write(zst(&plain), torn).expect("write");
+    let mut file = TensorFile::open(&plain).expect("its table is whole");
+    // A frame that still decompresses is found by the hash alone.
+    let _ = file.bytes("w.m").map_err(|failure| assert!(failure.message.contains("a frame of w.m")));
+    assert!(open(&written.folder).expect_err("damaged").message.contains(".zst is damaged"));
+    // Plain and compressed ones follow each other.
+    save(folder.path(), COMPRESSED, 0);
+    assert_eq!(newest(folder.path()).expect("good").0.expect("found").state.step, COMPRESSED);
+    flip(&zst(&folder.path().join("step-5").join(OPTIMIZER_FILE)));
+    save(folder.path(), 2, 0);
+    assert_eq!(newest(folder.path()).expect("good").0.expect("found").state.step, 2);
 }
 
 #[test]
@@ -138,7 +189,7 @@ fn a_failed_copy_leaves_the_older_checkpoint() {
     save(folder.path(), 1, 0);
     let tensors = [(MODEL_FILE, vec![("w".to_owned(), tensor(2))]), (OPTIMIZER_FILE, vec![])];
     let texts = [CONFIG_FILE, PLAN_FILE, DATA_FILE].map(|file| (file, String::new()));
-    write(folder.path(), state(2), &texts, tensors, &|| Err(Failure::bug("device lost")), 0)
+    write(folder.path(), state(2), &texts, tensors, &|| Err(Failure::bug("device lost")), Store::default())
         .expect_err("failed");
     assert_eq!(newest(folder.path()).expect("good").0.expect("found").state.step, 1);
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tch::{Device, Tensor};
 
 use super::{gradients, lockstep, make};
-use crate::checkpoint::{self, Checkpoint, State};
+use crate::checkpoint::{self, Checkpoint, State, Store};
 use crate::failure::{Failure, Outcome};
 use crate::host::{Session, Source};
 use crate::interpret::{Machine, Pass};
@@ -141,7 +141,7 @@ fn save(machine: &mut Machine<'_>, plan: &Plan, folder: &std::path::Path) -> Out
     let tensors =
         [(checkpoint::MODEL_FILE, snapshot.model), (checkpoint::OPTIMIZER_FILE, snapshot.optimizer)];
     let state = State { step: STEPS / 2, ..State::start(String::new(), String::new(), 0) };
-    checkpoint::write(folder, state, &texts, tensors, &|| Snapshot::failure(&failure), 0)
+    checkpoint::write(folder, state, &texts, tensors, &|| Snapshot::failure(&failure), Store::default())
 }
 
 fn backend(device: Device) -> Backend {

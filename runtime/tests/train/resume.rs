@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use llmc_plan::plan::{Master, Plan, Precision};
-use llmc_runtime::checkpoint::{MODEL_FILE, OPTIMIZER_FILE};
+use llmc_runtime::checkpoint::{MODEL_FILE, OPTIMIZER_FILE, TensorFile};
 use llmc_runtime::metrics::StepMetrics;
 
 use crate::support::{alone, plan, run_folder, said, train, train_well, worker};
@@ -27,9 +27,15 @@ pub fn losses(folder: &Path) -> BTreeMap<u64, (Option<u64>, Option<u64>)> {
     lines.map(|m| (m.step, (m.loss.map(f64::to_bits), m.grad_norm.map(f64::to_bits)))).collect()
 }
 
-pub fn files(folder: &Path) -> Vec<Vec<u8>> {
+/// Weights as they are stored; masters and moments by name, whether they are compressed or not.
+pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let last = folder.join("checkpoints").join(format!("step-{STEPS}"));
-    [MODEL_FILE, OPTIMIZER_FILE].map(|f| std::fs::read(last.join(f)).expect("read")).to_vec()
+    let mut states = TensorFile::open(&last.join(OPTIMIZER_FILE)).expect("open");
+    let names = states.names();
+    let mut read = |name: String| (name.clone(), states.bytes(&name).expect("read"));
+    let mut files: BTreeMap<String, Vec<u8>> = names.into_iter().map(&mut read).collect();
+    files.insert(MODEL_FILE.to_owned(), std::fs::read(last.join(MODEL_FILE)).expect("read"));
+    files
 }
 
 pub fn until_step(child: &mut Child, folder: &Path, step: u64) {
@@ -45,7 +51,9 @@ pub fn until_step(child: &mut Child, folder: &Path, step: u64) {
 #[test]
 fn killed_and_resumed_is_bit_equal() {
     let _alone = alone();
-    let (whole, broken) = (run_folder(&long_plan()), run_folder(&long_plan()));
+    let mut compressed = long_plan();
+    compressed.schedule.checkpoint_zstd = 1;
+    let (whole, broken) = (run_folder(&long_plan()), run_folder(&compressed));
     train_well(whole.path(), &["--threads", "1"]);
     let mut kills = 0;
     for target in [3, 9, 10, 17, 24, 25, 33] {
@@ -59,9 +67,11 @@ fn killed_and_resumed_is_bit_equal() {
         child.wait().expect("wait");
     }
     assert!(kills >= 3, "only {kills} of 7 workers were still running when killed");
+    let stored = broken.path().join("checkpoints").join(format!("step-{STEPS}"));
     train_well(broken.path(), &["--resume", "--threads", "1"]);
     assert_eq!(losses(whole.path()), losses(broken.path()));
     assert_eq!(losses(whole.path()).len() as u64, STEPS);
+    assert!(stored.join(format!("{OPTIMIZER_FILE}.zst")).exists() && !stored.join(OPTIMIZER_FILE).exists());
     assert!(files(whole.path()) == files(broken.path()), "weights, masters and moments");
 }
 
