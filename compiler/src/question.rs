@@ -161,6 +161,11 @@ fn optimizer(f: &Facts) -> Option<Optimizer> {
             Some("stochastic") => Master::Stochastic,
             _ => Master::F32,
         },
+        gradient_dtype: if f.word("optimizer.gradient_dtype") == Some("bf16") {
+            DType::Bf16
+        } else {
+            DType::F32
+        },
     })
 }
 

@@ -265,6 +265,18 @@ pub struct Optimizer {
     /// How masters of 16-bit weights are kept. Since 1.1; absent means `f32`.
     #[serde(default, skip_serializing_if = "Master::is_f32")]
     pub master: Master,
+    /// Number format in which the gradients of the blocks' matrices are summed over a step: `f32` or `bf16`. Since 1.1;
+    /// absent means `f32`.
+    #[serde(default = "f32_gradients", skip_serializing_if = "is_f32")]
+    pub gradient_dtype: DType,
+}
+
+fn f32_gradients() -> DType {
+    DType::F32
+}
+
+fn is_f32(dtype: &DType) -> bool {
+    *dtype == DType::F32
 }
 
 /// How the f32 masters of bf16 weights are kept between steps.

@@ -17,6 +17,7 @@ fn full() -> Plan {
     let mut plan = support::toy();
     plan.layout.stages = vec![StageLayers { layers: 2, selective: 1, full: 1, offload: 0 }];
     plan.optimizer.master = Master::Split;
+    plan.optimizer.gradient_dtype = DType::Bf16;
     plan.freeze = vec!["embeddings".to_string()];
     plan.from = Some("models/base".to_string());
     plan.storage = Some(Storage {

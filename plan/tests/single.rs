@@ -197,3 +197,33 @@ fn masters_take_what_they_say() {
     assert!(refused(|plan| plan.precision = Precision::F32).contains("optimizer.master"));
     assert!(refused(|plan| plan.precision = Precision::Fp16).contains("optimizer.master"));
 }
+
+/// Gradients of the blocks' matrices in 2 bytes instead of 4; they too need AdamW and bf16.
+#[test]
+fn narrow_gradients_take_what_they_say() {
+    let with = |gradient_dtype| {
+        let mut plan = support::toy();
+        plan.precision = Precision::Bf16;
+        plan.optimizer.gradient_dtype = gradient_dtype;
+        plan
+    };
+    let bytes = |dtype| {
+        let program = program(&with(dtype));
+        assert_eq!(verify(&program), [], "{dtype:?}");
+        memory(&program).gradients
+    };
+    let m = support::toy().model;
+    let (q, kv) = (m.heads * m.head_dim, m.kv_heads * m.head_dim);
+    let matrices = m.layers * m.hidden * (2 * q + 2 * kv + 3 * m.ffn);
+    assert_eq!(bytes(DType::F32) - bytes(DType::Bf16), 2 * matrices);
+    let refused = |change: fn(&mut Plan)| {
+        let mut plan = with(DType::Bf16);
+        change(&mut plan);
+        lower(&plan, &Coordinates::default(), Backend::Cpu).unwrap_err().to_string()
+    };
+    assert!(refused(|plan| plan.optimizer.kind = OptimizerKind::Lion).contains("optimizer.gradient_dtype"));
+    assert!(refused(|plan| plan.precision = Precision::F32).contains("optimizer.gradient_dtype"));
+    assert!(
+        refused(|plan| plan.optimizer.gradient_dtype = DType::F8E4m3).contains("optimizer.gradient_dtype")
+    );
+}

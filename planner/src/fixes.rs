@@ -120,6 +120,15 @@ pub fn find(q: &Question) -> Vec<Fix> {
             more("batch", format!("{whole} tokens"), Question { batch_tokens: Some(whole), ..q.clone() });
         }
     }
+    let adamw = matches!(q.optimizer.kind, OptimizerKind::Adamw | OptimizerKind::PagedAdamw);
+    if adamw
+        && q.optimizer.gradient_dtype == DType::F32
+        && matches!(q.precision, Precision::Bf16 | Precision::Fp8)
+    {
+        let mut changed = q.clone();
+        changed.optimizer.gradient_dtype = DType::Bf16;
+        more("optimizer.gradients", "bf16".into(), changed);
+    }
     if q.optimizer.kind == OptimizerKind::Adamw && q.hardware.kind == Kind::Cuda {
         if q.optimizer.master.is_f32() && matches!(q.precision, Precision::Bf16 | Precision::Fp8) {
             let mut changed = q.clone();

@@ -77,6 +77,7 @@ impl Question {
                 clip: 1.0,
                 state_dtype: DType::F32,
                 master: Master::F32,
+                gradient_dtype: DType::F32,
             },
             lr: LearningRate::default(),
             precision: Precision::Bf16,

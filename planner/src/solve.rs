@@ -159,10 +159,12 @@ fn check(q: &Question) -> Result<(), Infeasible> {
 pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting> {
     let o = &q.optimizer;
     let mut state = StateBytes::new(q.precision, o.kind, o.state_dtype.bytes(), o.master);
+    state.narrower = state.gradient - o.gradient_dtype.bytes() as f64;
     // Frozen parameters keep their weights only.
     if let Some(trainable) = q.continued.and_then(|c| c.trainable_params) {
         let share = (trainable as f64 / q.model.params.max(1) as f64).min(1.0);
         state.gradient *= share;
+        state.narrower *= share;
         state.reduced *= share;
         state.optimizer *= share;
         state.paged *= share;

@@ -228,7 +228,7 @@ pub fn network(source: &str, words: &str, per_node: u64) -> Option<f64> {
 /// Bytes a parameter that a stack holds, where they are not Megatron's 2 + 4 + 12.
 pub fn state(stack: &str, precision: Precision) -> Option<StateBytes> {
     let of = |weight, gradient, reduced, optimizer| {
-        Some(StateBytes { weight, gradient, reduced, optimizer, paged: 0.0, scratch: 0.0 })
+        Some(StateBytes { weight, gradient, narrower: 0.0, reduced, optimizer, paged: 0.0, scratch: 0.0 })
     };
     match (stack, precision) {
         (_, Precision::F32) => None,

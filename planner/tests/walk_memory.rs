@@ -45,6 +45,11 @@ fn case(dice: &mut Dice) -> Case {
     ];
     q.optimizer.kind = dice.pick(&kinds);
     q.optimizer.state_dtype = dice.pick(&[DType::F32, DType::Bf16]);
+    if matches!(q.precision, Precision::Bf16 | Precision::Fp8)
+        && matches!(q.optimizer.kind, OptimizerKind::Adamw | OptimizerKind::PagedAdamw)
+    {
+        q.optimizer.gradient_dtype = q.optimizer.state_dtype;
+    }
     q.batch_tokens = Some(context);
     q.pins.recompute = Some(Recompute::None);
     q.pins.offload = Some(Offload::None);

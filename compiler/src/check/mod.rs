@@ -15,6 +15,7 @@ pub mod meaning {
     pub mod eval_window;
     pub mod expectation;
     pub mod fp8;
+    pub mod gradients;
     pub mod impossible;
     pub mod in_place;
     pub mod layout;
@@ -118,6 +119,7 @@ pub const RULES: &[&Rule] = &[
     &meaning::lr_high::RULE,
     &meaning::fp8::RULE,
     &meaning::master::RULE,
+    &meaning::gradients::RULE,
     &meaning::corpus::RULE,
     &meaning::base_absent::RULE,
     &meaning::shares::RULE,
@@ -151,6 +153,7 @@ const CHECKS: &[fn(&Resolved, &mut Vec<Diagnostic>)] = &[
     meaning::lr_high::check,
     meaning::fp8::check,
     meaning::master::check,
+    meaning::gradients::check,
     meaning::shares::check,
     meaning::mixture::check,
     meaning::in_place::check,

@@ -71,7 +71,7 @@ pub fn batch(cx: &mut Cx, r: &mut Resolved) {
     Options::of(&mut view).finish(cx);
 }
 
-/// `optimizer adamw < betas 0.9 0.95  wd 0.1  clip 1.0  eps 1e-8  state bf16  master split  skip 10 >`
+/// `optimizer adamw < betas 0.9 0.95  wd 0.1  clip 1.0  eps 1e-8  state bf16  master split  gradients bf16  skip 10 >`
 pub fn optimizer(cx: &mut Cx, r: &mut Resolved) {
     let Some(mut view) = cx.view(Keyword::Optimizer) else { return };
     if let Some(head) = view.heads.first().cloned()
@@ -122,6 +122,9 @@ pub fn optimizer(cx: &mut Cx, r: &mut Resolved) {
     }
     if let Some(word) = options.choice(cx, "master", &["f32", "split", "stochastic"]) {
         r.put("optimizer.master", word.fact());
+    }
+    if let Some(word) = options.choice(cx, "gradients", &["f32", "bf16"]) {
+        r.put("optimizer.gradient_dtype", word.fact());
     }
     if let Some(n) = options.count(cx, "skip", (0, 1_000_000)) {
         r.put("schedule.skip_steps", n.fact());

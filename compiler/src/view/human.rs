@@ -1,6 +1,6 @@
 //! The plan on one screen: at most 60 lines, legible without colour.
 
-use llmc_plan::plan::{Plan, StageMemory, Storage};
+use llmc_plan::plan::{DType, Plan, StageMemory, Storage};
 
 use super::words;
 use crate::diag::{Lang, money, short_float};
@@ -204,11 +204,16 @@ fn training(page: &mut Page, p: &Plan) {
     let o = &p.optimizer;
     let master =
         if o.master.is_f32() { String::new() } else { format!(" master {}", words::enum_word(&o.master)) };
+    let gradients = if o.gradient_dtype == DType::F32 {
+        String::new()
+    } else {
+        format!(" gradients {}", words::enum_word(&o.gradient_dtype))
+    };
     page.line(
         "optimizer",
         "优化器",
         format!(
-            "{} betas {} {} wd {} clip {}{master} · {} · {} · seed {}",
+            "{} betas {} {} wd {} clip {}{master}{gradients} · {} · {} · seed {}",
             words::optimizer_word(o.kind),
             short_float(o.beta1),
             short_float(o.beta2),

@@ -1,6 +1,7 @@
 //! Parameters of this rank: their buffers, and one `ParamSpec` a parameter and layer.
 
 use super::LowerError;
+use super::activations::EIGHT;
 use super::build::Builder;
 use super::shape::{Shape, invalid};
 use crate::op::Optimize;
@@ -317,13 +318,14 @@ fn buffers(b: &mut Builder, plan: &Plan, shape: &Shape, d: &Description, frozen:
     if frozen {
         return param;
     }
+    let summed = if EIGHT.contains(&name) { plan.optimizer.gradient_dtype } else { DType::F32 };
     if shape.zero >= 2 {
         let class = Class::Communication;
-        let passing = b.shared(&format!("gu.{unit}"), &whole, DType::F32, class, ring);
+        let passing = b.shared(&format!("gu.{unit}"), &whole, summed, class, ring);
         param.gradient = Some(exactly(passing));
-        param.reduced = Some(b.buffer(&format!("g.{name}"), &block, DType::F32, Class::Gradient, index));
+        param.reduced = Some(b.buffer(&format!("g.{name}"), &block, summed, Class::Gradient, index));
     } else {
-        let sum = b.buffer(&format!("g.{name}"), &whole, DType::F32, Class::Gradient, index);
+        let sum = b.buffer(&format!("g.{name}"), &whole, summed, Class::Gradient, index);
         param.gradient = Some(exactly(sum));
         param.reduced = Some(own_rows(sum));
     }

@@ -336,6 +336,14 @@ fn sound(plan: &Plan) -> Result<(), LowerError> {
         );
         return Err(invalid("optimizer.master", reason));
     }
+    let summed = plan.optimizer.gradient_dtype;
+    if !(summed == DType::F32 || summed == DType::Bf16 && adamw && sixteen) {
+        let reason = format!(
+            "only AdamW on bf16 weights takes gradients in {summed:?}, not {:?} under {:?}",
+            plan.optimizer.kind, plan.precision
+        );
+        return Err(invalid("optimizer.gradient_dtype", reason));
+    }
     if !(0.0..1.0).contains(&model.dropout) {
         return Err(invalid("model.dropout", format!("{} is outside 0..1", model.dropout)));
     }

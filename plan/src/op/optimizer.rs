@@ -90,7 +90,12 @@ impl Spec for Optimize {
         traffic(&inputs[..1], outputs)
     }
 
-    fn workspace(&self, backend: Backend, _inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+    fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
+        if backend == Backend::Cpu && inputs[0].dtype == DType::Bf16 {
+            // The gradient in f32, then a step by it.
+            let wide = TensorType { dtype: DType::F32, ..inputs[0].clone() };
+            return 4 * wide.elements() + self.workspace(backend, &[wide], outputs);
+        }
         let parameter = &outputs[0];
         let flat = chunk::flat(backend, parameter.elements(), 4);
         match (self.kind, parameter.shape.as_slice()) {

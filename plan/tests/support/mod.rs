@@ -73,6 +73,7 @@ pub fn toy() -> Plan {
             clip: 1.0,
             state_dtype: DType::F32,
             master: Master::F32,
+            gradient_dtype: DType::F32,
         },
         lr: LearningRate {
             peak: 1e-3,

@@ -103,7 +103,7 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
         time.gemm_input += stack * gemm(s, n, columns, rows, false);
         time.gemm_weight += stack * gemm(s, rows, columns, n, false);
         // Accumulating into f32 gradients reads and writes them once more than the product's own store.
-        time.gemm_weight += stack * rows * columns * 4.0 / bandwidth(s);
+        time.gemm_weight += stack * rows * columns * (4.0 - s.state.narrower) / bandwidth(s);
     }
     let share = 1.0 / point.cp as f64;
     let (forward, backward) =

@@ -50,6 +50,8 @@ pub struct StateBytes {
     pub weight: f64,
     /// Accumulated gradients (f32 in every precision).
     pub gradient: f64,
+    /// What those of the blocks' matrices take less, where they are summed in 16 bits.
+    pub narrower: f64,
     /// Gradients as they are sent to be reduced.
     pub reduced: f64,
     /// Master copy and moments.
@@ -83,7 +85,15 @@ impl StateBytes {
         let paged = if kind == OptimizerKind::PagedAdamw { master + moments } else { 0.0 };
         // AdamW is one kernel; the others work through blocks of f32 (plan/src/op/optimizer.rs).
         let scratch = if matches!(kind, OptimizerKind::Lion | OptimizerKind::Adafactor) { 8.0 } else { 0.0 };
-        StateBytes { weight, gradient: 4.0, reduced: 4.0, optimizer: master + moments, paged, scratch }
+        StateBytes {
+            weight,
+            gradient: 4.0,
+            narrower: 0.0,
+            reduced: 4.0,
+            optimizer: master + moments,
+            paged,
+            scratch,
+        }
     }
 }
 

@@ -44,7 +44,8 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
     let passing = ring * each + vocabulary;
     let mut p = Parts {
         parameters: sharded(3) * s.state.weight,
-        gradients: sharded(2) * s.state.gradient,
+        gradients: sharded(2) * s.state.gradient
+            - layers * matrices / if zero >= 2 { ranks } else { 1.0 } * s.state.narrower,
         optimizer: sharded(1) * s.state.optimizer,
         ..Parts::default()
     };
@@ -56,7 +57,7 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
         p.parameters += passing * s.state.weight;
     }
     if zero >= 2 {
-        p.gradients += passing * s.state.gradient;
+        p.gradients += passing * s.state.gradient - ring * matrices * s.state.narrower;
     }
     if point.offload == Offload::Optimizer || s.state.paged > 0.0 {
         p.optimizer = (ring * each + ends) / ranks * s.state.optimizer;

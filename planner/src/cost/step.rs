@@ -193,7 +193,7 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
         return (0.0, 0.0);
     }
     let params = most_params(s, point);
-    let gradient = params * s.state.reduced;
+    let gradient = params * s.state.reduced - narrower(s, point);
     let weight = params * s.state.weight;
     let shard = if point.zero == 0 { 1 } else { s.sharded(point) };
     let apart = point.tp * if s.own() { point.cp } else { 1 };
@@ -243,14 +243,21 @@ pub fn wire(s: &Setting, point: &Point) -> f64 {
     exposed + hidden
 }
 
+/// Bytes that the gradients of a rank take less for matrices that sum them in 16 bits.
+fn narrower(s: &Setting, point: &Point) -> f64 {
+    let matrices = s.shape.layer_matrix_params() as f64 / point.tp as f64;
+    s.stage_layers(point.pp, 0) as f64 * matrices * s.state.narrower
+}
+
 /// Seconds of the optimizer's pass and of the gradient norm.
 pub fn optimizer(s: &Setting, point: &Point) -> f64 {
     let params = most_params(s, point);
     let mine = if point.zero >= 1 { params / s.sharded(point) as f64 } else { params };
     // Read and write master and moments, read gradient, write weight; the norm reads the gradients once before.
     let pass = mine * (2.0 * s.state.optimizer + s.state.gradient + s.state.weight);
-    let norm = (if point.zero >= 2 { mine } else { params }) * s.state.gradient;
-    (pass + norm) / (s.hardware.memory_bandwidth * s.profile.memory.optimizer)
+    let normed = if point.zero >= 2 { mine } else { params };
+    let less = narrower(s, point) * (mine + normed) / params.max(1.0);
+    (pass + normed * s.state.gradient - less) / (s.hardware.memory_bandwidth * s.profile.memory.optimizer)
 }
 
 /// The whole step of `point` over its compute part.

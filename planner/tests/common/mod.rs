@@ -66,6 +66,7 @@ pub fn question(model: Model, name: &str, nodes: u64, gpus_per_node: u64) -> Que
             clip: 1.0,
             state_dtype: DType::F32,
             master: Master::F32,
+            gradient_dtype: DType::F32,
         },
         lr: LearningRate {
             peak: None,

@@ -43,6 +43,11 @@ pub(super) fn optimize(
         (_, [m, v]) if adamw && cuda::serves(gradient) => {
             return adamw::fused(op, gradient, scalars, kept, [m, v]);
         }
+        _ if gradient.kind() == Kind::BFloat16 => {
+            // A twin for tests of what is one kernel on a GPU.
+            let wide = load(&scratch(gradient, &gradient.size(), Kind::Float)?, gradient)?;
+            return optimize(op, &wide, scalars, kept, states);
+        }
         (Weights::Whole(master), _) => (master, None),
         (Weights::Master { master, copy }, _) => (master, Some(copy)),
         (Weights::Split { weights, missing }, [m, v]) if adamw => {

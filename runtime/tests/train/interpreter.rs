@@ -131,6 +131,26 @@ fn a_split_master_is_bit_equal() {
     }
 }
 
+/// Gradients summed in bf16 teach as fast, whatever the masters; with a micro-batch a step nothing is summed.
+#[test]
+fn narrow_gradients_learn_as_fast() {
+    let _alone = alone();
+    for master in [Master::F32, Master::Split] {
+        let losses = [DType::F32, DType::Bf16].map(|gradients| {
+            let mut plan = plan();
+            plan.precision = Precision::Bf16;
+            (plan.optimizer.master, plan.optimizer.gradient_dtype) = (master, gradients);
+            let (program, stream) = (program(&plan), stream(&plan));
+            let mut machine = machine(&program, &plan);
+            (0..8).map(|done| step(&mut machine, &plan, &stream, done)).collect::<Vec<f64>>()
+        });
+        let gap = losses[0].iter().zip(&losses[1]).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
+        eprintln!("{master:?}: {gap:.5} {losses:?}");
+        assert!(gap > 0.0 && gap < 5e-3, "{gap} {losses:?}");
+        assert!(losses[1][7] < losses[1][0] - 0.3, "{losses:?}");
+    }
+}
+
 /// Without a master the weights still learn: updates below half a unit are not lost, on average.
 #[test]
 fn stochastic_weights_learn_as_fast() {
