@@ -151,6 +151,7 @@ impl Builder {
                 Value::String(Spanned { value: pair.as_str().trim_matches('"').to_owned(), span })
             }
             Rule::word => Value::Word(self.named(LeafKind::Name, &pair.into_inner().next()?)),
+            Rule::optimizer => Value::Word(self.named(LeafKind::Name, &pair)),
             Rule::call => Value::Call(self.call(pair)?),
             Rule::compare | Rule::strict => Value::Compare(self.compare(pair)?),
             _ => return None,

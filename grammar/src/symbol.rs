@@ -25,7 +25,7 @@ pub(crate) fn symbol(rule: Rule) -> Symbol {
         Rule::call => ("a choice such as `yarn(s=2)`", "带参数的选择，如 `yarn(s=2)`"),
         Rule::arg => ("an argument", "参数"),
         Rule::callee | Rule::name | Rule::ident | Rule::id_c => ("a name", "名称"),
-        Rule::word => ("a word", "词"),
+        Rule::word | Rule::offloads | Rule::optimizer => ("a word", "词"),
         Rule::number | Rule::num | Rule::digits => ("a number", "数字"),
         Rule::quantity => ("a quantity", "数量"),
         Rule::bad_number | Rule::bad | Rule::tail_c => ("a malformed number", "格式错误的数字"),

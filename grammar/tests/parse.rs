@@ -175,3 +175,15 @@ fn every_keyword_starts_a_clause() {
         assert_eq!(Keyword::from_text(keyword.text()), Some(*keyword));
     }
 }
+
+/// `optimizer` is a clause, and what `offload` may name: on its line it is a value, below it the next clause.
+#[test]
+fn what_is_offloaded_may_be_called_as_a_clause_is() {
+    let tree = whole("layout < tp 2  offload optimizer  micro 1 >\noptimizer lion");
+    let offload = tree.clauses()[0].option("offload").unwrap().clone();
+    assert!(matches!(&offload.values[..], [Value::Word(word)] if word.value == "optimizer"));
+    assert_eq!(tree.clauses().len(), 2);
+    let open = check("layout < offload\noptimizer lion");
+    assert_eq!(open.clauses().len(), 2);
+    assert!(open.clauses()[0].option("offload").unwrap().values.is_empty());
+}
