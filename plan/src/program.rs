@@ -119,9 +119,11 @@ pub enum Index {
     One,
     /// One a layer.
     Layer,
-    /// One a micro-batch in flight.
+    /// One a micro-batch in flight, by the call's micro-batch: what all runs of layers share.
+    MicroBatch,
+    /// One a pass in flight, by the call's slot.
     Slot,
-    /// One a layer and micro-batch in flight.
+    /// One a layer and pass in flight; runs of layers share them.
     LayerSlot,
     /// Layers share `slots` instances round robin (double buffering).
     LayerRing,
@@ -146,13 +148,13 @@ pub struct Buffer {
     pub first_layer: u64,
     /// Instances along the layers (1 unless indexed by layer).
     pub layers: u64,
-    /// Ranks of an interleaved pipeline hold several runs of layers: instances a run; 0 = one run.
+    /// Ranks of an interleaved pipeline hold several runs of layers: layers with an instance a run; 0 = one run.
     #[serde(default, skip_serializing_if = "is_none")]
     pub run: u64,
     /// Layers from the first of one run to the first of the next; 0 = one run.
     #[serde(default, skip_serializing_if = "is_none")]
     pub period: u64,
-    /// Instances along the slots (1 unless indexed by slot).
+    /// Instances along the slots (1 unless indexed by slot or micro-batch), taken in turn.
     pub slots: u64,
     /// Byte offset of each instance in the arena of its space; empty for persistent classes and before
     /// `arena::assign`.
@@ -176,32 +178,34 @@ impl Buffer {
         match self.index {
             Index::One => 1,
             Index::Layer => self.layers,
-            Index::Slot | Index::LayerRing => self.slots,
+            Index::MicroBatch | Index::Slot | Index::LayerRing => self.slots,
             Index::LayerSlot => self.layers.saturating_mul(self.slots),
         }
     }
 
-    /// Position among the layers held of the layer this far behind the first.
-    fn local(&self, layer: u64) -> Option<u64> {
+    /// Run and position inside it of the layer this far behind the first.
+    fn local(&self, layer: u64) -> Option<(u64, u64)> {
         let Some((run, inside)) = layer.checked_div(self.period).zip(layer.checked_rem(self.period)) else {
-            return Some(layer);
+            return Some((0, layer));
         };
-        (inside < self.run).then(|| run.saturating_mul(self.run).saturating_add(inside))
+        (inside < self.run).then_some((run, inside))
     }
 
-    /// Which instance a call means, or `None` when there is no such instance.
-    pub fn instance(&self, layer: i64, slot: u64) -> Option<u64> {
+    /// Which instance a call of this layer, slot and micro-batch means, or `None` when there is no such instance.
+    pub fn instance(&self, layer: i64, slot: u64, micro_batch: u64) -> Option<u64> {
         let layer = u64::try_from(layer).ok();
         let local = layer.and_then(|l| l.checked_sub(self.first_layer)).and_then(|l| self.local(l));
         match self.index {
             Index::One => Some(0),
-            Index::Layer => local.filter(|l| *l < self.layers),
-            Index::Slot => Some(slot).filter(|s| *s < self.slots),
+            Index::Layer => {
+                let (run, inside) = local?;
+                Some(run.saturating_mul(self.run).saturating_add(inside)).filter(|l| *l < self.layers)
+            }
+            Index::MicroBatch => micro_batch.checked_rem(self.slots),
+            Index::Slot => slot.checked_rem(self.slots),
             Index::LayerSlot => {
-                let layer = local.filter(|l| *l < self.layers)?;
-                Some(slot)
-                    .filter(|s| *s < self.slots)
-                    .map(|s| layer.saturating_mul(self.slots).saturating_add(s))
+                let (_, inside) = local.filter(|(_, inside)| *inside < self.layers)?;
+                Some(inside.saturating_mul(self.slots).saturating_add(slot.checked_rem(self.slots)?))
             }
             Index::LayerRing => layer.map(|l| l % self.slots.max(1)),
         }
@@ -313,7 +317,7 @@ pub struct Call {
     /// For which micro-batch of the step.
     #[serde(default)]
     pub micro_batch: u64,
-    /// Micro-batch mod in-flight: which instance of slotted buffers.
+    /// Which instance of slotted buffers, modulo how many a buffer has.
     #[serde(default)]
     pub slot: u64,
 }
@@ -408,7 +412,7 @@ impl Program {
     /// Which instance of its buffer an operand means in a call.
     pub fn instance(&self, call: &Call, reference: &Ref) -> Option<u64> {
         let layer = i64::try_from(call.layer).ok()?.checked_add(reference.layer)?;
-        self.buffer(reference.buffer)?.instance(layer, call.slot)
+        self.buffer(reference.buffer)?.instance(layer, call.slot, call.micro_batch)
     }
 
     /// Shape and format of an operand, row range applied.

@@ -32,7 +32,7 @@ pub mod space;
 pub mod stack;
 pub mod storage;
 pub mod table;
-mod uneven;
+pub mod uneven;
 mod words;
 
 pub use answer::{Answer, Candidate, Fix, Infeasible, Nearest, Reason};

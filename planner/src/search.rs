@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
-use llmc_plan::plan::{Offload, Recompute, StageLayers};
+use llmc_plan::plan::{Offload, Recompute, Schedule, StageLayers};
 
 use crate::cost::layer::{LayerTime, ends, plain_layer, recompute};
 use crate::cost::memory::{Parts, host_bytes, states, totals, working};
@@ -88,11 +88,10 @@ pub struct Found {
     pub roomier: Option<Costed>,
 }
 
-/// Device bytes of the fullest stage and which it is. Between the first and the last stage memory falls with the
-/// stage, so three stages decide.
-fn fullest(s: &Setting, point: &Point, work: &[Parts; 3]) -> (u64, u64) {
+/// Device bytes of the fullest stage and which it is, of those of [`stages`].
+fn fullest(s: &Setting, point: &Point, work: &[Parts]) -> (u64, u64) {
     let mut most = (0.0, 0);
-    for (stage, w) in stages(point.pp).into_iter().zip(work) {
+    for (stage, w) in stages(point).zip(work) {
         let device = totals(s, point, states(s, point, stage).allocated() + w.allocated()).1;
         if device > most.0 {
             most = (device, stage);
@@ -101,8 +100,16 @@ fn fullest(s: &Setting, point: &Point, work: &[Parts; 3]) -> (u64, u64) {
     (most.0.ceil() as u64, most.1)
 }
 
-fn stages(pp: u64) -> [u64; 3] {
-    [0, pp.min(2) - 1, pp - 1]
+/// Stages that decide: between the first and the last, memory falls with the stage, or rises where micro-batches that wait
+/// for their weight gradients take more than those in flight.
+fn stages(point: &Point) -> impl Iterator<Item = u64> + use<> {
+    let (p, rises) = (point.pp, point.schedule == Schedule::ZeroBubble);
+    let inner = [(1, p > 2), (p.saturating_sub(2), rises && p > 3), (p - 1, p > 1)];
+    std::iter::once(0).chain(inner.into_iter().filter(|(_, there)| *there).map(|(stage, _)| stage))
+}
+
+fn works(s: &Setting, point: &Point) -> Vec<Parts> {
+    stages(point).map(|stage| working(s, point, stage)).collect()
 }
 
 /// Costs one point in full; `None` when host memory does not hold what it offloads.
@@ -110,7 +117,7 @@ pub fn evaluate(s: &Setting, point: &Point) -> Costed {
     let mut layer = plain_layer(s, point);
     layer.recompute = recompute(s, point, &layer);
     let compute = assemble(s, point, layer, ends(s, point));
-    let work = stages(point.pp).map(|stage| working(s, point, stage));
+    let work = works(s, point);
     Costed {
         point: *point,
         compute,
@@ -193,7 +200,7 @@ fn run(s: &Setting, pins: &Pins, limit: u64, bound: fn(&Compute) -> f64, uneven:
         }
         for &offload in &space.offloads {
             let at = Point { offload, ..*node };
-            let work = stages(at.pp).map(|stage| working(s, &at, stage));
+            let work = works(s, &at);
             for &(zero, shard) in shards.iter() {
                 let point = Point { zero, shard, ..at };
                 if let Some(rule) = refused(s, &point) {

@@ -7,7 +7,8 @@ use llmc_plan::plan::{Offload, Recompute, Schedule, StageLayers, StageMemory};
 
 use crate::cost::layer::LayerTime;
 use crate::cost::memory::{
-    Parts, host_bytes, layer_activations, most_params, stage_params, states, totals, whole_bytes, working,
+    Parts, freed, host_bytes, layer_activations, most_params, stage_params, states, totals, whole_bytes,
+    working,
 };
 use crate::cost::step::{Compute, filled, layer_seconds, optimizer, pipeline, sends, step, wire};
 use crate::cost::{Point, Setting};
@@ -53,20 +54,27 @@ struct Scales {
     three: Setting,
 }
 
+/// A setting in which every stage holds this many layers.
+fn each_holds(s: &Setting, layers: u64) -> Setting {
+    Setting { split: vec![layers; s.shape.layers as usize], ..s.clone() }
+}
+
+/// Bytes of a stage whose layers all run one way.
+fn of_one_way(s: &Setting, point: &Point, stage: u64, way: &Way) -> Parts {
+    let offload = if way.travels { Offload::Activations } else { point.offload };
+    let point = Point { recompute: way.recompute, offload, ..*point };
+    states(s, &point, stage).plus(&working(s, &point, stage), 1.0)
+}
+
 impl Scales {
     fn new(s: &Setting) -> Scales {
-        let with = |layers| Setting { split: vec![layers; s.shape.layers as usize], ..s.clone() };
-        Scales { two: with(2), three: with(3) }
+        Scales { two: each_holds(s, 2), three: each_holds(s, 3) }
     }
 
-    /// Bytes of a stage without layers, and of one layer of it, under a way.
+    /// Bytes of a stage without layers, and of one layer of it, under a way; a little more than that where it holds one
+    /// layer, which has no use for a second buffer of what passes through.
     fn parts(&self, point: &Point, stage: u64, way: &Way) -> (Parts, Parts) {
-        let point = Point {
-            recompute: way.recompute,
-            offload: if way.travels { Offload::Activations } else { point.offload },
-            ..*point
-        };
-        let of = |s: &Setting| states(s, &point, stage).plus(&working(s, &point, stage), 1.0);
+        let of = |s: &Setting| of_one_way(s, point, stage, way);
         let (two, three) = (of(&self.two), of(&self.three));
         let each = three.plus(&two, -1.0);
         (two.plus(&each, -2.0), each)
@@ -100,6 +108,8 @@ struct Asked {
     programme: Programme,
     /// By stage and way: bytes without layers, bytes a layer.
     parts: Vec<Vec<(Parts, Parts)>>,
+    /// By way: bytes that the backward pass of a layer frees.
+    freed: Vec<f64>,
 }
 
 fn asked(s: &Setting, scales: &Scales, point: &Point, node: &Node, ways: &[Way], limit: u64) -> Asked {
@@ -133,19 +143,42 @@ fn asked(s: &Setting, scales: &Scales, point: &Point, node: &Node, ways: &[Way],
         micro_batches: s.micro_batches(point) as f64,
         filled: filled(s, point, &node.plain),
     };
-    Asked { programme, parts }
+    let under = |way: &Way| freed(s, &Point { recompute: way.recompute, ..*point });
+    let freed = ways.iter().map(|way| if way.travels { 0.0 } else { under(way) }).collect();
+    Asked { programme, parts, freed }
 }
 
 /// Memory of every stage under a split, by kind.
-fn memories(s: &Setting, point: &Point, asked: &Asked, counts: &[Vec<u64>]) -> Vec<StageMemory> {
-    let one = |(row, counts): (&Vec<(Parts, Parts)>, &Vec<u64>)| {
-        let used = row.iter().zip(counts).filter(|(_, n)| **n > 0);
-        let base =
-            used.clone().map(|((base, _), _)| *base).max_by(|a, b| a.allocated().total_cmp(&b.allocated()));
-        let sum = used.fold(base.unwrap_or_default(), |sum, ((_, each), n)| sum.plus(each, *n as f64));
-        whole_bytes(s, point, sum)
+///
+/// Layers that recompute most come first in a stage (`StageLayers::recompute`), so those of later ways, which are listed
+/// before, are not there yet in their forward pass and gone in their backward pass.
+fn memories(
+    s: &Setting,
+    point: &Point,
+    ways: &[Way],
+    asked: &Asked,
+    counts: &[Vec<u64>],
+) -> Vec<StageMemory> {
+    let one = |(stage, counts): (usize, &Vec<u64>)| {
+        let row = asked.parts.get(stage).map(Vec::as_slice).unwrap_or_default();
+        if let (1, Some(at)) = (counts.iter().sum(), counts.iter().position(|n| *n > 0)) {
+            let alone = ways.get(at).map(|way| of_one_way(&each_holds(s, 1), point, stage as u64, way));
+            return whole_bytes(s, point, alone.unwrap_or_default());
+        }
+        let (mut most, mut sum, mut later) = (None, Parts::default(), 0.0);
+        let of = row.iter().zip(&asked.freed).zip(counts).filter(|(_, n)| **n > 0);
+        for (((base, each), freed), n) in of {
+            let base = Parts { activations: base.activations - later, ..*base };
+            let deeper = |known: &Parts| known.allocated() < base.allocated();
+            if most.as_ref().is_none_or(deeper) {
+                most = Some(base);
+            }
+            sum = sum.plus(each, *n as f64);
+            later += *n as f64 * freed;
+        }
+        whole_bytes(s, point, sum.plus(&most.unwrap_or_default(), 1.0))
     };
-    asked.parts.iter().zip(counts).map(one).collect()
+    counts.iter().enumerate().map(one).collect()
 }
 
 /// What stages hold under a split of `s`, for the plan.
@@ -183,7 +216,7 @@ pub fn stage_memories(
             ways.iter().map(count).collect()
         })
         .collect();
-    memories(s, point, &asked, &counts)
+    memories(s, point, &ways, &asked, &counts)
 }
 
 /// The whole cost of a split.
@@ -326,7 +359,7 @@ pub fn improve(
                 };
                 found.milp += 1;
                 let Some(split) = programme.solved(&open) else { continue };
-                let device = memories(s, &point, &asked, &split.counts).iter().map(|m| m.device).max();
+                let device = memories(s, &point, ways, &asked, &split.counts).iter().map(|m| m.device).max();
                 let (mut costed, held) = cost(s, node, &point, ways, &split.counts, device.unwrap_or(0));
                 let even =
                     held.iter().enumerate().all(|(stage, h)| {

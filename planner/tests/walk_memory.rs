@@ -1,4 +1,4 @@
-//! The closed form of a stage's bytes against the walk over the lowered program, over random layouts.
+//! The closed form of a stage's bytes against the walk over the lowered program, over random layouts: within 1 %.
 #![allow(clippy::unwrap_used)] // a plan that cannot be made is a broken test
 
 mod common;
@@ -6,11 +6,13 @@ mod common;
 use common::{Dice, model, question};
 use llmc_plan::lower::{Coordinates, LowerError, Options, lower_with};
 use llmc_plan::op::Backend;
-use llmc_plan::plan::{DType, Offload, OptimizerKind, Plan, Precision, Recompute, Schedule};
+use llmc_plan::plan::{DType, Offload, OptimizerKind, Plan, Precision, Recompute, Schedule, StageLayers};
 use llmc_plan::walk::memory;
+use llmc_planner::cost::layer::{ends, plain_layer};
 use llmc_planner::cost::memory::stage_memory;
 use llmc_planner::cost::{Point, Setting};
-use llmc_planner::question::Cluster;
+use llmc_planner::question::{Cluster, Pins};
+use llmc_planner::uneven::{Node, stage_memories};
 use llmc_planner::{setting, solve};
 
 /// Layers, hidden, heads, key heads, feed-forward, vocabulary, context.
@@ -63,7 +65,8 @@ fn case(dice: &mut Dice) -> Case {
     let vp = if schedule == Schedule::Interleaved { 2 } else { 1 };
     let zero = if dp > 1 { dice.pick(&[0, 1, 1, 2, 3]) } else { 0 };
     let shard = if zero > 0 { dice.pick(&[dp, dp, 2]) } else { 1 };
-    let accumulation = pp * dice.pick(&[1, 2, 4]);
+    let more = if schedule == Schedule::Interleaved { 0 } else { dice.pick(&[0, 0, 1, 2, 3]) };
+    let accumulation = pp * dice.pick(&[1, 2, 4]) + more;
     let recompute = dice.pick(&[Recompute::None, Recompute::Selective, Recompute::Full]);
     let offload = match (recompute, pp) {
         (Recompute::Full, 1) => dice.pick(&[Offload::None, Offload::Optimizer, Offload::Activations]),
@@ -95,14 +98,56 @@ fn walked(plan: &Plan, stage: u64) -> Result<u64, LowerError> {
     Ok(memory(&program).total)
 }
 
-#[test]
-fn closed_form_and_walk_agree_on_every_layout_that_is_lowered() {
-    let mut dice = Dice(11);
-    let (mut refused, mut straight, mut folded) = (0, Vec::new(), Vec::new());
-    for i in 0..150 {
-        let Case { plan, setting, point } = case(&mut dice);
-        for stage in 0..point.pp {
-            let walked = match walked(&plan, stage) {
+/// Layers shared out unevenly, of which some recompute.
+fn uneven(dice: &mut Dice, case: &mut Case) {
+    let (layers, pp) = (case.plan.model.layers, case.point.pp);
+    let held = |stage: u64, dice: &mut Dice| {
+        let each = layers / pp + u64::from(stage + 1 == pp) * (layers % pp);
+        let moved = if each > 1 { 1 } else { 0 };
+        let layers = match stage {
+            0 => each - moved,
+            1 => each + if layers / pp > 1 { 1 } else { 0 },
+            _ => each,
+        };
+        let selective = dice.pick(&[0, 1, layers / 2]).min(layers);
+        StageLayers {
+            layers,
+            selective,
+            full: dice.pick(&[0, 1, layers / 2]).min(layers - selective),
+            offload: 0,
+        }
+    };
+    case.plan.layout.stages = (0..pp).map(|stage| held(stage, dice)).collect();
+}
+
+/// What the closed form says of every stage.
+fn closed(case: &Case) -> Vec<u64> {
+    let Case { plan, setting, point } = case;
+    if plan.layout.stages.is_empty() {
+        return (0..point.pp).map(|stage| stage_memory(setting, point, stage).allocated).collect();
+    }
+    let node = Node { point: *point, plain: plain_layer(setting, point), ends: ends(setting, point) };
+    let stages = stage_memories(setting, &Pins::default(), &node, point, &plan.layout.stages);
+    stages.iter().map(|stage| stage.allocated).collect()
+}
+
+/// Gaps of all stages of random layouts, by what they are compared for, with a name each.
+fn gaps(seed: u64, cases: u64, unevenly: bool) -> Vec<(Schedule, bool, f64, String)> {
+    let mut dice = Dice(seed);
+    let mut gaps = Vec::new();
+    let mut refused = 0;
+    for i in 0..cases {
+        let mut case = case(&mut dice);
+        if unevenly {
+            if !matches!(case.point.schedule, Schedule::OneFOneB | Schedule::ZeroBubble) {
+                continue;
+            }
+            uneven(&mut dice, &mut case);
+        }
+        let closed = closed(&case);
+        let Case { plan, setting, point } = &case;
+        for (stage, closed) in (0..point.pp).zip(closed) {
+            let walked = match walked(plan, stage) {
                 Ok(bytes) => bytes,
                 Err(LowerError::Bug { place, reason }) => panic!("{i}: {place}: {reason}"),
                 Err(_) => {
@@ -110,32 +155,59 @@ fn closed_form_and_walk_agree_on_every_layout_that_is_lowered() {
                     break;
                 }
             };
-            let closed = stage_memory(&setting, &point, stage).allocated;
             let gap = closed as f64 / walked as f64 - 1.0;
+            let m = plan.batch.accumulation;
             let what = format!(
-                "{i}, stage {stage}: {gap:+.4} {:?} {:?} {point:?}",
-                setting.precision, plan.optimizer
+                "{i}, stage {stage}: {gap:+.4}, {m} micro-batches, {:?} {:?} {point:?} {:?}",
+                setting.precision, plan.optimizer.kind, plan.layout.stages
             );
-            match point.schedule {
-                Schedule::None | Schedule::OneFOneB => straight.push((gap.abs(), what)),
-                Schedule::Interleaved | Schedule::ZeroBubble => folded.push((gap.abs(), what)),
-            }
+            gaps.push((point.schedule, m <= point.pp, gap.abs(), what));
         }
     }
-    for of in [&mut straight, &mut folded] {
-        of.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert!(3 * refused < cases, "{refused} of {cases} not lowered");
+    gaps.sort_by(|a, b| b.2.total_cmp(&a.2));
+    gaps
+}
+
+/// The mean of those that `are` so, and the worst with its name.
+fn worst(gaps: &[(Schedule, bool, f64, String)], are: impl Fn(Schedule, bool) -> bool) -> (usize, f64, f64) {
+    let of: Vec<_> = gaps.iter().filter(|g| are(g.0, g.1)).collect();
+    let mean = of.iter().map(|g| g.2).sum::<f64>() / of.len().max(1) as f64;
+    println!("{} stages, mean {mean:.4}, worst {}", of.len(), of.first().map_or("", |g| &g.3));
+    (of.len(), mean, of.first().map_or(0.0, |g| g.2))
+}
+
+#[test]
+fn closed_form_and_walk_agree_under_every_schedule() {
+    let gaps = gaps(11, 400, false);
+    // A zero-bubble pipeline of no more micro-batches than ranks is never full: which of them meet in the arena then
+    // follows no short rule.
+    let short = |schedule, few| schedule == Schedule::ZeroBubble && few;
+    for schedule in [Schedule::None, Schedule::OneFOneB, Schedule::Interleaved, Schedule::ZeroBubble] {
+        let (count, mean, most) = worst(&gaps, |s, few| s == schedule && !short(s, few));
+        assert!(count > 50 && mean < 0.003 && most < 0.01, "{schedule:?}");
     }
-    let mean = |of: &[(f64, String)]| of.iter().map(|g| g.0).sum::<f64>() / of.len() as f64;
-    let (worst, mean_folded) = (straight.last().unwrap(), mean(&folded));
-    println!(
-        "{} straight, worst {worst:?}; {} folded, mean {mean_folded:.4}, worst {:?}; {refused} not lowered",
-        straight.len(),
-        folded.len(),
-        folded.last()
-    );
-    assert!(straight.len() > 90 && folded.len() > 50 && refused < 60);
-    assert!(worst.0 < 0.01, "{worst:?}");
-    // Their micro-batches take turns in addresses that are given out once: how much is lost between them follows no short
-    // rule (plan/src/arena.rs), so these are only close.
-    assert!(mean_folded < 0.03 && folded.last().unwrap().0 < 0.12, "{:?}", folded.last());
+    let (count, _, most) = worst(&gaps, short);
+    assert!(count > 10 && most < 0.03);
+}
+
+#[test]
+fn they_agree_where_stages_differ() {
+    let gaps = gaps(5, 300, true);
+    // Short stages whose layers differ are a little off: 1 % holds for most of them, 3 % for all.
+    let full = |s, few| !(few && s == Schedule::ZeroBubble);
+    let (count, mean, most) = worst(&gaps, full);
+    let far = gaps.iter().filter(|g| full(g.0, g.1) && g.2 > 0.01).count();
+    println!("{far} of {count} beyond 1 %");
+    assert!(count > 100 && mean < 0.004 && 8 * far < count && most < 0.03);
+}
+
+#[test]
+fn a_stage_taken_for_its_neighbour_is_seen() {
+    let mut dice = Dice(3);
+    let middle =
+        |c: &Case| c.point.pp == 4 && c.point.recompute == Recompute::None && walked(&c.plan, 1).is_ok();
+    let case = std::iter::repeat_with(|| case(&mut dice)).find(middle).unwrap();
+    let (closed, walked) = (closed(&case), walked(&case.plan, 1).unwrap() as f64);
+    assert!((closed[1] as f64 / walked - 1.0).abs() < 0.01 && (closed[2] as f64 / walked - 1.0).abs() > 0.01);
 }

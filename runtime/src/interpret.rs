@@ -118,7 +118,7 @@ impl<'p> Machine<'p> {
             }
             for id in [Some(param.buffers.weight), param.buffers.master].into_iter().flatten() {
                 let layer = param.layer.map_or(0, |l| l as i64);
-                if let Some(instance) = program.buffer(id).and_then(|b| b.instance(layer, 0)) {
+                if let Some(instance) = program.buffer(id).and_then(|b| b.instance(layer, 0, 0)) {
                     owners.insert((id.0, instance), param);
                 }
             }

@@ -84,7 +84,7 @@ impl Memory {
         };
         let buffer = program.buffer(reference.buffer).ok_or_else(missing)?;
         let layer = i64::try_from(call.layer).unwrap_or(i64::MAX).saturating_add(reference.layer);
-        let instance = buffer.instance(layer, call.slot).ok_or_else(missing)?;
+        let instance = buffer.instance(layer, call.slot, call.micro_batch).ok_or_else(missing)?;
         let tensor = self.instance(reference.buffer, instance).ok_or_else(missing)?;
         let tensor = match reference.rows {
             None => tensor.shallow_clone(),

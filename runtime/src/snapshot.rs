@@ -158,7 +158,7 @@ pub fn parameter_tensor(
     buffer: BufferId,
 ) -> Outcome<Tensor> {
     let layer = param.layer.map_or(0, |l| l as i64);
-    let instance = program.buffer(buffer).and_then(|b| b.instance(layer, 0));
+    let instance = program.buffer(buffer).and_then(|b| b.instance(layer, 0, 0));
     let tensor = instance.and_then(|i| memory.instance(buffer, i));
     tensor
         .map(Tensor::shallow_clone)

@@ -2,11 +2,13 @@
 
 use super::build::Builder;
 use super::params::Eight;
+use super::pipeline::Windows;
 use super::shape::Shape;
-use crate::plan::{DType, OptimizerKind, Plan};
+use crate::plan::{DType, OptimizerKind, Plan, Recompute};
 use crate::program::{Class, Index, Ref, Space};
 
 /// Handles of every buffer that is not a parameter.
+#[derive(Clone)]
 pub struct Activations {
     /// Cosine and sine tables.
     pub rope: [Ref; 2],
@@ -47,6 +49,8 @@ pub struct Activations {
     pub rstd2: Ref,
     pub gate_up: Ref,
     pub act: Ref,
+    /// The same for a pass that keeps nothing and for one that makes it again; with deferred weight gradients only.
+    twice: Option<[Saved; 2]>,
     /// Output of a residual branch before it is added.
     pub branch: Ref,
     /// All tokens of what sequence parallelism splits; with tensor parallelism only.
@@ -70,6 +74,39 @@ pub struct Activations {
     pub dxf: Ref,
 }
 
+/// What a block saves that a recomputing pass makes twice.
+#[derive(Clone, Copy)]
+struct Saved {
+    n1: Ref,
+    n2: Ref,
+    act: Ref,
+    o: Ref,
+    gate_up: Ref,
+}
+
+impl Saved {
+    fn all(&self) -> [Ref; 5] {
+        [self.n1, self.n2, self.act, self.o, self.gate_up]
+    }
+}
+
+impl Activations {
+    /// As the passes of a block under a policy see them: what they make twice, where it has buffers of its own.
+    pub fn under(&self, policy: Recompute, backward: bool) -> Activations {
+        let mut seen = self.clone();
+        if let Some([pass, redone]) = &self.twice {
+            let own = if backward { redone } else { pass };
+            if policy != Recompute::None {
+                (seen.n1, seen.n2, seen.act) = (own.n1, own.n2, own.act);
+            }
+            if policy == Recompute::Full {
+                (seen.o, seen.gate_up) = (own.o, own.gate_up);
+            }
+        }
+        seen
+    }
+}
+
 /// What tells the losses of sources apart.
 #[derive(Clone, Copy)]
 pub struct BySource {
@@ -91,6 +128,7 @@ pub struct LossScale {
 }
 
 /// Operands of the 8-bit products of a block, in the order of its matrices: qkv, o, gate_up, down.
+#[derive(Clone)]
 pub struct EightBits {
     /// Inputs; their transposes and scales are saved.
     pub inputs: [Eight; 4],
@@ -107,6 +145,7 @@ pub struct EightBits {
 pub const EIGHT: [&str; 4] = ["qkv", "o", "gate_up", "down"];
 
 /// What attention saves and passes back.
+#[derive(Clone)]
 pub enum Attention {
     /// All tokens are here: packed queries, keys and values.
     Packed { qkv: Ref, lse: Ref, dqkv: Ref },
@@ -115,6 +154,7 @@ pub enum Attention {
 }
 
 /// Buffers of ring attention. Tokens lie in two halves of rows: an early and a late block of every sequence.
+#[derive(Clone)]
 pub struct Ring {
     pub q: Ref,
     pub kv: Ref,
@@ -164,7 +204,8 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
             weight: scalar("loss_scale.weight", Class::Constant),
         }
     });
-    let mut batch = |name: &str, extent, dtype| b.buffer(name, &[extent], dtype, Class::Batch, Index::Slot);
+    let mut batch =
+        |name: &str, extent, dtype| b.buffer(name, &[extent], dtype, Class::Batch, Index::MicroBatch);
     let [ids, targets, positions] = ["ids", "targets", "positions"].map(|s| batch(s, n, DType::I64));
     let cu_seqlens = batch("cu_seqlens", documents + 1, DType::I32);
     let weights = batch("weights", n, DType::F32);
@@ -199,11 +240,19 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
     // A deferred weight gradient reads what its input gradient left behind, layer by layer.
     let kept = if shape.deferred { Index::LayerSlot } else { Index::Slot };
     let mut transient = |name: &str, shape: &[u64], index| b.buffer(name, shape, c, Class::Activation, index);
-    let [branch, dres, dn, xf, dxf] =
-        ["branch", "dres", "dn", "xf", "dxf"].map(|s| transient(s, &[rows, h], Index::Slot));
+    let [branch, dn, xf, dxf] = ["branch", "dn", "xf", "dxf"].map(|s| transient(s, &[rows, h], Index::Slot));
+    let dres = transient("dres", &[rows, h], Index::MicroBatch);
     let [dy_ffn, dy_attention] = ["dy.ffn", "dy.attention"].map(|s| transient(s, &[rows, h], kept));
     let (dact, d_o) = (transient("dact", &[n, f], Index::Slot), transient("do", &[n, heads], Index::Slot));
     let wide = (shape.tensor.0 > 1).then(|| transient("wide", &[n, h], Index::Slot));
+    let twice = shape.deferred.then(|| {
+        for gradient in [dy_ffn, dy_attention] {
+            if let Some(buffer) = b.edit(gradient) {
+                buffer.slots = shape.windows.late;
+            }
+        }
+        twice(b, shape, &Saved { n1, n2, act, o, gate_up })
+    });
     let rstdf = b.buffer("rstdf", &[rows], DType::F32, Class::Activation, Index::Slot);
     let logits = b.buffer("logits", &[shape.head_rows, shape.vocab.1], c, Class::Logits, Index::Slot);
     let parts = (shape.tensor.0 > 1).then(|| {
@@ -241,6 +290,7 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
         rstd2,
         gate_up,
         act,
+        twice,
         branch,
         wide,
         dres,
@@ -289,10 +339,37 @@ fn residual_stream(b: &mut Builder, shape: &Shape, extents: &[u64]) -> Ref {
     let index = if shape.offload_activations { Index::LayerRing } else { Index::LayerSlot };
     let x = b.buffer("x", extents, shape.compute, Class::Activation, index);
     if let Some(buffer) = b.edit(x).filter(|_| index == Index::LayerSlot) {
-        buffer.layers += shape.chunks.len() as u64;
+        buffer.layers += 1;
         buffer.run += u64::from(buffer.period > 0);
     }
     x
+}
+
+/// Declares for a rank with deferred weight gradients what a block works with that is made twice: for the forward pass, as
+/// `Saved` by one that keeps nothing, and for the backward pass, whose weight gradient reads it later. What both share would
+/// need bytes from the one to the other. What is kept from the forward pass has a slot until then.
+fn twice(b: &mut Builder, shape: &Shape, kept: &Saved) -> [Saved; 2] {
+    let waits = |b: &mut Builder, r: Ref, slots: u64| {
+        if let Some(buffer) = b.edit(r) {
+            buffer.slots = slots;
+        }
+    };
+    let Windows { held, late, .. } = shape.windows;
+    kept.all().into_iter().for_each(|r| waits(b, r, held));
+    let again = |b: &mut Builder, suffix: &str, index: Index| {
+        let mut copy = |r: Ref| {
+            let Some(of) = b.program.buffer(r.buffer).cloned() else { return r };
+            let name = format!("{}.{suffix}", of.name);
+            let made = b.buffer(&name, &of.shape, of.dtype, of.class, index);
+            if index == Index::LayerSlot {
+                waits(b, made, late);
+            }
+            made
+        };
+        let Saved { n1, n2, act, o, gate_up } = *kept;
+        Saved { n1: copy(n1), n2: copy(n2), act: copy(act), o: copy(o), gate_up: copy(gate_up) }
+    };
+    [again(b, "pass", Index::Slot), again(b, "redone", Index::LayerSlot)]
 }
 
 /// Declares what attention saves and passes back.
@@ -301,18 +378,23 @@ fn attention(b: &mut Builder, plan: &Plan, shape: &Shape) -> Attention {
     let (q, kv) = (shape.heads * dim, 2 * shape.kv_heads * dim);
     let class = Class::Activation;
     if shape.cp.0 == 1 {
+        let qkv = b.buffer("qkv", &[n, q + kv], c, class, Index::LayerSlot);
+        let lse = b.buffer("lse", &[shape.heads, n], DType::F32, class, Index::LayerSlot);
         let kept = if shape.deferred { Index::LayerSlot } else { Index::Slot };
-        return Attention::Packed {
-            qkv: b.buffer("qkv", &[n, q + kv], c, class, Index::LayerSlot),
-            lse: b.buffer("lse", &[shape.heads, n], DType::F32, class, Index::LayerSlot),
-            dqkv: b.buffer("dqkv", &[n, q + kv], c, class, kept),
-        };
+        let dqkv = b.buffer("dqkv", &[n, q + kv], c, class, kept);
+        if let Some(buffer) = b.edit(dqkv).filter(|_| shape.deferred) {
+            buffer.slots = shape.windows.late;
+        }
+        return Attention::Packed { qkv, lse, dqkv };
     }
     let mut saved = |name: &str, shape: &[u64], dtype| b.buffer(name, shape, dtype, class, Index::LayerSlot);
     let (q_, kv_) = (saved("q", &[n, q], c), saved("kv", &[n, kv], c));
     let lse = ["lse.early", "lse.late"].map(|s| saved(s, &[shape.heads, n / 2], DType::F32));
-    let mut passing =
-        |name: &str, shape: &[u64], dtype, class| b.buffer(name, shape, dtype, class, Index::Slot);
+    let mut passing = |name: &str, shape: &[u64], dtype, class| {
+        // Other streams touch what goes around, so none of its instances share bytes: no more than are needed.
+        let index = if class == Class::Communication { Index::MicroBatch } else { Index::Slot };
+        b.buffer(name, shape, dtype, class, index)
+    };
     let rings = Class::Communication;
     Attention::Ring(Box::new(Ring {
         q: q_,

@@ -31,7 +31,8 @@ enum Pass {
 pub fn forward(l: &Lowering, policy: Recompute, kept: bool) -> Draft {
     let suffix = if kept { "" } else { ".offload" };
     let mut draft = Draft::new(format!("block.forward.{}{suffix}", policy_name(policy)));
-    pass(l, &mut draft, Pass::Train { policy, kept });
+    let acts = l.acts.under(policy, false);
+    pass(&Lowering { acts: &acts, ..*l }, &mut draft, Pass::Train { policy, kept });
     draft.free(units::gathered(&l.params.block.all()));
     draft
 }
@@ -125,6 +126,8 @@ pub fn backward(l: &Lowering, policy: Recompute, first: bool) -> (Draft, Option<
     let suffix = if first { ".first" } else { "" };
     let name = |pass: &str| format!("block.{pass}.{}{suffix}", policy_name(policy));
     let later = l.shape.deferred.then(|| Draft::new(name("weight")));
+    let acts = l.acts.under(policy, true);
+    let l = &Lowering { acts: &acts, ..*l };
     let mut b = Backward { l, s: Draft::new(name("backward")), later };
     let (a, w) = (l.acts, &l.params.block);
 

@@ -2,6 +2,7 @@
 
 use super::LowerError;
 use super::params::RING;
+use super::pipeline::Windows;
 use super::shape::Shape;
 use crate::op::{Backend, Op};
 use crate::plan::DType;
@@ -20,7 +21,7 @@ pub struct Builder {
     layers: u64,
     run: u64,
     period: u64,
-    slots: u64,
+    windows: Windows,
 }
 
 impl Builder {
@@ -48,14 +49,13 @@ impl Builder {
             layers: shape.chunks.iter().map(|c| c.layers).sum(),
             run: if shape.period > 0 { first.map_or(0, |c| c.layers) } else { 0 },
             period: shape.period,
-            slots: shape.slots,
+            windows: shape.windows,
         }
     }
 
     /// Declares a device buffer whose instances the index tells apart; layers and slots are this rank's.
     pub fn buffer(&mut self, name: &str, shape: &[u64], dtype: DType, class: Class, index: Index) -> Ref {
         let by_layer = matches!(index, Index::Layer | Index::LayerSlot);
-        let by_slot = matches!(index, Index::Slot | Index::LayerSlot);
         self.program.buffers.push(Buffer {
             name: name.to_string(),
             space: Space::Device,
@@ -64,15 +64,19 @@ impl Builder {
             class,
             index,
             first_layer: if by_layer { self.first_layer } else { 0 },
-            layers: if by_layer { self.layers } else { 1 },
+            layers: match index {
+                // Runs of layers share what belongs to a pass.
+                Index::LayerSlot if self.run > 0 => self.run,
+                _ if by_layer => self.layers,
+                _ => 1,
+            },
             run: if by_layer { self.run } else { 0 },
             period: if by_layer { self.period } else { 0 },
-            slots: if index == Index::LayerRing {
-                RING
-            } else if by_slot {
-                self.slots
-            } else {
-                1
+            slots: match index {
+                Index::LayerRing => RING,
+                Index::MicroBatch => self.windows.micro_batches,
+                Index::Slot | Index::LayerSlot => self.windows.passes,
+                Index::One | Index::Layer => 1,
             },
             offsets: Vec::new(),
         });

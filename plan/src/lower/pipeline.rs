@@ -13,6 +13,8 @@ pub struct Action {
     pub chunk: u64,
     /// Which micro-batch.
     pub micro_batch: u64,
+    /// Slot of the chunk and micro-batch: what it holds lies there, modulo how many slots a buffer has.
+    pub slot: u64,
 }
 
 /// Passes of a pipeline.
@@ -43,13 +45,31 @@ pub struct Pipe {
 pub fn actions(schedule: Schedule, pipe: Pipe) -> Vec<Action> {
     match schedule {
         Schedule::None | Schedule::OneFOneB => one_forward_one_backward(pipe),
-        Schedule::Interleaved => interleaved(pipe),
+        Schedule::Interleaved => share_slots(interleaved(pipe)),
         Schedule::ZeroBubble => zero_bubble(pipe),
     }
 }
 
+/// Micro-batches of one chunk end in the order in which they begin, so each takes the next slot.
 fn action(pass: Pass, chunk: u64, micro_batch: u64) -> Action {
-    Action { pass, chunk, micro_batch }
+    Action { pass, chunk, micro_batch, slot: micro_batch }
+}
+
+/// Gives slots to several chunks, which do not end in order: each takes the lowest that is free, so that there are no
+/// more than live at once.
+fn share_slots(mut actions: Vec<Action>) -> Vec<Action> {
+    let mut taken: Vec<Option<(u64, u64)>> = Vec::new();
+    for action in &mut actions {
+        let (key, forward) = ((action.chunk, action.micro_batch), action.pass == Pass::Forward);
+        let wanted = if forward { None } else { Some(key) };
+        let slot = taken.iter().position(|held| *held == wanted).unwrap_or(taken.len());
+        action.slot = slot as u64;
+        taken.resize(taken.len().max(slot + 1), None);
+        if let Some(held) = taken.get_mut(slot) {
+            *held = forward.then_some(key);
+        }
+    }
+    actions
 }
 
 /// 1F1B (Narayanan et al. 2021, arXiv 2006.09503): as many forwards ahead as there are ranks behind, then one
@@ -113,19 +133,40 @@ fn zero_bubble(pipe: Pipe) -> Vec<Action> {
     out
 }
 
-/// Instances of slotted buffers a rank needs: the widest window of micro-batches between the oldest that some
-/// chunk still holds and the newest it has begun.
-pub fn in_flight(actions: &[Action], chunks: u64) -> u64 {
+/// How many are in flight at once on a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// Micro-batches, from the first pass over any of the rank's chunks to the last.
+    pub micro_batches: u64,
+    /// Passes over a chunk, from forward to backward.
+    pub passes: u64,
+    /// The same to weight gradients that run apart; as many as `passes` where they do not.
+    pub held: u64,
+    /// From backward to weight gradients that run apart; 1 where they do not.
+    pub late: u64,
+}
+
+/// Counts them.
+pub fn windows(actions: &[Action]) -> Windows {
     let deferred = actions.iter().any(|a| a.pass == Pass::Weight);
     let last = if deferred { Pass::Weight } else { Pass::Backward };
-    let window = |chunk| {
-        let (mut begun, mut ended, mut most) = (0, 0, 1);
-        for a in actions.iter().filter(|a| a.chunk == chunk) {
-            begun += u64::from(a.pass == Pass::Forward);
-            most = most.max(begun - ended);
-            ended += u64::from(a.pass == last);
+    // What ends leaves its place to what begins after it.
+    let most = |begins: &dyn Fn(&Action) -> bool, ends: &dyn Fn(&Action) -> bool| {
+        let (mut now, mut most) = (0_u64, 1);
+        for a in actions {
+            now += u64::from(begins(a));
+            most = most.max(now);
+            now = now.saturating_sub(u64::from(ends(a)));
         }
         most
     };
-    (0..chunks).map(window).max().unwrap_or(1)
+    let is = |pass: Pass| move |a: &Action| a.pass == pass;
+    // The first chunk's forward pass begins a micro-batch, and its backward pass ends it.
+    let first = |pass: Pass| move |a: &Action| a.pass == pass && a.chunk == 0;
+    Windows {
+        micro_batches: most(&first(Pass::Forward), &first(Pass::Backward)),
+        passes: most(&is(Pass::Forward), &is(Pass::Backward)),
+        held: most(&is(Pass::Forward), &is(last)),
+        late: if deferred { most(&is(Pass::Backward), &is(last)) } else { 1 },
+    }
 }

@@ -226,12 +226,14 @@ struct Writer<'a> {
     s: &'a Segments,
     /// Clears a block's gradients before the first backward pass.
     zero: Option<SegmentId>,
+    /// Of the pass that is written.
+    slot: u64,
     items: Vec<Item>,
 }
 
 impl Writer<'_> {
     fn call(&self, segment: SegmentId, layer: u64, micro_batch: u64) -> Call {
-        Call { segment, layer, micro_batch, slot: micro_batch % self.l.shape.slots }
+        Call { segment, layer, micro_batch, slot: self.slot }
     }
 
     /// A layer's passes.
@@ -354,10 +356,11 @@ impl Writer<'_> {
 
 /// All passes of a step, `after_first` behind those of the first micro-batch.
 fn passes(l: &Lowering, s: &Segments, zero: Option<SegmentId>, after_first: &[Call]) -> Vec<Item> {
-    let mut writer = Writer { l, s, zero, items: Vec::new() };
-    for Action { pass, chunk: run, micro_batch } in &l.shape.actions {
+    let mut writer = Writer { l, s, zero, slot: 0, items: Vec::new() };
+    for Action { pass, chunk: run, micro_batch, slot } in &l.shape.actions {
         let run = *run as usize;
         let Some(chunk) = l.shape.chunks.get(run).copied() else { continue };
+        writer.slot = *slot;
         match pass {
             Pass::Forward => writer.forward(run, chunk, *micro_batch),
             Pass::Backward => {
@@ -374,7 +377,7 @@ fn passes(l: &Lowering, s: &Segments, zero: Option<SegmentId>, after_first: &[Ca
 
 /// The passes of a validation micro-batch.
 fn evaluation(l: &Lowering, s: &Segments) -> Vec<Item> {
-    let mut writer = Writer { l, s, zero: None, items: Vec::new() };
+    let mut writer = Writer { l, s, zero: None, slot: 0, items: Vec::new() };
     for (run, chunk) in l.shape.chunks.iter().enumerate() {
         writer.eval(run, *chunk);
     }

@@ -1,6 +1,6 @@
 //! The sizes one rank works with, and the checks that make every later division exact.
 
-use super::pipeline::{Action, Pipe, actions, in_flight};
+use super::pipeline::{Action, Pipe, Windows, actions, windows};
 use super::{LowerError, Options};
 use crate::plan::{DType, Offload, OptimizerKind, Plan, Precision, Recompute, Schedule, StageLayers};
 use crate::program::Axis;
@@ -95,8 +95,8 @@ pub struct Shape {
     pub ends: (bool, bool),
     /// Passes in order.
     pub actions: Vec<Action>,
-    /// Micro-batches in flight.
-    pub slots: u64,
+    /// How many are in flight at once.
+    pub windows: Windows,
     /// Whether weight gradients run apart from input gradients.
     pub deferred: bool,
     /// Block inputs wait for the backward pass in host memory.
@@ -196,7 +196,7 @@ impl Shape {
             period: if layout.vp > 1 { model.layers / layout.vp } else { 0 },
             ends,
             chunks,
-            slots: in_flight(&actions, layout.vp),
+            windows: windows(&actions),
             deferred: layout.schedule == Schedule::ZeroBubble,
             actions,
             offload_activations: layout.offload == Offload::Activations,

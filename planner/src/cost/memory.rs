@@ -211,6 +211,11 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     Parts { activations, logits, buffers, ..Parts::default() }
 }
 
+/// Bytes that the backward pass of a layer frees; of other stacks' programs nothing is said.
+pub fn freed(s: &Setting, point: &Point) -> f64 {
+    if s.own() { own::freed(s, point) } else { 0.0 }
+}
+
 /// Allocated, reserved, device of a sum of parts.
 pub fn totals(s: &Setting, point: &Point, allocated: f64) -> (f64, f64) {
     let fixed = &s.profile.fixed;

@@ -9,7 +9,7 @@ use llmc_plan::op::{Backend, chunk};
 use llmc_plan::plan::{Determinism, Offload, Precision, Recompute, Schedule};
 
 use super::layer::tokens;
-use super::memory::{Parts, in_flight};
+use super::memory::Parts;
 use super::{Point, Setting};
 
 /// Layers whose tensors are on the device at once where they pass through (lower/params.rs, `RING`).
@@ -65,9 +65,10 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
     if s.cuda() {
         // Values of a block on their way to the largest matrix, and what an update works through a block at a time.
         let kept = if s.precision != Precision::F32 || zero == 3 { ranks } else { 1.0 };
-        let largest = vocabulary.max(2.0 * (s.shape.ffn * s.shape.hidden) as f64 / t) / kept;
-        let block = largest.min((chunk::block_bytes(Backend::Cuda) / 4) as f64);
-        p.buffers += (block * s.state.scratch.max(4.0) - workspace(s, point, stage)).max(0.0);
+        let largest = vocabulary.max(2.0 * (s.shape.ffn * s.shape.hidden) as f64 / t);
+        let block = |of: f64| (largest / of).min((chunk::block_bytes(Backend::Cuda) / 4) as f64);
+        let scratch = (4.0 * block(kept)).max(s.state.scratch * block(ranks));
+        p.buffers += (scratch - workspace(s, point, stage)).max(0.0);
     }
     p
 }
@@ -77,12 +78,28 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
 struct Live {
     now: f64,
     most: f64,
+    /// Of a backward pass, what a deferred weight gradient reads.
+    late: f64,
+    /// The most of both where all may share bytes with what the pass frees; where `late` may not.
+    together: f64,
+    beside: f64,
 }
 
 impl Live {
     fn take(&mut self, bytes: f64) {
         self.now += bytes;
+        self.note();
+    }
+
+    fn wait(&mut self, bytes: f64) {
+        self.late += bytes;
+        self.note();
+    }
+
+    fn note(&mut self) {
         self.most = self.most.max(self.now);
+        self.together = self.together.max(self.late + self.now);
+        self.beside = self.beside.max(self.late + self.now.max(0.0));
     }
 
     fn free(&mut self, bytes: f64) {
@@ -122,6 +139,8 @@ struct Layer {
     act8: f64,
     packed8: f64,
     eight: bool,
+    /// A residual branch is a tensor of its own before it is added.
+    apart: bool,
     /// Keys and values go around a ring: other streams touch them, so they are counted apart.
     ring: bool,
     /// f32 ÷ the activation's format.
@@ -154,6 +173,7 @@ impl Layer {
             act8: byte * act,
             packed8: byte * (q + kv),
             eight,
+            apart: point.tp > 1 || s.shape.dropout,
             ring: point.cp > 1,
             wider: 4.0 / b,
             deferred: point.schedule == Schedule::ZeroBubble,
@@ -174,22 +194,33 @@ impl Layer {
         };
         let (redone, unread) = (policy == Recompute::Full, policy != Recompute::None);
         let free = |live: &mut Live, when: bool, bytes: f64| live.free(if when { bytes } else { 0.0 });
-        live.take(self.stream + self.rstd + self.wide);
+        let make = |live: &mut Live, bytes: f64| match pass {
+            Pass::Redo => self.make(live, bytes),
+            Pass::Train(_) => live.take(bytes),
+        };
+        make(live, self.stream);
+        live.take(self.rstd + self.wide);
         self.product(live, self.stream8, self.packed(), !unread);
         live.free(self.wide);
         free(live, unread || self.eight, self.stream);
         free(live, redone || policy == Recompute::Selective, self.rstd);
-        live.take(self.q + self.lse);
+        make(live, self.q);
+        live.take(self.lse);
         if self.ring {
             live.pass((self.q + self.lse) / 2.0);
         }
         free(live, redone, self.packed() + self.lse);
-        self.branch(live, self.q8, !redone);
+        self.branch(live, (self.q8, self.stream), !redone);
         free(live, redone, self.q);
-        live.take(2.0 * self.stream + self.rstd);
-        live.free(self.stream);
+        make(live, self.stream);
+        // The stream after attention is another tensor than the branch only where they are apart.
+        let joined = if self.apart { self.stream } else { 0.0 };
+        live.take(joined + self.rstd);
+        live.free(joined);
         live.take(self.wide);
-        self.product(live, self.stream8, 2.0 * self.act, !unread);
+        self.product(live, self.stream8, 0.0, true);
+        make(live, 2.0 * self.act);
+        live.free(if unread { self.stream8 } else { 0.0 });
         live.free(self.wide);
         free(live, unread || self.eight, self.stream);
         free(live, redone || policy == Recompute::Selective, self.rstd);
@@ -198,10 +229,11 @@ impl Layer {
         }
         live.take(self.act);
         free(live, redone, 2.0 * self.act);
-        self.branch(live, self.act8, !unread);
+        let result = if self.apart { self.stream } else { output };
+        self.branch(live, (self.act8, result), !unread);
         free(live, unread || self.eight, self.act);
-        live.take(output);
-        live.free(self.stream);
+        live.take(if self.apart { output } else { 0.0 });
+        live.free(if self.apart { self.stream } else { 0.0 });
         free(live, redone, self.stream);
     }
 
@@ -213,15 +245,10 @@ impl Layer {
     }
 
     /// A product that ends a residual branch: all tokens first where tensor-parallel ranks sum them up.
-    fn branch(&self, live: &mut Live, operand8: f64, keep: bool) {
-        live.take(2.0 * operand8);
-        if self.wide > 0.0 {
-            live.take(self.wide);
-            live.take(self.stream);
-            live.free(self.wide);
-        } else {
-            live.take(self.stream);
-        }
+    fn branch(&self, live: &mut Live, (operand8, result): (f64, f64), keep: bool) {
+        live.take(2.0 * operand8 + self.wide);
+        live.take(result);
+        live.free(self.wide);
         live.free(operand8 + if keep { 0.0 } else { operand8 });
     }
 
@@ -232,11 +259,12 @@ impl Layer {
             self.forward(live, Pass::Redo, 0.0);
         }
         if policy != Recompute::None {
-            live.take(self.act + 2.0 * self.act8);
+            self.make(live, self.act);
+            live.take(2.0 * self.act8);
             live.free(if self.eight { self.act8 + self.act } else { 0.0 });
         }
         // The feed-forward.
-        live.take(if self.deferred { self.stream } else { 0.0 });
+        self.copy(live);
         live.take(self.wide + 2.0 * self.stream8);
         live.free(if self.eight { self.stream8 + self.act8 } else { self.now(self.act) });
         live.take(self.act);
@@ -245,14 +273,14 @@ impl Layer {
         if selective {
             self.norm_again(live);
         }
-        live.take(4.0 * self.act8 + if self.deferred { 0.0 } else { self.wide });
-        live.free(if self.deferred { 0.0 } else { self.wide });
+        live.take(4.0 * self.act8 + self.now(self.wide));
+        live.free(self.now(self.wide));
         live.free(if self.eight { 2.0 * self.act8 + self.stream8 } else { self.now(self.stream) });
         self.narrow(live);
         live.free(2.0 * self.act8 + self.now(2.0 * self.act));
         live.free(2.0 * self.stream + self.rstd);
         // Attention's output.
-        live.take(if self.deferred { self.stream } else { 0.0 });
+        self.copy(live);
         live.take(self.wide + 2.0 * self.stream8);
         live.free(if self.eight { self.stream8 + self.q8 } else { 0.0 });
         live.take(self.q);
@@ -264,7 +292,7 @@ impl Layer {
             live.free(self.wider * self.q + self.q);
             live.take(self.kv);
         } else {
-            live.take(self.q + self.kv);
+            self.make(live, self.q + self.kv);
             live.free(self.q);
         }
         live.free(self.packed() + self.lse);
@@ -272,13 +300,38 @@ impl Layer {
         if selective {
             self.norm_again(live);
         }
-        live.take(2.0 * self.packed8 + if self.deferred { 0.0 } else { self.wide });
-        live.free(if self.deferred { 0.0 } else { self.wide });
+        live.take(2.0 * self.packed8 + self.now(self.wide));
+        live.free(self.now(self.wide));
         live.free(if self.eight { self.packed8 + self.stream8 } else { self.now(self.stream) });
         self.narrow(live);
         live.free(self.stream + self.packed8);
         live.free(self.now(self.q + self.kv));
         live.free(self.rstd);
+    }
+
+    /// Bytes of a layer and micro-batch that deferred weight gradients read: made by the forward pass and kept; made again
+    /// by the backward pass; made by the backward pass alone.
+    fn late(&self, policy: Recompute) -> [f64; 3] {
+        if !self.deferred {
+            return [0.0; 3];
+        }
+        let (inputs, replaced) = (2.0 * self.stream + self.act, self.q + 2.0 * self.act);
+        let [kept, redone] = match policy {
+            Recompute::None => [inputs + replaced, 0.0],
+            Recompute::Selective => [replaced, inputs],
+            Recompute::Full => [0.0, inputs + replaced],
+        };
+        [kept, redone, 2.0 * self.stream + self.q + self.kv]
+    }
+
+    /// What a weight gradient reads.
+    fn make(&self, live: &mut Live, bytes: f64) {
+        if self.deferred { live.wait(bytes) } else { live.take(bytes) }
+    }
+
+    /// A branch's gradient, which a deferred weight gradient reads after the stream's has moved on.
+    fn copy(&self, live: &mut Live) {
+        live.wait(if self.deferred { self.stream } else { 0.0 });
     }
 
     /// What is freed now, where weight gradients are not deferred.
@@ -288,7 +341,8 @@ impl Layer {
 
     /// Under selective recomputation the norm again, right before what reads it.
     fn norm_again(&self, live: &mut Live) {
-        live.take(self.stream + self.rstd);
+        self.make(live, self.stream);
+        live.take(self.rstd);
         live.take(2.0 * self.stream8);
         live.free(if self.eight { self.stream8 + self.stream } else { 0.0 });
     }
@@ -301,45 +355,41 @@ impl Layer {
     }
 }
 
-/// Instances of what a rank has once a micro-batch in flight (lower/pipeline.rs, `in_flight`).
-fn slots(point: &Point, stage: u64, m: u64) -> u64 {
+/// Micro-batches, and passes over a run of layers, that are in flight on a rank (lower/pipeline.rs, `windows`).
+fn in_flight(point: &Point, stage: u64, m: u64) -> (u64, u64) {
     let (p, v) = (point.pp, point.vp);
     match point.schedule {
-        Schedule::None => 1,
-        Schedule::OneFOneB => (p - stage).min(m),
-        Schedule::ZeroBubble => p.min(m),
-        // The first run is held longest: what has begun in it when its first backward pass is next.
+        Schedule::None => (1, 1),
+        Schedule::OneFOneB | Schedule::ZeroBubble => ((p - stage).min(m), (p - stage).min(m)),
         Schedule::Interleaved => {
             let ahead = (2 * (p - stage - 1) + (v - 1) * p).min(m * v);
+            // The first run is held longest: what has begun in it when its first backward pass is next.
             let begun = (ahead + (v - 1) * p + 1).min(m * v);
-            (begun / (p * v) * p + (begun % (p * v)).min(p)).min(m)
+            let micro_batches = (begun / (p * v) * p + (begun % (p * v)).min(p)).min(m);
+            (micro_batches, (ahead + 1).min(m * v))
         }
     }
 }
 
 /// What depends on the micro-batch only: activations, logits, buffers.
 pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
+    let (p, m) = (point.pp, s.micro_batches(point).max(1));
     let layer = Layer::new(s, point);
-    let (p, v, m) = (point.pp, point.vp as f64, s.micro_batches(point).max(1));
     let (first, last) = (stage == 0, stage == p - 1);
-    let layers = s.stage_layers(p, stage) as f64;
-    let places = slots(point, stage, m);
-    let flying = held(point, stage, m, places);
-    let slots = places as f64;
+    // Runs of layers share what a pass holds.
+    let layers = s.stage_layers(p, stage) as f64 / point.vp as f64;
+    let (micro_batches, passes) = in_flight(point, stage, m);
+    let (slots, flying) = (micro_batches as f64, passes as f64);
     let (stream, travels) = (layer.stream, point.offload == Offload::Activations);
-    // What comes from or goes to another rank, or to host memory, has instances of its own.
-    let output = if (last || p == 1) && !travels { stream } else { 0.0 };
+    // What goes to another rank or to host memory has bytes of its own, in every run if in one.
+    let apart = travels || p > 1 && (!last || point.vp > 1);
+    let output = if apart { 0.0 } else { stream };
     let (mut forward, mut backward) = (Live::default(), Live::default());
     layer.forward(&mut forward, Pass::Train(point.recompute), output);
     layer.backward(&mut backward, point.recompute);
     let kept = forward.now - output;
-    let ranks = |here: bool| if p > 1 { v - if here { 1.0 } else { 0.0 } } else { 0.0 };
-    let (received, sent) = (ranks(first), ranks(last));
-    let inputs = if travels {
-        RING * stream
-    } else {
-        (flying * (layers - received) + slots * (received + sent)) * stream
-    };
+    let outputs = if apart { 1.0 } else { 0.0 };
+    let inputs = if travels { RING } else { flying * (layers + outputs) } * stream;
     let (gradients, gradient) = if p > 1 { (slots * stream, 0.0) } else { (0.0, stream) };
 
     let n = tokens(s, point);
@@ -353,16 +403,18 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     let normed = if point.tp > 1 { layer.wide + stream.max(logits) } else { 2.0 * stream + logits };
     let head = if last { output + normed + layer.rstd } else { 0.0 };
     // The deepest moment: the last layer of the newest micro-batch forward or backward, or the head before that.
-    let deepest = (forward.most - kept).max(gradient + backward.most).max(head);
-    let held = match layer.deferred {
-        true => deferred(point, stage, m, layers, (kept, kept + backward.now)),
-        false => flying * layers * kept,
+    let ahead = (forward.most - kept).max(head);
+    let held = if layer.deferred {
+        let late = layer.late(point.recompute);
+        waiting((p, stage, m), (layers, stream, kept), late, (ahead, &backward))
+    } else {
+        flying * layers * kept + ahead.max(gradient + backward.most)
     };
-    let mut activations = inputs + gradients + held + deepest - logits;
+    let mut activations = inputs + gradients + held - logits;
     if layer.ring {
         // Keys and values of every layer and slot, on their way around, and their gradients' two stations in f32.
         let stations = if point.cp > 2 { 2.0 } else { 1.0 };
-        activations += slots * layer.kv * (layers + stations + 2.0 * layer.wider);
+        activations += layer.kv * (flying * layers + slots * (stations + 2.0 * layer.wider));
     }
     let batch = 8.0 + if first { 8.0 } else { 0.0 } + if last { 12.0 } else { 0.0 };
     let tables = 4.0 * (s.shape.context * s.shape.head_dim) as f64;
@@ -370,46 +422,43 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     Parts { activations, logits, buffers, ..Parts::default() }
 }
 
-/// Instances that need bytes of their own where micro-batches take `slots` in turn and `window` of them follow each other
-/// alive: the colours of a ring of slots in which those closer than the window meet. An address is for good, so the
-/// meetings of all times count (plan/src/arena.rs).
-fn apart(slots: u64, window: u64) -> f64 {
-    slots.div_ceil((slots / window.clamp(1, slots)).max(1)) as f64
+/// Bytes that the backward pass of a layer frees of what its forward pass kept, its input among them.
+pub fn freed(s: &Setting, point: &Point) -> f64 {
+    let layer = Layer::new(s, point);
+    let mut forward = Live::default();
+    layer.forward(&mut forward, Pass::Train(point.recompute), 0.0);
+    let [early, ..] = layer.late(point.recompute);
+    forward.now + layer.stream - early
 }
 
-/// Micro-batches' worth of kept activations that have bytes of their own, in whole-stage units. Interleaved runs are each
-/// held by their own window of micro-batches and share bytes where they never meet: the middle of all that live at once
-/// and of none shared between runs.
-fn held(point: &Point, stage: u64, m: u64, slots: u64) -> f64 {
-    let (p, v) = (point.pp, point.vp);
-    let alive = in_flight(point, stage, m);
-    if point.schedule != Schedule::Interleaved {
-        return alive;
+/// What layers hold under a zero-bubble schedule, whose weight gradients run `stage` micro-batches late: `kept` bytes a layer
+/// and pass in flight, beside its input, a stream; `late` as in [`Layer::late`]; `ahead` at most at the end of a forward pass
+/// or in the head.
+fn waiting(
+    (p, stage, m): (u64, u64, u64),
+    (layers, stream, kept): (f64, f64, f64),
+    [early, redone, late]: [f64; 3],
+    (ahead, backward): (f64, &Live),
+) -> f64 {
+    let flying = (p - stage).min(m) as f64;
+    let whole = flying * layers * kept;
+    if m <= p {
+        // Hardly a slot is taken twice: the most that live at once, before the backward pass of a micro-batch or in it.
+        let waits = early + redone + late;
+        let at = |j: u64| {
+            let begun = (p - stage).min(m - j) as f64;
+            let others = layers * ((begun - 1.0) * kept + j.min(stage) as f64 * waits);
+            let through = kept + (layers - 1.0) * (waits - stream);
+            others + (layers * kept + ahead).max((layers * kept).max(through) + backward.beside)
+        };
+        return (0..m).map(at).fold(0.0, f64::max);
     }
-    let ahead = 2 * (p - stage - 1) + (v - 1) * p;
-    // What has begun in a run when its first backward pass is next.
-    let window = |run: u64| {
-        let begun = (ahead + (v - 1 - run) * p + 1).min(m * v);
-        begun / (p * v) * p + (begun % (p * v)).saturating_sub(run * p).min(p)
-    };
-    let each = (0..v).map(|run| apart(slots, window(run))).sum::<f64>() / v as f64;
-    0.5 * (alive + each)
-}
-
-/// Kept activations under a zero-bubble schedule, whose weight gradients run `stage` micro-batches late. `kept` and
-/// `waits`: bytes of a layer before and after its backward pass.
-fn deferred(point: &Point, stage: u64, m: u64, layers: f64, (kept, waits): (f64, f64)) -> f64 {
-    // In the backward pass of micro-batch j, those that have begun from j on are whole, some before wait.
-    let at = |j: u64| {
-        let begun = (point.pp - stage).min(m - j) as f64;
-        let present = kept + (layers - 1.0) * kept.max(waits);
-        (begun - 1.0) * layers * kept + present + j.min(stage) as f64 * layers * waits
-    };
-    let full = (m + stage).saturating_sub(point.pp);
-    let most = [0, stage.min(m - 1), full.min(m - 1), m - 1].into_iter().map(at).fold(0.0, f64::max);
-    // What the backward pass alone leaves has no other's bytes to share.
-    let alone = apart(point.pp.min(m), stage + 1) - ((stage + 1).min(m)) as f64;
-    most + if kept == 0.0 { alone * layers * waits } else { 0.0 }
+    // Micro-batches take turns in the slots, so that sooner or later everything meets everything else.
+    if stage == 0 {
+        return whole + ahead.max((layers - 1.0) * (redone + late) + backward.beside);
+    }
+    let held = (p.min(m) as f64 - flying) * early + (stage + 1).min(m) as f64 * (redone + late);
+    whole + layers * held + ahead.max(backward.most)
 }
 
 /// Bytes that the loss takes where tensor-parallel ranks share the vocabulary (plan/src/op/loss_parts.rs).
