@@ -461,17 +461,24 @@ fn waiting(
     whole + layers * held + ahead.max(backward.most)
 }
 
-/// Bytes that the loss takes where tensor-parallel ranks share the vocabulary (plan/src/op/loss_parts.rs).
-fn loss_workspace(s: &Setting, point: &Point, stage: u64) -> f64 {
-    if point.tp == 1 || stage != point.pp - 1 {
+/// Bytes that the gradient of the embedding or the loss takes where tensor-parallel ranks share the vocabulary
+/// (plan/src/op/embedding.rs, loss_parts.rs).
+fn ends_workspace(s: &Setting, point: &Point, stage: u64) -> f64 {
+    if point.tp == 1 {
         return 0.0;
+    }
+    let row = 4 * s.shape.hidden;
+    let summed = chunk::rows(Backend::Cuda, tokens(s, point) as u64, row) * (row + 10);
+    let embedding = if stage == 0 { summed as f64 } else { 0.0 };
+    if stage != point.pp - 1 {
+        return embedding;
     }
     let columns = s.shape.vocab / point.tp;
     let rows = head_rows(tokens(s, point) as u64, columns * s.act() as u64);
     let block = chunk::loss(Backend::Cuda, rows, columns, 4);
     let copied = if s.precision == Precision::F32 { 0 } else { 4 * block * columns };
     let part = block * (4 * (columns + 3) + 10);
-    part.max(rows * 12 + (4 * rows * point.tp).max(16 * rows).max(10 * rows + copied)) as f64
+    embedding.max(part.max(rows * 12 + (4 * rows * point.tp).max(16 * rows).max(10 * rows + copied)) as f64)
 }
 
 /// Bytes that the library below attention or a product takes (plan/src/op/attention.rs, gemm.rs), or the loss.
@@ -479,7 +486,7 @@ fn workspace(s: &Setting, point: &Point, stage: u64) -> f64 {
     if !s.cuda() {
         return s.profile.fixed.workspace_bytes as f64;
     }
-    let loss = loss_workspace(s, point, stage);
+    let ends = ends_workspace(s, point, stage);
     let dim = s.shape.head_dim;
     let (heads, kv_heads) = (s.shape.heads / point.tp, (s.shape.kv_heads / point.tp).max(1));
     let narrow = s.precision != Precision::F32;
@@ -492,7 +499,7 @@ fn workspace(s: &Setting, point: &Point, stage: u64) -> f64 {
             Determinism::Fast => 1,
         };
         let q = n * (heads * dim) as f64;
-        return loss.max(product).max(4.0 * q * sums as f64 + 8.0 * n * heads as f64);
+        return ends.max(product).max(4.0 * q * sums as f64 + 8.0 * n * heads as f64);
     }
     let keys = if point.cp > 1 { s.shape.context / (2 * point.cp) } else { s.shape.context };
     let group = heads / kv_heads;
@@ -500,5 +507,5 @@ fn workspace(s: &Setting, point: &Point, stage: u64) -> f64 {
     let lanes = group * together * rows;
     let converted = if narrow { 2 * (2 * keys * together + lanes) * dim } else { 0 };
     let result = lanes.max(together * keys) * dim;
-    loss.max(product).max(4.0 * (2 * lanes * keys + result + 2 * lanes + rows * rows + converted) as f64)
+    ends.max(product).max(4.0 * (2 * lanes * keys + result + 2 * lanes + rows * rows + converted) as f64)
 }
