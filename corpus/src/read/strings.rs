@@ -122,6 +122,9 @@ mod avx512 {
         is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vbmi")
             && is_x86_feature_detected!("avx512vbmi2")
+            && is_x86_feature_detected!("popcnt")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
     }
 
     /// See [`super::unescape`]: bytes read and bytes written.
@@ -138,7 +141,7 @@ mod avx512 {
         unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,popcnt,bmi1,bmi2")]
     fn windows(string: &[u8], out: &mut [u8]) -> Option<(usize, usize)> {
         let (letters, meanings) = (load(&TABLES.0), load(&TABLES.1));
         let all = |byte: u8| _mm512_set1_epi8(byte as i8);
