@@ -20,11 +20,11 @@ def run(*arguments):
     subprocess.run([LLMC_DATA, *arguments], check=True, stderr=subprocess.DEVNULL)
 
 
-def build(root, globs, out, importing=None):
+def build(root, globs, out, importing=None, in_place=False):
     """Builds one source without a validation split and returns its documents."""
     tokenizer = {"import": importing} if importing else {"vocab": 400}
     spec = {"root": root, "context": 64, "validation": {"fraction": 0}, "tokenizer": tokenizer,
-            "sources": [{"name": "s", "globs": [globs]}]}
+            "sources": [{"name": "s", "globs": [globs], "in_place": in_place}]}
     path = os.path.join(root, "data.json")
     with open(path, "w") as file:
         json.dump(spec | {"root": "."}, file)
@@ -92,6 +92,12 @@ def main():
                     writer.write({"__key__": f"{n:06}", "txt": text, "cls": n})
             read = build(root, "theirs.tar", os.path.join(root, "out4"), tokenizer)
             good &= check("we read webdataset's tar", read == expected)
+            # As `wids/wids_index.py` of webdataset 0.2 wrote it; later versions have no index.
+            shard = {"url": "theirs.tar", "nsamples": len(TEXTS), "filesize": os.path.getsize(tar)}
+            with open(os.path.join(root, "theirs.index.json"), "w") as file:
+                json.dump({"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": [shard]}, file)
+            read = build(root, "theirs.index.json", os.path.join(root, "out6"), tokenizer)
+            good &= check("we read webdataset's tar by an index of wids", read == expected)
 
         if indexed := peer("megatron.core.datasets.indexed_dataset"):
             import numpy
@@ -107,6 +113,12 @@ def main():
             builder.finalize(prefix + ".idx")
             read = build(root, "theirs.bin", os.path.join(root, "out5"), tokenizer)
             good &= check("we read Megatron-core's .idx/.bin", read == expected)
+            linked = os.path.join(root, "out7")
+            read = build(root, "theirs.bin", linked, tokenizer, in_place=True)
+            good &= check("we read Megatron-core's .idx/.bin in place", read == expected)
+            linked = indexed.IndexedDataset(os.path.join(linked, "s.train"))
+            read = [linked[n].tolist() for n in range(len(linked))]
+            good &= check("Megatron-core reads what we read in place", read == expected)
     sys.exit(0 if good else 1)
 
 
