@@ -34,8 +34,8 @@ pub enum Error {
     },
     /// A source has fewer samples than the step asks for.
     #[error(
-        "source `{name}` is read {epochs} times, as often as its limit allows, at sample {available}, and \
-         sample {sample} was asked for: raise its limit of epochs, lower its share, or train on fewer tokens"
+        "source `{name}` has been read as often as its limit of {epochs} epochs allows at sample {available}, and \
+         sample {sample} is asked for: raise its limit of epochs, lower its share, or train on fewer tokens"
     )]
     Exhausted {
         /// Source.

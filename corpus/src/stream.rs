@@ -288,6 +288,27 @@ impl Stream {
         limits.min()
     }
 
+    /// Whether the samples before a step can be had as the mixture stands now.
+    ///
+    /// # Errors
+    /// A source that runs out before it.
+    pub fn reaches(&self, step: u64) -> Result<()> {
+        let end = self.step_start(step)?;
+        let sources = self.sources.iter().enumerate();
+        let limits =
+            sources.filter_map(|(n, source)| Some((self.schedule.reaches(n, source.limit()?), source)));
+        let first = limits.min_by_key(|(available, _)| *available);
+        match first.filter(|(available, _)| *available < end) {
+            Some((available, source)) => Err(Error::Exhausted {
+                name: source.name.clone(),
+                epochs: source.max_epochs.unwrap_or(0.0),
+                available,
+                sample: end - 1,
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Name, share of the samples, and samples of one epoch of each source.
     pub fn sources(&self) -> Vec<(&str, f64, u64)> {
         let shares = self.schedule.realised(0);

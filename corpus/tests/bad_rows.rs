@@ -39,14 +39,18 @@ fn cut(path: &Path, whole: &[u8], missing: usize) {
 }
 
 fn parquet(path: &Path) {
+    let values: Vec<ByteArray> = (0..9).map(|n| ByteArray::from(format!("text {n}").as_str())).collect();
+    parquet_of(path, &values);
+}
+
+fn parquet_of(path: &Path, values: &[ByteArray]) {
     let schema = Arc::new(parse_message_type("message m { required binary text (UTF8); }").unwrap());
     let properties = WriterProperties::builder().set_compression(Compression::UNCOMPRESSED).build();
     let mut writer =
         SerializedFileWriter::new(File::create(path).unwrap(), schema, Arc::new(properties)).unwrap();
     let mut group = writer.next_row_group().unwrap();
     let mut column = group.next_column().unwrap().unwrap();
-    let values: Vec<ByteArray> = (0..9).map(|n| ByteArray::from(format!("text {n}").as_str())).collect();
-    column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+    column.typed::<ByteArrayType>().write_batch(values, None, None).unwrap();
     column.close().unwrap();
     group.close().unwrap();
     writer.close().unwrap();
@@ -75,7 +79,7 @@ fn shard(path: &Path, ids: &[u32], spoil: impl Fn(&mut Vec<u8>)) {
     std::fs::write(&idx, bytes).unwrap();
 }
 
-const ROWS: [Row; 13] = [
+const ROWS: [Row; 14] = [
     Row {
         name: "truncated.jsonl.gz",
         make: |path| cut(path, &gzip(&GOOD.repeat(4000)), 9),
@@ -97,6 +101,14 @@ const ROWS: [Row; 13] = [
         },
         said: ", byte 2236: expected 2000 bytes of 2.txt, found the end of the file; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
         skipped: (1, 700),
+    },
+    Row {
+        name: "petastorm.parquet",
+        make: |path| {
+            parquet_of(path, &["text".into(), b"\x93NUMPY\x01\x00v\x00".to_vec().into(), "more text".into()])
+        },
+        said: ", row 1: expected text, found a value of petastorm's NdarrayCodec; its decoder is Python: write the column as strings, or set on_error to skip to leave it out",
+        skipped: (1, 10),
     },
     Row {
         name: "truncated.parquet",

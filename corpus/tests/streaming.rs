@@ -280,7 +280,9 @@ fn a_source_that_runs_out_is_an_error_at_a_sample_known_before() {
     assert!((39..=43).contains(&available), "{available}");
     assert!(stream.batch(available - 1, 0, 0, 1).is_ok());
     let error = stream.batch(available, 0, 0, 1).unwrap_err().to_string();
-    assert!(error.contains("source `b` is read 2.5 times"), "{error}");
+    assert!(error.contains("source `b` has been read as often as its limit of 2.5 epochs allows"), "{error}");
+    assert!(stream.reaches(available).is_ok());
+    assert_eq!(stream.reaches(available + 1).unwrap_err().to_string(), error);
     assert!(stream.step_weight(available).is_err());
 }
 

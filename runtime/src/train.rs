@@ -168,6 +168,10 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
         progress.note(&format!("resumed at step {} of {}", state.step, plan.budget.steps));
     }
     let following = dynamic::open(folder, &mut stream, &machine, options.resume)?;
+    if following.is_none() {
+        // Now, not in the middle of a run.
+        stream.reaches(last).map_err(data_failure)?;
+    }
     let stream = Arc::new(stream);
     let part = Part {
         first_step: state.step,

@@ -99,6 +99,18 @@ fn find(schema: &SchemaDescriptor) -> Option<(usize, Form)> {
     })
 }
 
+/// The codec of petastorm (uber/petastorm, `petastorm/codecs.py`) whose values begin so: `numpy.save`, `numpy.savez`, an
+/// image. No text does.
+fn decoder(bytes: &[u8]) -> Option<&'static str> {
+    let starts: [(&[u8], &str); 4] = [
+        (b"\x93NUMPY", "NdarrayCodec"),
+        (b"PK\x03\x04", "CompressedNdarrayCodec"),
+        (b"\x89PNG\r\n", "CompressedImageCodec"),
+        (b"\xFF\xD8\xFF", "CompressedImageCodec"),
+    ];
+    starts.iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, name)| *name)
+}
+
 fn read_group(
     input: &Input,
     group: &dyn RowGroupReader,
@@ -115,6 +127,17 @@ fn read_group(
             None => Ok(ControlFlow::Continue(())),
             Some(bytes) if bytes.len() as u64 > MAX_DOCUMENT_BYTES => {
                 sink.unreadable(too_long(input, place), bytes.len() as u64).map(ControlFlow::Continue)
+            }
+            Some(bytes) if form == Form::Text && decoder(bytes).is_some() => {
+                let bad = BadContent {
+                    file: input.path.clone(),
+                    place,
+                    found: format!("a value of petastorm's {}", decoder(bytes).unwrap_or_default()),
+                    expected: "text".into(),
+                    hint: "its decoder is Python: write the column as strings, or set on_error to skip to leave it out"
+                        .into(),
+                };
+                sink.unreadable(bad, bytes.len() as u64).map(ControlFlow::Continue)
             }
             Some(bytes) => sink.document(Raw { bytes, form, place }),
         };
