@@ -114,13 +114,14 @@ pub enum Command {
     },
     /// Why the planner did not choose something, such as tp=8
     #[command(
-        after_help = "Examples:\n  llmc why-not recipe.llm tp=8\n  llmc why-not recipe.llm 'recompute=full zero=2'"
+        after_help = "Examples:\n  llmc why-not recipe.llm tp=8\n  llmc why-not recipe.llm recompute=full zero=2"
     )]
     WhyNot {
         /// The recipe
         recipe: PathBuf,
-        /// A choice, such as tp=8 or zero_stage=3
-        choice: String,
+        /// A choice of one or more values, such as tp=8 zero=3
+        #[arg(required = true)]
+        choice: Vec<String>,
     },
     #[command(after_help = "Example:\n  llmc diff recipes/llama-7b-4k.llm recipes/llama-7b-8k.llm")]
     /// Compare two recipes or plans in consequences: GiB, tokens/s, days, money

@@ -62,7 +62,7 @@ fn dispatch(terminal: &Terminal, cli: Cli) -> Outcome {
         Command::Score { table } => score::run(terminal, &table),
         Command::Calibrate(args) => calibrate::run(terminal, global, &args),
         Command::Why { recipe, path } => why::run(terminal, global, &recipe, &path),
-        Command::WhyNot { recipe, choice } => why::not(terminal, global, &recipe, &choice),
+        Command::WhyNot { recipe, choice } => why::not(terminal, global, &recipe, &choice.join(" ")),
         Command::Diff { a, b } => diff::run(terminal, global, &a, &b),
         Command::Cost { recipes, tokens_per_second } => {
             cost::run(terminal, global, &recipes, tokens_per_second)

@@ -278,6 +278,8 @@ fn reasons_are_answered() {
         show(&unknown),
         "exit: 2\n--- stdout\n\n--- stderr\nllmc: no value is called `lr.peek`: did you mean `lr.peak`?\n"
     );
+    let (two, quoted) = (["why-not", "a.llm", "tp=8", "zero=3"], ["why-not", "a.llm", "tp=8 zero=3"]);
+    assert_eq!(show(&run(folder.path(), &two)), show(&run(folder.path(), &quoted)));
     let refused = run(folder.path(), &["why-not", "a.llm", "tp=7"]);
     assert_eq!(refused.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&refused.stdout).contains("does not divide"), "{}", show(&refused));
