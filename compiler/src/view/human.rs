@@ -465,7 +465,7 @@ fn search(page: &mut Page, p: &Plan) {
         };
         page.more(text);
     }
-    for item in s.extrapolated.iter().take(3) {
+    for item in &s.extrapolated {
         let text = page.t("extrapolated: ", "外推：");
         page.more(format!("{text}{item}"));
     }
