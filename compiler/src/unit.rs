@@ -307,7 +307,8 @@ pub struct Mismatch {
 }
 
 impl Quantity {
-    /// Reads `currency? number suffix? unit?`; blanks may stand before a unit word.
+    /// Reads `currency? number suffix? unit?`; blanks may stand before a unit word. A currency may also stand behind, by
+    /// its code: `3M CNY`, `18 CNY/h`.
     pub fn parse(text: &str) -> Result<Self, BadQuantity> {
         let mut rest = text.trim();
         let mut currency = None;
@@ -327,7 +328,13 @@ impl Quantity {
             }
             _ => (None, tail),
         };
-        let word = tail.trim();
+        let mut word = tail.trim();
+        for code in [Currency::Cny, Currency::Usd, Currency::Eur] {
+            if let Some(rest) = word.strip_prefix(code.iso()).filter(|_| currency.is_none()) {
+                (currency, word) = (Some(code), rest);
+                break;
+            }
+        }
         let unit = match word {
             "" => None,
             "％" => UNITS.iter().find(|u| u.text == "%").copied(),
@@ -497,7 +504,10 @@ mod tests {
         assert_eq!(f("700 W"), 0.7);
         assert_eq!(f("10%"), 0.1);
         assert_eq!(f("10％"), 0.1);
-        assert_eq!(read("¥18/h").in_slot(&PRICE).unwrap().currency, Some(Currency::Cny));
+        for text in ["¥18/h", "18 CNY/h"] {
+            let price = read(text).in_slot(&PRICE).unwrap();
+            assert_eq!((price.to_f64(), price.currency), (18.0, Some(Currency::Cny)));
+        }
     }
 
     #[test]

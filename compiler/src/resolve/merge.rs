@@ -72,7 +72,7 @@ fn place(keyword: Keyword, value: &Value) -> &'static str {
         },
         (Keyword::Budget, Value::Quantity(q)) => {
             match (q.currency, q.unit.as_ref().map(|u| u.value.as_str())) {
-                (Some(_), _) => "money",
+                (Some(_), _) | (_, Some("CNY" | "USD" | "EUR")) => "money",
                 (None, Some("token" | "tokens")) => "tokens",
                 (None, Some("FLOP" | "FLOPs")) => "flops",
                 _ => "time",
