@@ -412,3 +412,31 @@ mod runs {
         );
     }
 }
+
+/// What a diagnostic says to type is typed: each way out plans.
+#[test]
+fn every_way_out_that_is_named_works() {
+    let recipes = [
+        "model llama 7b\nbudget 1T tokens ¥200_000 on 64xH100",
+        "model llama 7b\nbudget 1T tokens 8 days ¥300_000 on 64xH100",
+        "model llama 7b\nbudget 1T tokens on 64xH100\nlayout < tp 7 >",
+        "model llama 7b\nbudget 1T tokens on 64xH100\nlayout < pp 16 vp 4 >",
+        "model llama 7b < ctx 8k >\nbudget 1T tokens on 64xH100\nbatch 500 sequences\nlayout < dp 64 >",
+        "model llama 13b < ctx 8k >\nbudget 1B tokens on 1xH100\noptimizer paged_adamw < state bf16 >",
+    ];
+    for recipe in recipes {
+        let folder = folder(&[("a.llm", recipe)]);
+        let refused = run(folder.path(), &["plan", "a.llm"]);
+        assert_eq!(refused.status.code(), Some(1), "{recipe}");
+        let said = String::from_utf8_lossy(&refused.stderr).replace("\n", " ");
+        let ways: Vec<&str> = said.split('`').filter(|piece| piece.starts_with("--set ")).collect();
+        assert!(!ways.is_empty(), "{said}");
+        for way in ways {
+            let sets = way.split("--set ").skip(1).map(|set| set.trim().trim_matches('"'));
+            let mut args = vec!["plan", "a.llm"];
+            args.extend(sets.flat_map(|set| ["--set", set]));
+            let output = run(folder.path(), &args);
+            assert_eq!(output.status.code(), Some(0), "{way}: {}", show(&output));
+        }
+    }
+}

@@ -9,12 +9,12 @@ use llmc_planner::{Answer, Question};
 use sha2::{Digest, Sha256};
 
 use crate::check::meaning::{
-    base_absent, base_shape, budget_over, corpus, expectation, impossible, mount, no_hardware, table_absent,
-    table_rows, unfit,
+    base_absent, base_shape, batch_layout, budget_over, corpus, expectation, impossible, layout, mount,
+    no_hardware, table_absent, table_rows, unfit,
 };
 use crate::check::{self, syntax};
 use crate::derive;
-use crate::diag::{Diagnostic, Severity, Source, Sources};
+use crate::diag::{Diagnostic, Severity, Source, Sources, Value};
 use crate::ledger::{Fact, Facts, Ledger, Why};
 use crate::question;
 use crate::resolve::mix::Table;
@@ -81,6 +81,7 @@ pub fn compile(recipe: &str, sets: &[String], world: &dyn World) -> Compiled {
     if !failed(&diagnostics) {
         diagnostics.extend(no_hardware::check(&r));
     }
+    nearest(&r, &mut diagnostics);
     if !failed(&diagnostics) {
         question = question::question(&r);
         planned = question.as_ref().and_then(|q| solve(&r, q, &sources, &mut diagnostics));
@@ -339,6 +340,20 @@ fn solve(
             diagnostics.push(d.unwrap_or_else(|| impossible::found(r, currency, &why)));
             None
         }
+    }
+}
+
+/// Where a pin that cannot work is all that is wrong: the nearest layouts that do.
+fn nearest(r: &Resolved, diagnostics: &mut [Diagnostic]) {
+    let mut errors = diagnostics.iter_mut().filter(|d| d.severity == Severity::Error);
+    let (Some(only), None) = (errors.next(), errors.next()) else { return };
+    let of_pins = [layout::RULE.code, batch_layout::RULE.code].contains(&only.code);
+    let Some(q) = question::question(r).filter(|_| of_pins) else { return };
+    let Err(why) = llmc_planner::solve(&q) else { return };
+    let currency = r.facts.word("cost.currency").unwrap_or("CNY");
+    let fixes: Vec<String> = why.fixes().iter().map(|fix| unfit::fix_words(fix, currency)).collect();
+    if !fixes.is_empty() {
+        *only = only.clone().arg("fixes", Value::List(fixes));
     }
 }
 

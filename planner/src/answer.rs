@@ -68,6 +68,15 @@ pub enum Infeasible {
     },
 }
 
+impl Infeasible {
+    /// Changes that were each planned again and work.
+    pub fn fixes(&self) -> &[Fix] {
+        match self {
+            Infeasible::Question { fixes, .. } | Infeasible::Layout { fixes, .. } => fixes,
+        }
+    }
+}
+
 /// The nearest miss.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nearest {

@@ -11,6 +11,8 @@ use crate::solve::plan;
 const MOST: usize = 5;
 /// Of these, most pairs of pins.
 const PAIRS: usize = 2;
+/// Largest pinned number whose neighbours are tried.
+const MOST_TRIED: u64 = 64;
 
 fn fix(path: &'static str, value: String, answer: &Answer) -> Fix {
     let plan = &answer.plan;
@@ -24,22 +26,23 @@ fn fix(path: &'static str, value: String, answer: &Answer) -> Fix {
     }
 }
 
-/// One release of a pin: its path, the value the plan then takes, and the release itself.
+/// One release of a pin: its path, the value the plan then takes, and the release itself. One at a time, so that what is
+/// named can be typed.
 type Release = (&'static str, fn(&Plan) -> String, fn(&mut Pins));
 
 /// In the order in which a user would rather give way.
 const RELEASES: &[Release] = &[
     ("layout.recompute", |p| word(&p.layout.recompute), |p| p.recompute = None),
     ("layout.micro_batch", |p| p.batch.micro_batch_sequences.to_string(), |p| p.micro_batch = None),
-    ("layout.zero", |p| p.layout.zero_stage.to_string(), |p| (p.zero_stage, p.shard_group) = (None, None)),
+    ("layout.zero", |p| p.layout.zero_stage.to_string(), |p| p.zero_stage = None),
     ("layout.shard_group", |p| p.layout.shard_group.to_string(), |p| p.shard_group = None),
     ("layout.offload", |p| word(&p.layout.offload), |p| p.offload = None),
     ("layout.sequence_parallel", |p| p.layout.sequence_parallel.to_string(), |p| p.sequence_parallel = None),
-    ("layout.schedule", |p| word(&p.layout.schedule), |p| (p.schedule, p.vp) = (None, None)),
+    ("layout.schedule", |p| word(&p.layout.schedule), |p| p.schedule = None),
     ("layout.vp", |p| p.layout.vp.to_string(), |p| p.vp = None),
     ("layout.tp", |p| p.layout.tp.to_string(), |p| p.tp = None),
     ("layout.cp", |p| p.layout.cp.to_string(), |p| p.cp = None),
-    ("layout.pp", |p| p.layout.pp.to_string(), |p| (p.pp, p.vp, p.schedule) = (None, None, None)),
+    ("layout.pp", |p| p.layout.pp.to_string(), |p| p.pp = None),
     ("layout.dp", |p| p.layout.dp.to_string(), |p| p.dp = None),
 ];
 
@@ -54,6 +57,34 @@ fn word<T: std::fmt::Debug>(value: &T) -> String {
         out.push(c.to_ascii_lowercase());
     }
     out
+}
+
+/// A pinned number: its path, where it stands, and how another is set.
+type Number = (&'static str, fn(&Pins) -> Option<u64>, fn(&mut Pins, u64));
+
+const NUMBERS: &[Number] = &[
+    ("layout.tp", |p| p.tp, |p, n| p.tp = Some(n)),
+    ("layout.cp", |p| p.cp, |p, n| p.cp = Some(n)),
+    ("layout.pp", |p| p.pp, |p, n| p.pp = Some(n)),
+    ("layout.vp", |p| p.vp, |p, n| p.vp = Some(n)),
+    ("layout.dp", |p| p.dp, |p, n| p.dp = Some(n)),
+];
+
+/// The nearest number to each that is pinned which works in its place, by ratio.
+fn neighbours(q: &Question) -> Vec<Fix> {
+    let mut fixes = Vec::new();
+    for (path, pinned, set) in NUMBERS {
+        let Some(pinned) = pinned(&q.pins).filter(|n| *n <= MOST_TRIED) else { continue };
+        let mut others: Vec<u64> = (1..=2 * pinned).filter(|n| *n != pinned).collect();
+        others.sort_by_key(|n| 1_000 * pinned.max(*n) / pinned.min(*n).max(1));
+        let found = others.into_iter().find_map(|n| {
+            let mut changed = q.clone();
+            set(&mut changed.pins, n);
+            plan(&changed).ok().map(|answer| fix(path, n.to_string(), &answer))
+        });
+        fixes.extend(found);
+    }
+    fixes
 }
 
 /// Pairs of pins that are at fault together, where none is alone.
@@ -82,11 +113,9 @@ fn pairs(q: &Question) -> Vec<Fix> {
 
 /// Fixes of a question that has no plan.
 pub fn find(q: &Question) -> Vec<Fix> {
-    let mut fixes = Vec::new();
     // Only questions that reach the search can be mended here; a contradiction carries its own ways out.
-    if !matches!(plan(q), Err(Infeasible::Layout { .. })) {
-        return fixes;
-    }
+    let Err(Infeasible::Layout { rule, .. }) = plan(q) else { return Vec::new() };
+    let mut fixes = if rule == "memory" { Vec::new() } else { neighbours(q) };
     for (path, value, release) in RELEASES {
         let mut changed = q.clone();
         release(&mut changed.pins);
@@ -94,7 +123,10 @@ pub fn find(q: &Question) -> Vec<Fix> {
             continue;
         }
         if let Ok(answer) = plan(&changed) {
-            fixes.push(fix(path, value(&answer.plan), &answer));
+            let released = fix(path, value(&answer.plan), &answer);
+            if !fixes.contains(&released) {
+                fixes.push(released);
+            }
         }
     }
     if fixes.is_empty() {
@@ -106,20 +138,27 @@ pub fn find(q: &Question) -> Vec<Fix> {
             fixes.push(fix("layout", "none pinned".into(), &answer));
         }
     }
+    if let Some(batch) = q.batch_tokens {
+        let gpus = q.cluster.map_or(1, Cluster::gpus);
+        let ranks = [q.pins.tp, q.pins.pp, q.pins.cp].into_iter().flatten().product::<u64>().max(1);
+        let unit = (gpus / ranks).max(1) * q.pins.micro_batch.unwrap_or(1) * q.model.context;
+        let whole = ((batch + unit / 2) / unit).max(1).saturating_mul(unit);
+        let changed = Question { batch_tokens: Some(whole), ..q.clone() };
+        if whole != batch
+            && let Ok(answer) = plan(&changed)
+        {
+            fixes.push(fix("batch", format!("{whole} tokens"), &answer));
+        }
+    }
+    if !["memory", "host_memory"].contains(&rule.as_str()) {
+        fixes.truncate(MOST);
+        return fixes;
+    }
     let mut more = |path, value: String, changed: Question| {
         if let Ok(answer) = plan(&changed) {
             fixes.push(fix(path, value, &answer));
         }
     };
-    if let Some(batch) = q.batch_tokens {
-        let gpus = q.cluster.map_or(1, Cluster::gpus);
-        let ranks = [q.pins.tp, q.pins.pp, q.pins.cp].into_iter().flatten().product::<u64>().max(1);
-        let unit = (gpus / ranks).max(1) * q.pins.micro_batch.unwrap_or(1) * q.model.context;
-        let whole = (batch / unit).max(1).saturating_mul(unit);
-        if whole != batch {
-            more("batch", format!("{whole} tokens"), Question { batch_tokens: Some(whole), ..q.clone() });
-        }
-    }
     let adamw = matches!(q.optimizer.kind, OptimizerKind::Adamw | OptimizerKind::PagedAdamw);
     if adamw
         && q.optimizer.gradient_dtype == DType::F32

@@ -407,6 +407,32 @@ fn derive_cluster(q: &Question, limits: &Limits) -> Result<Cluster, Infeasible> 
     Ok(of(high))
 }
 
+/// The deepest model of the same width whose plan keeps within time and money.
+fn fewer_layers(q: &Question, limits: &Limits) -> Option<Answer> {
+    let with = |layers: u64| {
+        let mut model = q.model.clone();
+        model.layers = layers;
+        (model.params, model.params_non_embedding) =
+            (model.count_params(), model.count_params_non_embedding());
+        let budget = q.budget.iter().filter(|b| matches!(b, Budget::Tokens(_))).cloned().collect();
+        let answer = plan(&Question { model, budget, ..q.clone() }).ok()?;
+        let of = &answer.plan;
+        let soon = limits.seconds.is_none_or(|limit| of.time.train_seconds <= limit);
+        let cheap = limits.money.is_none_or(|limit| of.cost.total <= limit);
+        (soon && cheap).then_some(answer)
+    };
+    let (mut low, mut high) = (0, q.model.layers);
+    let mut found = None;
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        match with(middle) {
+            Some(answer) => (low, found) = (middle, Some(answer)),
+            None => high = middle,
+        }
+    }
+    found
+}
+
 /// Tokens, time or money and a cluster were all given: do they agree?
 fn over_budget(q: &Question, limits: &Limits, out: &Answer) -> Result<(), Infeasible> {
     if limits.tokens.is_none() {
@@ -434,11 +460,10 @@ fn over_budget(q: &Question, limits: &Limits, out: &Answer) -> Result<(), Infeas
         step_seconds: answer.plan.time.step_seconds,
         cost: answer.plan.cost.total,
     };
-    let mut fixes = vec![if late {
-        fix("budget", format!("{:.1} days", seconds / 86400.0), out)
-    } else {
-        fix("budget", format!("{money:.0} {}", out.plan.cost.currency), out)
-    }];
+    let longer = late.then(|| format!("{:.1} days", seconds / 86400.0));
+    let richer = dear.then(|| format!("{money:.0} {}", out.plan.cost.currency));
+    let enough = longer.into_iter().chain(richer).collect::<Vec<_>>().join(" ");
+    let mut fixes = vec![fix("budget", enough, out)];
     let without = |keep: fn(&Budget) -> bool| Question {
         budget: q.budget.iter().filter(|b| keep(b)).cloned().collect(),
         ..q.clone()
@@ -451,6 +476,9 @@ fn over_budget(q: &Question, limits: &Limits, out: &Answer) -> Result<(), Infeas
         && let Ok(more) = plan(&Question { cluster: None, ..q.clone() })
     {
         fixes.push(fix("on", format!("{}x{}", more.plan.layout.gpus, q.hardware.name), &more));
+    }
+    if let Some(smaller) = fewer_layers(q, limits) {
+        fixes.push(fix("model.layers", smaller.plan.model.layers.to_string(), &smaller));
     }
     Err(Infeasible::Question { rule: "budget.contradiction", figures, fixes })
 }

@@ -7,7 +7,7 @@ use crate::resolve::Resolved;
 pub const RULE: Rule = Rule {
     code: "LLM0602",
     severity: Severity::Error,
-    args: &["sequences", "dp", "micro", "share"],
+    args: &["sequences", "dp", "micro", "share", "fixes"],
     message: text(
         "{sequences} sequences do not divide among {dp} data-parallel ranks × micro-batches of {micro}",
         "{sequences} 条序列无法平分到 {dp} 个数据并行组 × 每微批 {micro} 条",
@@ -16,10 +16,13 @@ pub const RULE: Rule = Rule {
         text("{sequences} sequences a step", "每步 {sequences} 条序列"),
         text("one round takes {share}", "一轮需要 {share} 条"),
     ],
-    help: &[text(
-        "the batch must be a multiple of {share} sequences; unpin `dp` or `micro`, or change the batch",
-        "批须为 {share} 条序列的整数倍；请取消固定 `dp` 或 `micro`，或修改批大小",
-    )],
+    help: &[
+        text("these work, each planned: {fixes}", "以下更改均已验证可行：{fixes}"),
+        text(
+            "the batch must be a multiple of {share} sequences; unpin `dp` or `micro`, or change the batch",
+            "批须为 {share} 条序列的整数倍；请取消固定 `dp` 或 `micro`，或修改批大小",
+        ),
+    ],
     page: Page {
         what: text("dp × micro-batch does not divide the global batch.", "dp × 微批大小不能整除全局批大小。"),
         why: text(

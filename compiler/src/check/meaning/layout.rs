@@ -7,7 +7,7 @@ use crate::resolve::Resolved;
 pub const RULE: Rule = Rule {
     code: "LLM0801",
     severity: Severity::Error,
-    args: &["part", "part_value", "whole", "whole_value"],
+    args: &["part", "part_value", "whole", "whole_value", "fixes"],
     message: text(
         "{part} = {part_value} does not divide {whole} = {whole_value}",
         "{part} = {part_value} 不能整除 {whole} = {whole_value}",
@@ -16,10 +16,13 @@ pub const RULE: Rule = Rule {
         text("{part} {part_value}", "{part} {part_value}"),
         text("{whole} {whole_value}", "{whole} {whole_value}"),
     ],
-    help: &[text(
-        "choose a {part} that divides {whole_value}, or unpin it",
-        "请选择能整除 {whole_value} 的 {part}，或取消固定",
-    )],
+    help: &[
+        text("these work, each planned: {fixes}", "以下更改均已验证可行：{fixes}"),
+        text(
+            "choose a {part} that divides {whole_value}, or unpin it",
+            "请选择能整除 {whole_value} 的 {part}，或取消固定",
+        ),
+    ],
     page: Page {
         what: text(
             "Pinned parts of the layout must divide what they split: tp·pp·cp·dp the devices, tp the heads, pp·vp the layers at most.",
