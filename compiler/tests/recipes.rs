@@ -108,6 +108,8 @@ fn a_built_corpus_is_counted_against_quotas_and_epochs() {
     let text = found(&recipe("code >= 10%"), &Built);
     assert!(text.contains("code >= 10% and code <= 4 epochs of 5.00B tokens and 400.00B tokens"), "{text}");
     assert!(text.contains("web 95%, code 5%") && text.contains("at most 200.00B tokens"), "{text}");
+    // Four readings of a tenth of the run.
+    assert!(text.contains("each token more of code allows 40 more"), "{text}");
     assert!(found(&recipe("code >= 5%"), &Built).is_empty());
     assert!(found(&recipe("code >= 10%"), &llmc_compiler::world::Nowhere).is_empty());
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use llmc_planner::data_mix::{Ask, Conflict, Constraint, Kind, Source, Stage, solve};
+use llmc_planner::data_mix::{Ask, Conflict, Constraint, Kind, Limit, Source, Stage, solve};
 
 use super::shares;
 use crate::diag::{Diagnostic, Page, Rule, Severity, Value, short_float, text};
@@ -13,10 +13,14 @@ use crate::unit::human_count;
 pub const RULE: Rule = Rule {
     code: "LLM0705",
     severity: Severity::Error,
-    args: &["binding", "nearest", "longest", "tokens"],
+    args: &["binding", "nearest", "longest", "tokens", "worth"],
     message: text("no shares meet the mixture: {binding}", "没有比例能满足该混合：{binding}"),
     labels: &[text("nearest that can be had: {nearest}", "最接近的可行比例：{nearest}")],
     help: &[
+        text(
+            "write {nearest}, train on at most {longest} tokens, or find more text: {worth}",
+            "请写 {nearest}，或最多训练 {longest} 词元，或增加文本：{worth}",
+        ),
         text(
             "write {nearest}, or train on at most {longest} tokens",
             "请写 {nearest}，或最多训练 {longest} 词元",
@@ -113,6 +117,18 @@ fn nearest(ask: &Ask, conflict: &Conflict) -> (String, String) {
     out
 }
 
+/// What a token more of each source that binds is worth: the dual price of its epoch limit.
+fn prices(ask: &Ask, limit: &Limit) -> Vec<(String, String)> {
+    let price = |(source, gain): (&usize, &f64)| {
+        let (name, gain) = (&ask.sources.get(*source)?.name, short_float(libm::round(gain * 1e3) / 1e3));
+        Some((
+            format!("each token more of {name} allows {gain} more"),
+            format!("{name} 每多 1 词元可多训练 {gain} 词元"),
+        ))
+    };
+    limit.worth.iter().filter_map(price).collect()
+}
+
 /// Checks it. Shares above the whole are `shares`' own finding.
 pub fn check(r: &Resolved, out: &mut Vec<Diagnostic>) {
     if out.iter().any(|d| d.code == shares::RULE.code) {
@@ -133,6 +149,10 @@ pub fn check(r: &Resolved, out: &mut Vec<Diagnostic>) {
         .arg("nearest", Value::Both(near.0, near.1));
     if let Some(limit) = conflict.limit.filter(|l| l.tokens >= 1.0) {
         d = d.arg("longest", Value::Large(limit.tokens));
+        let (en, zh): (Vec<String>, Vec<String>) = prices(&ask, &limit).into_iter().unzip();
+        if !en.is_empty() {
+            d = d.arg("worth", Value::Both(en.join(", "), zh.join("，")));
+        }
     }
     if let Some(tokens) = ask.tokens {
         d = d.arg("tokens", Value::Large(tokens));
