@@ -1,7 +1,8 @@
 //! Finding and running `llmc-worker` and `llmc-data`: `llmc` itself links neither libtorch nor tokenizers.
 //!
 //! A started program has a process group of its own, and every signal that reaches `llmc` is passed to it once: a
-//! Ctrl-C at the terminal arrives as one SIGINT, as does `kill -INT` from a scheduler.
+//! Ctrl-C at the terminal arrives as one SIGINT, as does `kill -INT` from a scheduler. One that comes between two
+//! programs of a set, when nobody is there to take it, keeps the next from starting.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -84,10 +85,13 @@ impl Sibling {
         self.run_within(commands, None).map(ExitCode::from)
     }
 
-    /// The same, to an end after `limit`; the code.
+    /// The same, to an end after `limit`; the code. Starts nothing after a signal that an earlier one of this process
+    /// was there for, or that came since.
     pub fn run_within(&self, commands: Vec<Command>, limit: Option<Duration>) -> Result<u8, Failure> {
         let limit = limit.map(|limit| Instant::now() + limit);
-        let mut relay = relay::Relay::new().map_err(|error| self.cannot_start(&error))?;
+        if let Some(code) = relay::stopped().map_err(|error| self.cannot_start(&error))? {
+            return Ok(code);
+        }
         let mut children = Vec::new();
         for mut command in commands {
             relay::own_group(&mut command);
@@ -101,7 +105,7 @@ impl Sibling {
         }
         let (mut failed, mut deadline): (Option<u8>, Option<Instant>) = (None, None);
         while !children.is_empty() {
-            relay.pass_on(&children);
+            relay::pass_on(&children);
             let mut running = Vec::with_capacity(children.len());
             for mut child in children {
                 match child.try_wait() {
@@ -192,28 +196,39 @@ mod relay {
 
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command};
+    use std::sync::{Mutex, PoisonError};
 
     use rustix::process::{Pid, Signal, kill_process_group};
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::iterator::Signals;
 
-    pub struct Relay(Signals);
+    /// The handlers, and the last signal. They stay while the process lives: what comes when no program runs is kept
+    /// for the next, where a handler of each program's own would swallow it.
+    static HEARD: Mutex<Option<(Signals, Option<i32>)>> = Mutex::new(None);
 
-    impl Relay {
-        pub fn new() -> std::io::Result<Relay> {
-            Signals::new([SIGHUP, SIGINT, SIGTERM]).map(Relay)
-        }
+    /// Starts to listen; the code to end with if a signal has come since the first call.
+    pub fn stopped() -> std::io::Result<Option<u8>> {
+        let mut heard = HEARD.lock().unwrap_or_else(PoisonError::into_inner);
+        let (signals, last) = match &mut *heard {
+            Some(listening) => listening,
+            silent => silent.insert((Signals::new([SIGHUP, SIGINT, SIGTERM])?, None)),
+        };
+        *last = signals.pending().last().or(*last);
+        Ok(last.and_then(|signal| u8::try_from(128 + signal).ok()))
+    }
 
-        /// Passes on each signal that has come since the last call.
-        pub fn pass_on(&mut self, children: &[Child]) {
-            for signal in self.0.pending() {
-                let signal = match signal {
-                    SIGINT => Signal::INT,
-                    SIGHUP => Signal::HUP,
-                    _ => Signal::TERM,
-                };
-                send(children, signal);
-            }
+    /// Passes on each signal that has come since the last call.
+    pub fn pass_on(children: &[Child]) {
+        let mut heard = HEARD.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((signals, last)) = &mut *heard else { return };
+        for signal in signals.pending() {
+            *last = Some(signal);
+            let signal = match signal {
+                SIGINT => Signal::INT,
+                SIGHUP => Signal::HUP,
+                _ => Signal::TERM,
+            };
+            send(children, signal);
         }
     }
 
@@ -242,17 +257,30 @@ mod relay {
 
     use std::process::{Child, Command};
 
-    pub struct Relay;
-
-    impl Relay {
-        pub fn new() -> std::io::Result<Relay> {
-            Ok(Relay)
-        }
-
-        pub fn pass_on(&mut self, _children: &[Child]) {}
+    pub fn stopped() -> std::io::Result<Option<u8>> {
+        Ok(None)
     }
+
+    pub fn pass_on(_children: &[Child]) {}
 
     pub fn own_group(_command: &mut Command) {}
 
     pub fn terminate(_children: &[Child]) {}
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use signal_hook::consts::SIGINT;
+    use signal_hook::low_level::raise;
+
+    use super::*;
+
+    /// Between two programs of a set nobody takes a Ctrl-C; the second must not start.
+    #[test]
+    fn a_signal_between_two_programs_keeps_the_second_from_starting() {
+        let run = || WORKER.run_within(vec![Command::new("true")], None).unwrap();
+        assert_eq!(run(), 0);
+        raise(SIGINT).unwrap();
+        assert_eq!(run(), 130);
+    }
 }
