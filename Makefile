@@ -65,13 +65,14 @@ worker: libtorch ## build llmc, llmc-worker and llmc-data
 	cargo build --release --quiet
 	cargo build --release --quiet -p llmc-corpus -p llmc-runtime
 
-gpu-session: worker ## gather what benches/gpu/session.sh needs on a GPU machine: programs, op tests, plans
+CARD ?= H100
+gpu-session: worker ## gather what benches/gpu/session.sh needs on a GPU machine (CARD=H200): programs, op tests, plans
 	cargo test --release --quiet -p llmc-runtime --test ops --no-run
 	rm -rf $(TARGET)/gpu && mkdir -p $(TARGET)/gpu
 	cp $(RELEASE)/llmc-worker $(RELEASE)/llmc benches/gpu/session.sh $(TARGET)/gpu/
 	cp "$$(ls -t $(RELEASE)/deps/ops-* | grep -v '\.d$$' | head -n 1)" $(TARGET)/gpu/ops
 	for recipe in benches/gpu/recipes/*.llm benches/gpu/held_out/*.llm; do \
-	  $(LLMC) plan "$$recipe" -o $(TARGET)/gpu/"$$(basename "$$recipe" .llm)".json >/dev/null 2>&1 || echo "not planned: $$recipe"; done
+	  $(LLMC) plan "$$recipe" --set on=1x$(CARD) -o $(TARGET)/gpu/"$$(basename "$$recipe" .llm)".json >/dev/null 2>&1 || echo "not planned: $$recipe"; done
 
 fuzz: ## 200,000 random and mutated recipes through parse, check and fmt
 	LLMC_FUZZ_CASES=200000 cargo test --release -p llmc-grammar --test fuzz

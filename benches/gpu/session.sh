@@ -76,14 +76,16 @@ for path in glob.glob(f"{out}/peer-*.out"):
 
 def ceiling(plan):
     """Tokens a second the parts measured alone allow: with the optimizer once a step, and f32 sums of gradients, 0.11 ms
-    a micro-batch for the 113 M weights of a 3B layer (H100, 2026-11; counted by the bytes of other layers)."""
+    a micro-batch for the 113 M weights of a 3B layer (H100, 2026-11; counted by the bytes of other layers, and by the
+    memory's 4.8 TB/s for 3.35 on an H200)."""
     m, b = plan["model"], plan["batch"]
     shape = {(26, 3072): "3b", (24, 2048): "1b"}.get((m["layers"], m["hidden"]))
     part = session["ceiling"].get(f"{shape}-{m['context'] // 1024}k-b{b['micro_batch_sequences']}")
     if part is None or plan["precision"] != "bf16":
         return None
     weights = 4 * m["hidden"] ** 2 + 3 * m["hidden"] * m["ffn"]
-    sums = 0.11e-3 * weights / 113e6 * m["layers"] * b["accumulation"]
+    memory = 3.35 / 4.8 if "H200" in session["card"] else 1.0
+    sums = 0.11e-3 * memory * weights / 113e6 * m["layers"] * b["accumulation"]
     return b["global_tokens"] / (b["global_tokens"] / part["ceiling_tok_s"] + part["opt_ms"] / 1e3 + sums)
 
 if os.path.exists(f"{out}/ceiling.out"):
