@@ -22,6 +22,9 @@ pub enum Error {
     /// A file holds something other than what its name promises.
     #[error(transparent)]
     Content(Box<BadContent>),
+    /// The command line asks for what cannot be.
+    #[error("{0}")]
+    Usage(String),
     /// The operating system refused.
     #[error("cannot {action} {file}: {source}", file = .file.display())]
     Io {

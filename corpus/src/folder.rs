@@ -11,6 +11,7 @@ use crate::output::HashingFile;
 use crate::tokenizer::hex;
 use llmc_plan::data::{DATA_FORMAT_VERSION, Manifest};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ pub fn read_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
     let json = fs::read(&path).map_err(|source| match source.kind() {
         ErrorKind::NotFound => {
-            Error::spec(format!("{} holds no built corpus: run `llmc data build` first", dir.display()))
+            Error::Usage(format!("{} holds no built corpus: run `llmc data build` first", dir.display()))
         }
         _ => Error::Io { action: "read", file: path.clone(), source },
     })?;
@@ -65,7 +66,7 @@ pub fn lock(dir: &Path) -> Result<fs::File> {
     let path = dir.join(LOCK);
     let file = fs::File::create(&path).map_err(Error::io("create", &path))?;
     file.try_lock().map_err(|e| match e {
-        fs::TryLockError::WouldBlock => Error::spec(format!(
+        fs::TryLockError::WouldBlock => Error::Usage(format!(
             "another build is writing {}: wait for it, or choose another folder",
             dir.display()
         )),
@@ -112,25 +113,48 @@ impl Partial {
     ///
     /// # Errors
     /// The system's.
-    pub fn commit(mut self, dir: &Path, manifest: &Manifest, mut receipt: Receipt) -> Result<()> {
+    pub fn commit(self, dir: &Path, manifest: &Manifest, mut receipt: Receipt) -> Result<()> {
         let json = serde_json::to_vec_pretty(manifest).map_err(|e| Error::spec(e.to_string()))?;
         receipt.manifest = hex(&Sha256::digest(&json));
         let receipt = serde_json::to_vec(&receipt).map_err(|e| Error::spec(e.to_string()))?;
-        for (name, bytes) in [(RECEIPT, &receipt), (MANIFEST, &json)] {
-            let mut file = HashingFile::create(&self.path.join(name))?;
-            file.write(bytes)?;
-            file.finish()?;
-        }
-        let _guard = held();
+        self.put(RECEIPT, &receipt)?;
+        self.put(MANIFEST, &json)?;
         let old = read_manifest(dir).map(|m| m.files).unwrap_or_default();
-        for name in [MANIFEST, RECEIPT] {
+        let new: Vec<&str> = manifest.files.keys().map(String::as_str).collect();
+        self.publish(dir, &[RECEIPT, MANIFEST], old.keys().map(String::as_str), &new)
+    }
+
+    /// Writes a file, through to the device.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let mut file = HashingFile::create(&self.path.join(name))?;
+        file.write(bytes)?;
+        file.finish().map(|_| ())
+    }
+
+    /// Moves `new` into `dir`, then `heads`, which say what the folder holds: those that lie there go first, then
+    /// what is `old` and not new.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn publish<'n>(
+        mut self,
+        dir: &Path,
+        heads: &[&str],
+        old: impl Iterator<Item = &'n str>,
+        new: &[&str],
+    ) -> Result<()> {
+        let _guard = held();
+        for name in heads {
             remove_if_there(&dir.join(name))?;
         }
-        for name in old.keys().filter(|name| !manifest.files.contains_key(*name) && is_plain(name)) {
+        let kept: BTreeSet<&str> = new.iter().copied().collect();
+        for name in old.filter(|name| !kept.contains(name) && is_plain(name)) {
             remove_if_there(&dir.join(name))?;
         }
-        let names = manifest.files.keys().map(String::as_str);
-        for name in names.chain([RECEIPT, MANIFEST]) {
+        for name in new.iter().chain(heads) {
             let to = dir.join(name);
             fs::rename(self.path.join(name), &to).map_err(Error::io("write", &to))?;
         }

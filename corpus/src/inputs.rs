@@ -22,8 +22,17 @@ pub struct Input {
     pub modified: u128,
     /// All its documents are validation text.
     pub validation: bool,
-    /// Samples that the index of a WebDataset says it has.
-    pub samples: Option<u64>,
+    /// What the index of a WebDataset says of it.
+    pub listed: Option<Listed>,
+}
+
+/// A tar in an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Samples it is to have: members with the same name up to its first dot.
+    pub samples: u64,
+    /// xxh3-128 of the file, hexadecimal, where one of ours wrote the index.
+    pub xxh3: Option<String>,
 }
 
 /// The files of every source, in reading order.
@@ -64,6 +73,24 @@ pub fn expand(spec: &DataSpec) -> Result<Vec<Vec<Input>>> {
     Ok(found.into_iter().map(|files| files.into_values().map(input).collect()).collect())
 }
 
+/// Names of empty files that are shown.
+const SHOWN_EMPTY: usize = 3;
+
+/// What to say of files of no bytes, which are no error: there is nothing in them to read.
+pub fn empty_files(source: &str, inputs: &[Input]) -> Option<String> {
+    let empty: Vec<&str> =
+        inputs.iter().filter(|input| input.bytes == 0).map(|input| input.name.as_str()).collect();
+    let first = empty.iter().take(SHOWN_EMPTY).copied().collect::<Vec<_>>().join(", ");
+    let more = if empty.len() > SHOWN_EMPTY { ", …" } else { "" };
+    (!empty.is_empty()).then(|| {
+        format!(
+            "source `{source}`: {} of its {} files are empty ({first}{more}): fetch them again if they should not be",
+            empty.len(),
+            inputs.len()
+        )
+    })
+}
+
 /// By name.
 type Found = BTreeMap<String, Input>;
 
@@ -87,7 +114,7 @@ fn matches(source: &str, root: &Path, pattern: &str) -> Result<Found> {
         match crate::wids::shards(&path, input.bytes)? {
             Some(shards) => {
                 for shard in shards {
-                    if let Some(input) = look(root, &shard.path, Some(shard.samples))? {
+                    if let Some(input) = look(root, &shard.path, Some(shard.listed))? {
                         found.insert(input.name.clone(), input);
                     }
                 }
@@ -107,7 +134,7 @@ fn matches(source: &str, root: &Path, pattern: &str) -> Result<Found> {
 }
 
 /// A file; `None` for anything else.
-fn look(root: &Path, path: &Path, samples: Option<u64>) -> Result<Option<Input>> {
+fn look(root: &Path, path: &Path, listed: Option<Listed>) -> Result<Option<Input>> {
     let meta = std::fs::metadata(path).map_err(Error::io("read", path))?;
     if !meta.is_file() {
         return Ok(None);
@@ -116,7 +143,7 @@ fn look(root: &Path, path: &Path, samples: Option<u64>) -> Result<Option<Input>>
     let relative = path.strip_prefix(root).unwrap_or(path);
     let name: Vec<_> = relative.components().map(|part| part.as_os_str().to_string_lossy()).collect();
     let (name, modified) = (name.join("/"), modified.map_or(0, |time| time.as_nanos()));
-    Ok(Some(Input { path: path.to_owned(), name, bytes: meta.len(), modified, validation: false, samples }))
+    Ok(Some(Input { path: path.to_owned(), name, bytes: meta.len(), modified, validation: false, listed }))
 }
 
 /// The pattern under the root, whose own characters must not act as wildcards.

@@ -17,7 +17,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const HEAD: &str = "head.json";
-const NOTE: &str = ".note.json";
+/// End of the name of a note, which makes a folder worth keeping.
+pub(crate) const NOTE: &str = ".note.json";
 
 /// What is built, from what.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

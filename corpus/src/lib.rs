@@ -26,6 +26,7 @@ mod journal;
 pub mod loader;
 mod mapped;
 pub mod mix;
+mod npy;
 pub mod output;
 mod pack;
 pub mod packing;
@@ -39,6 +40,7 @@ pub mod stratified;
 pub mod stream;
 pub mod table;
 pub mod tokenizer;
+pub mod webdataset;
 mod wids;
 mod work;
 

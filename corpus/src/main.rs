@@ -6,9 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use llmc_corpus::build::{NOTE_BYTES, Observer, build_noting, train_tokenizer};
 use llmc_corpus::error::{Error, Result};
-use llmc_corpus::export;
-use llmc_corpus::folder::{abandon, read_manifest, settle};
-use llmc_corpus::indexed::Indexed;
+use llmc_corpus::folder::settle;
 use llmc_corpus::table::csv;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -94,14 +92,28 @@ enum Command {
         /// Two columns, the sources' names and a number for each.
         file: PathBuf,
     },
-    /// Write the shards of a built folder as Parquet, a list of token ids a row.
-    #[command(after_help = "Example:\n  llmc-data export .cache/quickstart --out parquet/")]
+    /// Write a built folder for other programs: Parquet, or WebDataset's tars with an index.
+    #[command(after_help = "Examples:\n  llmc-data export .cache/quickstart --out parquet/\n  \
+        llmc-data export .cache/quickstart --out tars/ --format webdataset --tar-mib 512\n\n\
+        parquet: a file for every shard, a document a row, column input_ids.\n\
+        webdataset: SOURCE-train-000000.tar and so on, a document a sample, KEY.input_ids.npy or with --text KEY.txt,\n\
+        and SOURCE-train.json, an index of wids. A source may name the index: data < web \"tars/web-train.json\" >.\n\
+        A second export of the same does nothing; after Ctrl-C or a kill the same command goes on where it was.")]
     Export {
         /// Folder written by `build`.
         dir: PathBuf,
-        /// Folder of the Parquet files; created if absent.
+        /// Folder of the files; created if absent.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// What to write.
+        #[arg(long, default_value = "parquet")]
+        format: cli::export::Kind,
+        /// webdataset: the text of documents instead of their token ids.
+        #[arg(long)]
+        text: bool,
+        /// webdataset: most MiB in a tar, unless one document has more.
+        #[arg(long, value_name = "MIB", default_value_t = cli::export::TAR_MIB, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+        tar_mib: u64,
     },
 }
 
@@ -180,7 +192,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Dedup { files, near, out, format } => {
             if let Some(near) = near.filter(|near| !(0.5..=1.0).contains(near)) {
-                return Err(Error::spec(format!("--near is {near}: give a similarity from 0.5 to 1")));
+                return Err(Error::Usage(format!("--near is {near}: give a similarity from 0.5 to 1")));
             }
             let report = cli::dedup::run(&files, near, out.as_deref())?;
             cli::print(&report, format, cli::dedup::human)
@@ -189,23 +201,15 @@ fn run(cli: Cli) -> Result<()> {
         Command::Table { file } => {
             cli::print(&llmc_corpus::table::read(&file)?, Format::Human, |rows| csv(rows))
         }
-        Command::Export { dir, out } => export_command(&dir, &out),
+        Command::Export { dir, out, format, text, tar_mib } => {
+            cli::export::run(&dir, &out, format, text, tar_mib)
+        }
     }
 }
 
 fn build_command(input: &Input, out: &Path, note_bytes: u64) -> Result<()> {
     let spec = llmc_corpus::spec::load(&input.spec)?;
-    let folder = out.to_owned();
-    let handler = ctrlc::set_handler(move || {
-        let (_guard, kept) = abandon(&folder);
-        let left = match kept {
-            true => "holds what it did; the same command goes on from here",
-            false => "is as it was: nothing was done that is worth keeping",
-        };
-        eprintln!("llmc-data: interrupted; {} {left}", folder.display());
-        std::process::exit(130);
-    });
-    handler.map_err(|e| Error::spec(format!("Ctrl-C cannot be caught: {e}")))?;
+    cli::keep_when_interrupted(out)?;
     let report = build_noting(&spec, out, &observer(input.progress), note_bytes);
     settle();
     let report = report?;
@@ -239,24 +243,6 @@ fn tokenizer_command(input: &Input, out: &Path) -> Result<()> {
     let encoder = train_tokenizer(&spec, &observer(input.progress))?;
     cli::write_whole(out, encoder.json())?;
     eprintln!("{}: {} entries, sha256 {}", out.display(), encoder.vocab(), encoder.sha256());
-    Ok(())
-}
-
-fn export_command(dir: &Path, out: &Path) -> Result<()> {
-    let manifest = read_manifest(dir)?;
-    std::fs::create_dir_all(out).map_err(|source| Error::Io {
-        action: "create",
-        file: out.into(),
-        source,
-    })?;
-    for source in &manifest.sources {
-        for shard in source.train.shards.iter().chain(&source.validation.shards) {
-            let indexed = Indexed::open(&dir.join(shard), manifest.tokenizer.vocab)?;
-            let path = out.join(format!("{shard}.parquet"));
-            export::parquet(&indexed, &path)?;
-            eprintln!("{}: {} documents, {} tokens", path.display(), indexed.documents(), indexed.tokens());
-        }
-    }
     Ok(())
 }
 

@@ -150,6 +150,21 @@ impl HashingFile {
     }
 }
 
+/// For libraries that write.
+impl Write for HashingFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match HashingFile::write(self, bytes) {
+            Ok(()) => Ok(bytes.len()),
+            Err(Error::Io { source, .. }) => Err(source),
+            Err(other) => Err(std::io::Error::other(other.to_string())),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
 fn digest(hash: &Xxh3) -> String {
     format!("{:032x}", hash.digest128())
 }

@@ -1,14 +1,16 @@
 //! The index of a WebDataset: a JSON file that names tars and states how many samples and bytes each has.
 //!
 //! The format is `wids`'s (webdataset/wids, `wids/wids_index.py`: `__kind__` "wids-shard-index-v1", `shardlist` of
-//! `url`, `nsamples`, `filesize`); its MD5 sums are not checked, since the receipt of a build has a hash of its own.
+//! `url`, `nsamples`, `filesize`). Its MD5 sums are not checked; where [`crate::webdataset`] wrote the index, it has a hash that
+//! is made while reading anyway.
 
 use crate::error::{BadContent, Error, Result};
+use crate::inputs::Listed;
 use crate::read::Place;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-const KIND: &str = "wids-shard-index-v1";
+pub(crate) const KIND: &str = "wids-shard-index-v1";
 /// A longer JSON file is text: an index has some hundred bytes a tar.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -17,8 +19,8 @@ const MAX_BYTES: u64 = 64 << 20;
 pub struct Shard {
     /// Where it is.
     pub path: PathBuf,
-    /// Samples it is to have: members with the same name up to its first dot.
-    pub samples: u64,
+    /// What it is to have.
+    pub listed: Listed,
 }
 
 #[derive(Deserialize)]
@@ -33,6 +35,7 @@ struct Entry {
     url: String,
     nsamples: u64,
     filesize: Option<u64>,
+    xxh3: Option<String>,
 }
 
 /// The tars of an index, whose paths start from its folder; `None` for any other file.
@@ -76,7 +79,7 @@ pub fn shards(path: &Path, bytes: u64) -> Result<Option<Vec<Shard>>> {
             let hint = "fetch it again, or write the index again";
             return Err(bad(&tar, &expected, format!("{length} bytes"), hint));
         }
-        Ok(Shard { path: tar, samples: entry.nsamples })
+        Ok(Shard { path: tar, listed: Listed { samples: entry.nsamples, xxh3: entry.xxh3 } })
     };
     index.shardlist.into_iter().map(shard).collect::<Result<Vec<_>>>().map(Some)
 }

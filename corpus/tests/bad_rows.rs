@@ -57,12 +57,16 @@ fn parquet_of(path: &Path, values: &[ByteArray]) {
 }
 
 fn tar(path: &Path) -> Vec<u8> {
+    tar_of(path, &[("1.txt", b"first"), ("2.txt", &[b'y'; 2000])])
+}
+
+fn tar_of(path: &Path, members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = tar::Builder::new(File::create(path).unwrap());
-    for (name, bytes) in [("1.txt", &b"first"[..]), ("2.txt", &[b'y'; 2000])] {
+    for (name, bytes) in members {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
-        tar.append_data(&mut header, name, bytes).unwrap();
+        tar.append_data(&mut header, name, *bytes).unwrap();
     }
     tar.finish().unwrap();
     std::fs::read(path).unwrap()
@@ -79,7 +83,7 @@ fn shard(path: &Path, ids: &[u32], spoil: impl Fn(&mut Vec<u8>)) {
     std::fs::write(&idx, bytes).unwrap();
 }
 
-const ROWS: [Row; 14] = [
+const ROWS: [Row; 18] = [
     Row {
         name: "truncated.jsonl.gz",
         make: |path| cut(path, &gzip(&GOOD.repeat(4000)), 9),
@@ -101,6 +105,40 @@ const ROWS: [Row; 14] = [
         },
         said: ", byte 2236: expected 2000 bytes of 2.txt, found the end of the file; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
         skipped: (1, 700),
+    },
+    Row {
+        name: "cut_between_members.tar",
+        make: |path| {
+            let whole = tar(path);
+            cut(path, &whole, whole.len() - 1024);
+        },
+        said: ", byte 1024: expected another member, or the zeros that end a tar, found the end of the file; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+        // How much is missing is not known.
+        skipped: (1, 0),
+    },
+    Row {
+        name: "no_ids.tar",
+        make: |path| {
+            drop(tar_of(path, &[("1.txt", b"first"), ("2.input_ids.npy", b"\x93NUMPY\x01\x00\x04\x00{}  ")]))
+        },
+        said: ", byte 1536: expected token ids in 2.input_ids.npy: an array of one dimension of integers, found no little-endian integers in the header \"{}\"; write it again with numpy.save, or set on_error to skip to leave it out",
+        skipped: (1, 14),
+    },
+    Row {
+        name: "checksum_missing.tar.gz",
+        make: |path| {
+            let whole = tar(path);
+            cut(path, &gzip(&whole), 5);
+        },
+        said: ", byte 4096: expected more data, found unexpected end of file; the file is truncated",
+        // Every document is there.
+        skipped: (1, 0),
+    },
+    Row {
+        name: "something_else.tar",
+        make: |path| std::fs::write(path, [0xF7; 1024]).unwrap(),
+        said: ", byte 0: expected the header of a tar member, found 512 bytes that are none; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+        skipped: (1, 1024),
     },
     Row {
         name: "petastorm.parquet",
@@ -148,7 +186,7 @@ const ROWS: [Row; 14] = [
     Row {
         name: "empty.tar",
         make: |path| std::fs::write(path, [0; 1024]).unwrap(),
-        said: ": expected members named KEY.txt, KEY.json or KEY.jsonl, found none of them; rename the members that are text, or narrow the glob to tars that hold text",
+        said: ": expected members named KEY.txt, KEY.json, KEY.jsonl or KEY.input_ids.npy, found none of them; rename the members that are documents, or narrow the glob to tars that hold some",
         skipped: (1, 1024),
     },
     Row {

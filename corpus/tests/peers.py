@@ -52,6 +52,24 @@ def peer(name):
         return None
 
 
+def webdataset_reads(webdataset, root, out, expected):
+    """Our tars in webdataset's hands, and in those of `datasets`, which reads the same format by itself."""
+    good = True
+    for kind, member, values in [([], "input_ids.npy", expected), (["--text"], "txt", TEXTS)]:
+        folder = os.path.join(root, "tars" + "".join(kind))
+        run("export", out, "--out", folder, "--format", "webdataset", *kind)
+        with open(os.path.join(folder, "s-train.json")) as file:
+            tars = [os.path.join(folder, shard["url"]) for shard in json.load(file)["shardlist"]]
+        samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
+        read = [value if kind else value.tolist() for value in (sample[member] for sample in samples)]
+        keys = [f"s-train-{n:09}" for n in range(len(values))]
+        good &= check(f"webdataset reads our tars, {member}", read == values and [s["__key__"] for s in samples] == keys)
+        if datasets := peer("datasets"):
+            loaded = datasets.load_dataset("webdataset", data_files=tars, split="train", cache_dir=os.path.join(root, "hf"))
+            good &= check(f"datasets reads our tars, {member}", [list(v) if not kind else v for v in loaded[member]] == values)
+    return good
+
+
 def check(what, equal):
     print(("ok      " if equal else "FAILED  ") + what)
     return equal
@@ -98,6 +116,7 @@ def main():
                 json.dump({"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": [shard]}, file)
             read = build(root, "theirs.index.json", os.path.join(root, "out6"), tokenizer)
             good &= check("we read webdataset's tar by an index of wids", read == expected)
+            good &= webdataset_reads(webdataset, root, out, expected)
 
         if indexed := peer("megatron.core.datasets.indexed_dataset"):
             import numpy

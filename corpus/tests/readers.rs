@@ -240,7 +240,10 @@ fn damage_names_the_place_and_can_be_skipped() {
     std::fs::write(root.join("d.tar"), [b'z'; 700]).unwrap();
     assert_eq!(refused("d.tar", ", byte 0: expected the header of a tar member, found"), good);
     tar(&root.join("e.tar"), &[("1.jpg", b"first")]);
-    assert_eq!(refused("e.tar", ": expected members named KEY.txt, KEY.json or KEY.jsonl"), good);
+    assert_eq!(
+        refused("e.tar", ": expected members named KEY.txt, KEY.json, KEY.jsonl or KEY.input_ids.npy"),
+        good
+    );
     let mut writer = ShardWriter::create(&root.join("f"), Dtype::U16).unwrap();
     writer.push(&[1, 2, 300, 4]).unwrap();
     writer.push(&[1, 2]).unwrap();

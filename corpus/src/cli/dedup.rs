@@ -102,7 +102,7 @@ fn input(path: &Path) -> Result<Input> {
     let meta =
         std::fs::metadata(path).map_err(|source| Error::Io { action: "read", file: path.into(), source })?;
     let name = path.to_string_lossy().into_owned();
-    Ok(Input { path: path.into(), name, bytes: meta.len(), modified: 0, validation: false, samples: None })
+    Ok(Input { path: path.into(), name, bytes: meta.len(), modified: 0, validation: false, listed: None })
 }
 
 /// Decodes one file's documents for [`Work`].

@@ -1,12 +1,14 @@
 //! The larger commands of `llmc-data`, one a file.
 
 pub mod dedup;
+pub mod export;
 pub mod mount;
 pub mod stats;
 pub mod tokens;
 
 use crate::Format;
 use llmc_corpus::error::{Error, Result};
+use llmc_corpus::folder::abandon;
 use llmc_corpus::output::{HashingFile, with_suffix};
 use serde::Serialize;
 use std::io::Write;
@@ -39,4 +41,22 @@ pub fn print<T: Serialize>(report: &T, format: Format, human: impl Fn(&T) -> Str
         }
         _ => Ok(()),
     }
+}
+
+/// On Ctrl-C what is worth it stays in `out` for the same command to go on with, the rest goes.
+///
+/// # Errors
+/// The system's.
+pub fn keep_when_interrupted(out: &Path) -> Result<()> {
+    let folder = out.to_owned();
+    let handler = ctrlc::set_handler(move || {
+        let (_guard, kept) = abandon(&folder);
+        let left = match kept {
+            true => "holds what it did; the same command goes on from here",
+            false => "is as it was: nothing was done that is worth keeping",
+        };
+        eprintln!("llmc-data: interrupted; {} {left}", folder.display());
+        std::process::exit(130);
+    });
+    handler.map_err(|e| Error::spec(format!("Ctrl-C cannot be caught: {e}")))
 }

@@ -232,15 +232,23 @@ pub fn read(input: &Input, sink: &mut dyn Sink, advance: &dyn Fn(u64)) -> Result
     }
     let file = File::open(&input.path).map_err(Error::io("read", &input.path))?;
     let mut raw = HashingReader::new(file, advance);
+    let mut archive_ended = false;
     {
         let mut reader = open(&mut raw, compression).map_err(Error::io("read", &input.path))?;
         match format {
             Format::Jsonl => jsonl::read(input, &mut *reader, sink)?,
-            Format::Tar => tar::read(input, &mut *reader, sink)?,
+            Format::Tar => archive_ended = tar::read(input, &mut *reader, sink)?,
             _ => text::read(input, &mut *reader, sink)?,
         };
     }
-    Ok(raw.digest())
+    let hash = raw.digest();
+    if archive_ended
+        && let Some(listed) = input.listed.as_ref().and_then(|listed| listed.xxh3.as_ref())
+        && *listed != hash
+    {
+        sink.unreadable(other_hash(input, listed, &hash), 0)?;
+    }
+    Ok(hash)
 }
 
 #[derive(Clone, Copy)]
@@ -326,6 +334,17 @@ fn broken(input: &Input, offset: u64, error: &std::io::Error) -> BadContent {
         hint:
             "the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out"
                 .into(),
+    }
+}
+
+/// The message for a tar that is not what its index says, though it can be read.
+fn other_hash(input: &Input, listed: &str, found: &str) -> BadContent {
+    BadContent {
+        file: input.path.clone(),
+        place: Place::default(),
+        found: format!("{found}: some bytes were changed"),
+        expected: format!("the xxh3 {listed}, as its index says"),
+        hint: "fetch or export the tar again, or set on_error to skip to read it as it is".into(),
     }
 }
 

@@ -1,18 +1,22 @@
-//! WebDataset: a tar whose members `KEY.txt` and `KEY.json` are documents; other members (images,
+//! WebDataset: a tar whose members `KEY.txt`, `KEY.json` and `KEY.input_ids.npy` are documents; other members (images,
 //! labels) are passed over. It is read in the order of the archive, so no index is needed; where one states how
 //! many samples there are, they are counted.
 
 use super::{Compression, Form, MAX_DOCUMENT_BYTES, Place, Raw, Sink, broken, jsonl, open, too_long};
 use crate::error::{BadContent, Result};
 use crate::inputs::Input;
+use crate::npy;
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink) -> Result<()> {
-    let mut archive = tar::Archive::new(reader);
+/// True if it was read up to its end, and as its index says.
+pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink) -> Result<bool> {
+    let (read, ended) = (Cell::new(0), Cell::new(false));
+    let mut archive = tar::Archive::new(Watched { inner: &mut *reader, read: &read, ended: &ended });
     let entries = match archive.entries() {
         Ok(entries) => entries,
-        Err(error) => return sink.unreadable(broken(input, 0, &error), input.bytes),
+        Err(error) => return sink.unreadable(broken(input, 0, &error), input.bytes).map(|()| false),
     };
     let (mut documents, mut samples, mut key) = (0u64, 0u64, String::new());
     // After the header that cannot be read, nothing tells where the next one is.
@@ -23,7 +27,13 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
             Err(error) => {
                 let mut bad = broken(input, end, &error);
                 bad.expected = "the header of a tar member".into();
-                return sink.unreadable(bad, input.bytes.saturating_sub(end));
+                if ended.get() {
+                    bad.found = "the end of the file".into();
+                } else if bad.found.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
+                    // The library repeats what stands there, which may be anything.
+                    bad.found = "512 bytes that are none".into();
+                }
+                return sink.unreadable(bad, input.bytes.saturating_sub(end)).map(|()| false);
             }
         };
         let (offset, size) = (entry.raw_file_position(), entry.size());
@@ -45,6 +55,8 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
         let form = match Path::new(stem).extension().and_then(|e| e.to_str()) {
             Some("txt" | "text" | "md") => Form::Text,
             Some("json") => Form::Json,
+            // Other arrays are images, audio, embeddings.
+            Some("npy") if stem.ends_with(".input_ids.npy") || stem.ends_with(".tokens.npy") => Form::Ids,
             Some("jsonl" | "ndjson") => {
                 let mut lines =
                     open(&mut entry, compression).map_err(crate::error::Error::io("read", &input.path))?;
@@ -69,35 +81,91 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
             Ok(()) if short => {
                 let mut bad = broken(input, offset + length, &std::io::ErrorKind::UnexpectedEof.into());
                 (bad.found, bad.expected) = ("the end of the file".into(), format!("{size} bytes of {name}"));
-                return sink.unreadable(bad, length);
+                return sink.unreadable(bad, length).map(|()| false);
             }
             Ok(()) if length > MAX_DOCUMENT_BYTES => sink.unreadable(too_long(input, place), size)?,
             Ok(()) => {
+                if form == Form::Ids {
+                    bytes = match npy::read(&bytes) {
+                        Ok(ids) if ids.len() as u64 <= MAX_DOCUMENT_BYTES => ids,
+                        Ok(_) => {
+                            sink.unreadable(too_long(input, place), size)?;
+                            continue;
+                        }
+                        Err((at, found)) => {
+                            let at = if plain { at } else { 0 };
+                            sink.unreadable(no_ids(input, offset + at, &name, found), size)?;
+                            continue;
+                        }
+                    };
+                }
                 if sink.document(Raw { bytes: &bytes, form, place })?.is_break() {
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
     }
+    if end > 0 && read.get() <= end {
+        // Cut between two members it would look whole.
+        let mut bad = broken(input, read.get(), &std::io::ErrorKind::UnexpectedEof.into());
+        (bad.found, bad.expected) =
+            ("the end of the file".into(), "another member, or the zeros that end a tar".into());
+        return sink.unreadable(bad, 0).map(|()| false);
+    }
     if documents == 0 {
-        return sink.unreadable(
+        sink.unreadable(
             BadContent {
                 file: input.path.clone(),
                 place: Place::default(),
                 found: "none of them".into(),
-                expected: "members named KEY.txt, KEY.json or KEY.jsonl".into(),
-                hint: "rename the members that are text, or narrow the glob to tars that hold text".into(),
+                expected: "members named KEY.txt, KEY.json, KEY.jsonl or KEY.input_ids.npy".into(),
+                hint: "rename the members that are documents, or narrow the glob to tars that hold some"
+                    .into(),
             },
             input.bytes,
-        );
+        )?;
+        return Ok(false);
     }
-    if let Some(listed) = input.samples.filter(|&listed| listed != samples) {
+    if let Some(listed) =
+        input.listed.as_ref().map(|listed| listed.samples).filter(|&listed| listed != samples)
+    {
         let (file, place) = (input.path.clone(), Place::default());
         let (found, expected) = (samples.to_string(), format!("{listed} samples, as its index says"));
         let hint = "fetch the tar again, or write the index again".into();
-        return sink.unreadable(BadContent { file, place, found, expected, hint }, 0);
+        return sink.unreadable(BadContent { file, place, found, expected, hint }, 0).map(|()| false);
     }
-    Ok(())
+    // What comes after the end of an archive belongs to the file, its checksum too where it is compressed.
+    match std::io::copy(reader, &mut std::io::sink()) {
+        Ok(_) => Ok(true),
+        Err(error) => sink.unreadable(broken(input, read.get(), &error), 0).map(|()| false),
+    }
+}
+
+/// Counts what passes through, and sees its end.
+struct Watched<'a, R> {
+    inner: R,
+    read: &'a Cell<u64>,
+    ended: &'a Cell<bool>,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.read.set(self.read.get() + n as u64);
+        self.ended.set(n == 0 && !buffer.is_empty());
+        Ok(n)
+    }
+}
+
+/// The message for a member that is named as token ids and holds none.
+fn no_ids(input: &Input, offset: u64, name: &str, found: String) -> BadContent {
+    BadContent {
+        file: input.path.clone(),
+        place: Place { offset: Some(offset), ..Place::default() },
+        found,
+        expected: format!("token ids in {name}: an array of one dimension of integers"),
+        hint: "write it again with numpy.save, or set on_error to skip to leave it out".into(),
+    }
 }
 
 /// What the members of a sample have in common: their path up to the first dot of the name.

@@ -32,7 +32,7 @@ fn input(name: &str) -> Input {
         bytes: 0,
         modified: 0,
         validation: false,
-        samples: None,
+        listed: None,
     }
 }
 
