@@ -10,7 +10,7 @@ use crate::clean::Seen;
 use crate::encode::{Built, Target, build_source, split_info};
 use crate::error::{Error, Result};
 use crate::folder::{MANIFEST, Partial, RECEIPT, lock, read_manifest};
-use crate::inputs::{Input, Receipt, ReceiptEntry, expand};
+use crate::inputs::{Input, Receipt, ReceiptEntry, empty_files, expand};
 use crate::journal::{Head, Journal};
 use crate::output::HashingFile;
 use crate::sample::sample;
@@ -169,6 +169,7 @@ fn build_sources(
     let mut seen = Seen::new(&spec.clean);
     let build = |(source, inputs): (&SourceSpec, &Vec<Input>)| {
         let (files, warnings, seen) = (&mut files, &mut warnings, &mut seen);
+        warnings.extend(empty_files(&source.name, inputs));
         let mut target = Target { partial: partial.path(), journal, files, warnings, seen };
         let build = if source.in_place { adopt_source } else { build_source };
         build(spec, &source.name, inputs, encoder, observer, &mut target)

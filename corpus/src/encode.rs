@@ -433,12 +433,13 @@ impl<'a> Output<'a> {
     fn finish(self, name: &str, hashes: Vec<String>, target: &mut Target) -> Result<Built> {
         let state = &self.state;
         let mut warnings = Vec::new();
+        let shown: String = state.shown.iter().map(|message| format!("\n  {message}")).collect();
         if state.skipped_documents > 0 {
             warnings.push(format!(
                 "source `{name}`: {} documents, {} bytes, could not be read and were left out{}{}",
                 state.skipped_documents,
                 state.skipped_bytes,
-                state.shown.iter().map(|message| format!("\n  {message}")).collect::<String>(),
+                shown,
                 if state.skipped_documents > SHOWN as u64 { "\n  …" } else { "" }
             ));
         }
@@ -448,7 +449,7 @@ impl<'a> Output<'a> {
         if train.tokens == 0 {
             return Err(Error::spec(format!(
                 "source `{name}` has no training document: {} documents are validation text, {} could not be read, {} \
-                 were cleaned away; add text, lower validation.fraction or clean less",
+                 were cleaned away; add text, lower validation.fraction or clean less{shown}",
                 validation.documents,
                 state.skipped_documents,
                 state.dropped.counts().values().sum::<u64>()

@@ -234,6 +234,41 @@ fn what_is_skipped_is_counted_and_shown() {
     assert_eq!(stats["sources"][0]["train"]["documents"], 2);
 }
 
+/// What is said where nothing is left: the first of what could not be read.
+#[test]
+fn a_source_of_which_nothing_could_be_read_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.jsonl"), b"\xff\n").unwrap();
+    std::fs::write(dir.path().join("data.json"), spec_with("/on_error", "\"skip\"")).unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let output = llmc_data(&["build", "--spec", &path("data.json"), "--out", &path("out")], &[]);
+    let said = stderr(&output).replace(&format!("{}/", dir.path().display()), "");
+    assert_eq!(
+        said,
+        "llmc-data: data.json: source `s` has no training document: 0 documents are validation text, 1 could not be \
+         read, 0 were cleaned away; add text, lower validation.fraction or clean less\n  a.jsonl, line 1 (byte 0): expected \
+         UTF-8 text, found the byte 0xFF; convert the file to UTF-8, or set on_error to skip to leave the document out\n"
+    );
+}
+
+/// A byte order mark begins a file of any editor of Windows; a file of no bytes is said, and read as what it is.
+#[test]
+fn marks_and_empty_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let marked = ["\u{feff}".as_bytes(), GOOD, b"\r\n", GOOD].concat();
+    std::fs::write(dir.path().join("a.jsonl"), marked).unwrap();
+    std::fs::write(dir.path().join("b.jsonl"), b"").unwrap();
+    std::fs::write(dir.path().join("data.json"), spec_with("/context", "8")).unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let output = llmc_data(&["build", "--spec", &path("data.json"), "--out", &path("out")], &[]);
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("in 2 documents to train on"), "{said}");
+    let expected =
+        "warning: source `s`: 1 of its 2 files are empty (b.jsonl): fetch them again if they should not be";
+    assert!(said.contains(expected), "{said}");
+}
+
 #[test]
 fn a_folder_without_a_corpus_says_so() {
     let dir = tempfile::tempdir().unwrap();

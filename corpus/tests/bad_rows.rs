@@ -83,7 +83,7 @@ fn shard(path: &Path, ids: &[u32], spoil: impl Fn(&mut Vec<u8>)) {
     std::fs::write(&idx, bytes).unwrap();
 }
 
-const ROWS: [Row; 18] = [
+const ROWS: [Row; 20] = [
     Row {
         name: "truncated.jsonl.gz",
         make: |path| cut(path, &gzip(&GOOD.repeat(4000)), 9),
@@ -139,6 +139,18 @@ const ROWS: [Row; 18] = [
         make: |path| std::fs::write(path, [0xF7; 1024]).unwrap(),
         said: ", byte 0: expected the header of a tar member, found 512 bytes that are none; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
         skipped: (1, 1024),
+    },
+    Row {
+        name: "list.jsonl",
+        make: |path| std::fs::write(path, b"[\"text\"]\n").unwrap(),
+        said: ", line 1 (byte 0): expected a JSON object with a string field \"text\", found a list; repair the line, or set on_error to skip to leave it out",
+        skipped: (1, 9),
+    },
+    Row {
+        name: "no_json.jsonl",
+        make: |path| std::fs::write(path, b"text\n").unwrap(),
+        said: ", line 1 (byte 1): expected a JSON object with a string field \"text\", found ",
+        skipped: (1, 5),
     },
     Row {
         name: "petastorm.parquet",

@@ -80,10 +80,26 @@ pub(super) fn find_text(
     if let Some(text) = leading_text(raw.bytes, made) {
         return Ok(Some(text));
     }
-    match serde_json::from_slice::<Line>(raw.bytes) {
+    // A byte order mark is not text.
+    let mark = if raw.place.offset == Some(0) { "\u{feff}".as_bytes() } else { &[] };
+    let line = raw.bytes.strip_prefix(mark).unwrap_or(raw.bytes);
+    match serde_json::from_slice::<Line>(line) {
+        // serde would take a list of one string for the object.
+        Ok(_) if !blank(line).starts_with(b"{") => Err(malformed(input, raw, "a list".into(), 0)),
         Ok(line) => Ok(Some(Text::Made(made.push(line.text.as_bytes())))),
-        Err(_) if raw.bytes.iter().all(u8::is_ascii_whitespace) => Ok(None),
-        Err(error) => Err(malformed(input, raw, &error)),
+        Err(_) if line.iter().all(u8::is_ascii_whitespace) => Ok(None),
+        Err(error) => {
+            // Its own "at line 1 column n", counted from 1, would contradict ours.
+            let reason = error.to_string();
+            let reason = reason.split(" at line ").next().unwrap_or(&reason);
+            let found = match reason.strip_prefix("expected ") {
+                Some("value") => "something else".into(),
+                Some(wanted) => format!("something else than {wanted}"),
+                None => reason.to_owned(),
+            };
+            let before = raw.bytes.len() - line.len();
+            Err(malformed(input, raw, found, before + error.column().saturating_sub(1)))
+        }
     }
 }
 
@@ -144,19 +160,16 @@ fn ends_plainly(rest: &[u8]) -> bool {
     fields(rest) == Some(true)
 }
 
-fn malformed(input: &Input, raw: &Raw, error: &serde_json::Error) -> BadContent {
+/// The message for a line of which something else was `found` at byte `column`.
+fn malformed(input: &Input, raw: &Raw, found: String, column: usize) -> BadContent {
     if let Err(utf8) = std::str::from_utf8(raw.bytes) {
         let at = utf8.valid_up_to();
         return not_utf8(input, raw.place, at as u64, raw.bytes.get(at).copied());
     }
-    // serde_json counts columns from 1; its own "at line 1 column n" would contradict ours.
-    let reason = error.to_string();
-    let reason = reason.split(" at line ").next().unwrap_or(&reason).to_owned();
-    let column = error.column().saturating_sub(1) as u64;
     BadContent {
         file: input.path.clone(),
-        place: Place { offset: raw.place.offset.map(|offset| offset + column), ..raw.place },
-        found: reason,
+        place: Place { offset: raw.place.offset.map(|offset| offset + column as u64), ..raw.place },
+        found,
         expected: "a JSON object with a string field \"text\"".into(),
         hint: "repair the line, or set on_error to skip to leave it out".into(),
     }
