@@ -117,6 +117,13 @@ fn nearest(ask: &Ask, conflict: &Conflict) -> (String, String) {
     out
 }
 
+/// The nearest shares that can be had, where those asked for cannot.
+pub fn nearest_of(r: &Resolved) -> Option<(String, String)> {
+    let ask = ask(r)?;
+    let conflict = solve(&ask).err().filter(|conflict| !conflict.nearest.is_empty())?;
+    Some(nearest(&ask, &conflict))
+}
+
 /// What a token more of each source that binds is worth: the dual price of its epoch limit.
 fn prices(ask: &Ask, limit: &Limit) -> Vec<(String, String)> {
     let price = |(source, gain): (&usize, &f64)| {

@@ -1,5 +1,6 @@
 //! LLM0703: shares of the mixture above the whole.
 
+use super::mixture;
 use crate::diag::{Diagnostic, Page, Rule, Severity, Value, text};
 use crate::resolve::Resolved;
 
@@ -7,13 +8,19 @@ use crate::resolve::Resolved;
 pub const RULE: Rule = Rule {
     code: "LLM0703",
     severity: Severity::Error,
-    args: &["total", "parts"],
+    args: &["total", "parts", "nearest"],
     message: text("the shares of `mix` sum to {total}", "`mix` 的比例合计 {total}"),
     labels: &[text("{parts}", "{parts}")],
-    help: &[text(
-        "fixed shares and lower bounds together must stay within 100%",
-        "固定比例与下限合计不得超过 100%",
-    )],
+    help: &[
+        text(
+            "fixed shares and lower bounds together must stay within 100%: write {nearest}",
+            "固定比例与下限合计不得超过 100%：请写 {nearest}",
+        ),
+        text(
+            "fixed shares and lower bounds together must stay within 100%",
+            "固定比例与下限合计不得超过 100%",
+        ),
+    ],
     page: Page {
         what: text(
             "Fixed shares and lower bounds of the mixture exceed the whole.",
@@ -40,7 +47,10 @@ pub fn check(r: &Resolved, out: &mut Vec<Diagnostic>) {
     if total > 1.0 + 1e-9 {
         let parts: Vec<String> =
             shares.iter().map(|(n, x)| format!("{n} {}%", crate::diag::short_float(x * 100.0))).collect();
-        let d = Diagnostic::new(&RULE).at_maybe(r.data.mix_span).arg("total", Value::Ratio(total));
+        let mut d = Diagnostic::new(&RULE).at_maybe(r.data.mix_span).arg("total", Value::Ratio(total));
+        if let Some((en, zh)) = mixture::nearest_of(r) {
+            d = d.arg("nearest", Value::Both(en, zh));
+        }
         out.push(d.text("parts", parts.join(" + ")));
     }
 }
