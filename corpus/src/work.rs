@@ -311,7 +311,7 @@ impl Context<'_> {
                 found: if *id > i32::MAX as u32 { "a negative or larger one".into() } else { id.to_string() },
                 expected: format!("token ids below {vocab}, the size of this corpus's tokenizer"),
                 hint: "the file was made with another tokenizer: import that one (tokenizer.import), or set \
-                       on_error to skip to leave the document out"
+                       on_error to skip (recipe: clean < unreadable skip >) to leave the document out"
                     .into(),
             });
         }

@@ -66,22 +66,22 @@ fn files() {
         (
             "a.jsonl",
             b"{\"text\": \"a\"}\n{\"txt\": \"b\"}\n",
-            "a.jsonl, line 2 (byte 25): expected a JSON object with a string field \"text\", found missing field `text`; repair the line, or set on_error to skip to leave it out",
+            "a.jsonl, line 2 (byte 25): expected a JSON object with a string field \"text\", found missing field `text`; repair the line, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out",
         ),
         (
             "a.jsonl",
             b"{\"text\": \"a\"}\n{\"text\": 5}\n",
-            "a.jsonl, line 2 (byte 23): expected a JSON object with a string field \"text\", found invalid type: integer `5`, expected a string; repair the line, or set on_error to skip to leave it out",
+            "a.jsonl, line 2 (byte 23): expected a JSON object with a string field \"text\", found invalid type: integer `5`, expected a string; repair the line, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out",
         ),
         (
             "a.jsonl",
             b"{\"text\": \"a",
-            "a.jsonl, line 1 (byte 10): expected a JSON object with a string field \"text\", found EOF while parsing a string; repair the line, or set on_error to skip to leave it out",
+            "a.jsonl, line 1 (byte 10): expected a JSON object with a string field \"text\", found EOF while parsing a string; repair the line, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out",
         ),
         (
             "a.jsonl",
             b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n",
-            "a.jsonl, line 2 (byte 24): expected UTF-8 text, found the byte 0xFF; convert the file to UTF-8, or set on_error to skip to leave the document out",
+            "a.jsonl, line 2 (byte 24): expected UTF-8 text, found the byte 0xFF; convert the file to UTF-8, or set on_error to skip (recipe: clean < unreadable skip >) to leave the document out",
         ),
         (
             "a.jsonl",
@@ -96,12 +96,12 @@ fn files() {
         (
             "a.txt",
             b"abc\xe9def",
-            "a.txt, byte 3: expected UTF-8 text, found the byte 0xE9; convert the file to UTF-8, or set on_error to skip to leave the document out",
+            "a.txt, byte 3: expected UTF-8 text, found the byte 0xE9; convert the file to UTF-8, or set on_error to skip (recipe: clean < unreadable skip >) to leave the document out",
         ),
         (
             "a.txt",
             b"abc\xe2\x82",
-            "a.txt, byte 3: expected UTF-8 text, found the end in the middle of a character; convert the file to UTF-8, or set on_error to skip to leave the document out",
+            "a.txt, byte 3: expected UTF-8 text, found the end in the middle of a character; convert the file to UTF-8, or set on_error to skip (recipe: clean < unreadable skip >) to leave the document out",
         ),
         (
             "a.zip",
@@ -111,27 +111,27 @@ fn files() {
         (
             "a.jsonl.gz",
             &gz[..gz.len() - 9],
-            "a.jsonl.gz, byte 176000: expected more data, found incomplete deflate stream; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+            "a.jsonl.gz, byte 176000: expected more data, found incomplete deflate stream; the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out",
         ),
         (
             "a.jsonl.gz",
             &flipped,
-            "a.jsonl.gz, byte 176000: expected more data, found corrupt gzip stream does not have a matching checksum; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+            "a.jsonl.gz, byte 176000: expected more data, found corrupt gzip stream does not have a matching checksum; the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out",
         ),
         (
             "a.jsonl.gz",
             b"{\"text\": \"not gzip\"}",
-            "a.jsonl.gz, byte 0: expected more data, found invalid gzip header; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+            "a.jsonl.gz, byte 0: expected more data, found invalid gzip header; the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out",
         ),
         (
             "a.jsonl.zst",
             &zst[..zst.len() - 3],
-            "a.jsonl.zst, byte 131072: expected more data, found incomplete frame; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+            "a.jsonl.zst, byte 131072: expected more data, found incomplete frame; the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out",
         ),
         (
             "a.jsonl.zst",
             b"{\"text\": \"not zstd\"}",
-            "a.jsonl.zst, byte 0: expected more data, found Unknown frame descriptor; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+            "a.jsonl.zst, byte 0: expected more data, found Unknown frame descriptor; the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out",
         ),
     ];
     for (name, content, expected) in cases {
@@ -247,7 +247,7 @@ fn a_source_of_which_nothing_could_be_read_says_why() {
         said,
         "llmc-data: data.json: source `s` has no training document: 0 documents are validation text, 1 could not be \
          read, 0 were cleaned away; add text, lower validation.fraction or clean less\n  a.jsonl, line 1 (byte 0): expected \
-         UTF-8 text, found the byte 0xFF; convert the file to UTF-8, or set on_error to skip to leave the document out\n"
+         UTF-8 text, found the byte 0xFF; convert the file to UTF-8, or set on_error to skip (recipe: clean < unreadable skip >) to leave the document out\n"
     );
 }
 

@@ -87,13 +87,13 @@ const ROWS: [Row; 20] = [
     Row {
         name: "truncated.jsonl.gz",
         make: |path| cut(path, &gzip(&GOOD.repeat(4000)), 9),
-        said: ", byte 176000: expected more data, found incomplete deflate stream; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+        said: ", byte 176000: expected more data, found incomplete deflate stream; the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out",
         skipped: (1, 0),
     },
     Row {
         name: "truncated.jsonl.zst",
         make: |path| cut(path, &zstd::encode_all(&GOOD.repeat(4000)[..], 1).unwrap(), 3),
-        said: ", byte 131072: expected more data, found incomplete frame; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+        said: ", byte 131072: expected more data, found incomplete frame; the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out",
         // The line that is cut off.
         skipped: (1, 131_072 % 44),
     },
@@ -103,7 +103,7 @@ const ROWS: [Row; 20] = [
             let whole = tar(path);
             cut(path, &whole, whole.len() - 2236);
         },
-        said: ", byte 2236: expected 2000 bytes of 2.txt, found the end of the file; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+        said: ", byte 2236: expected 2000 bytes of 2.txt, found the end of the file; the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out",
         skipped: (1, 700),
     },
     Row {
@@ -112,7 +112,7 @@ const ROWS: [Row; 20] = [
             let whole = tar(path);
             cut(path, &whole, whole.len() - 1024);
         },
-        said: ", byte 1024: expected another member, or the zeros that end a tar, found the end of the file; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+        said: ", byte 1024: expected another member, or the zeros that end a tar, found the end of the file; the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out",
         // How much is missing is not known.
         skipped: (1, 0),
     },
@@ -121,7 +121,7 @@ const ROWS: [Row; 20] = [
         make: |path| {
             drop(tar_of(path, &[("1.txt", b"first"), ("2.input_ids.npy", b"\x93NUMPY\x01\x00\x04\x00{}  ")]))
         },
-        said: ", byte 1536: expected token ids in 2.input_ids.npy: an array of one dimension of integers, found no little-endian integers in the header \"{}\"; write it again with numpy.save, or set on_error to skip to leave it out",
+        said: ", byte 1536: expected token ids in 2.input_ids.npy: an array of one dimension of integers, found no little-endian integers in the header \"{}\"; write it again with numpy.save, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out",
         skipped: (1, 14),
     },
     Row {
@@ -137,13 +137,13 @@ const ROWS: [Row; 20] = [
     Row {
         name: "something_else.tar",
         make: |path| std::fs::write(path, [0xF7; 1024]).unwrap(),
-        said: ", byte 0: expected the header of a tar member, found 512 bytes that are none; the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out",
+        said: ", byte 0: expected the header of a tar member, found 512 bytes that are none; the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out",
         skipped: (1, 1024),
     },
     Row {
         name: "list.jsonl",
         make: |path| std::fs::write(path, b"[\"text\"]\n").unwrap(),
-        said: ", line 1 (byte 0): expected a JSON object with a string field \"text\", found a list; repair the line, or set on_error to skip to leave it out",
+        said: ", line 1 (byte 0): expected a JSON object with a string field \"text\", found a list; repair the line, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out",
         skipped: (1, 9),
     },
     Row {
@@ -157,7 +157,7 @@ const ROWS: [Row; 20] = [
         make: |path| {
             parquet_of(path, &["text".into(), b"\x93NUMPY\x01\x00v\x00".to_vec().into(), "more text".into()])
         },
-        said: ", row 1: expected text, found a value of petastorm's NdarrayCodec; its decoder is Python: write the column as strings, or set on_error to skip to leave it out",
+        said: ", row 1: expected text, found a value of petastorm's NdarrayCodec; its decoder is Python: write the column as strings, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out",
         skipped: (1, 10),
     },
     Row {
@@ -173,13 +173,13 @@ const ROWS: [Row; 20] = [
     Row {
         name: "no_utf8.jsonl",
         make: |path| std::fs::write(path, [GOOD, b"{\"text\": \"\xff\"}\n", GOOD].concat()).unwrap(),
-        said: ", line 2 (byte 54): expected UTF-8 text, found the byte 0xFF; convert the file to UTF-8, or set on_error to skip to leave the document out",
+        said: ", line 2 (byte 54): expected UTF-8 text, found the byte 0xFF; convert the file to UTF-8, or set on_error to skip (recipe: clean < unreadable skip >) to leave the document out",
         skipped: (1, 14),
     },
     Row {
         name: "no_utf8.txt",
         make: |path| std::fs::write(path, b"abc\xe9def").unwrap(),
-        said: ", byte 3: expected UTF-8 text, found the byte 0xE9; convert the file to UTF-8, or set on_error to skip to leave the document out",
+        said: ", byte 3: expected UTF-8 text, found the byte 0xE9; convert the file to UTF-8, or set on_error to skip (recipe: clean < unreadable skip >) to leave the document out",
         skipped: (1, 7),
     },
     Row {
@@ -192,7 +192,7 @@ const ROWS: [Row; 20] = [
             let mut end = File::options().append(true).open(path).unwrap();
             end.write_all(&[b"\n", GOOD].concat()).unwrap();
         },
-        said: ", line 2 (byte 44): expected a document of at most 134217728 bytes, found a longer one; split it, or set on_error to skip to leave it out",
+        said: ", line 2 (byte 44): expected a document of at most 134217728 bytes, found a longer one; split it, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out",
         skipped: (1, LONG_BYTES + 1),
     },
     Row {
@@ -211,7 +211,7 @@ const ROWS: [Row; 20] = [
             std::fs::write(path.with_extension("idx"), idx).unwrap();
             std::fs::write(path, b"").unwrap();
         },
-        said: "empty.idx, byte 18: expected at least one document, found 0 sequences; write it again with the program that made it, or set on_error to skip to leave it out",
+        said: "empty.idx, byte 18: expected at least one document, found 0 sequences; write it again with the program that made it, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out",
         skipped: (1, 0),
     },
     Row {
@@ -220,7 +220,7 @@ const ROWS: [Row; 20] = [
         make: |path| {
             shard(path, &[5, 0], |idx| idx[34 + 12 + 8..34 + 12 + 16].copy_from_slice(&4000u64.to_le_bytes()))
         },
-        said: "outside.idx, byte 54: expected a multiple of 2 up to 14, found 4000; write it again with the program that made it, or set on_error to skip to leave it out",
+        said: "outside.idx, byte 54: expected a multiple of 2 up to 14, found 4000; write it again with the program that made it, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out",
         skipped: (1, 14),
     },
     Row {
@@ -230,13 +230,13 @@ const ROWS: [Row; 20] = [
             let whole = std::fs::read(path).unwrap();
             cut(path, &whole, 3);
         },
-        said: "short.bin: expected the 14 bytes that its index describes, found 11 bytes; write it again with the program that made it, or set on_error to skip to leave it out",
+        said: "short.bin: expected the 14 bytes that its index describes, found 11 bytes; write it again with the program that made it, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out",
         skipped: (1, 11),
     },
     Row {
         name: "other_tokenizer.bin",
         make: |path| shard(path, &[5, 40_000, 0], |_| ()),
-        said: ", byte 6: expected token ids below 300, the size of this corpus's tokenizer, found 40000; the file was made with another tokenizer: import that one (tokenizer.import), or set on_error to skip to leave the document out",
+        said: ", byte 6: expected token ids below 300, the size of this corpus's tokenizer, found 40000; the file was made with another tokenizer: import that one (tokenizer.import), or set on_error to skip (recipe: clean < unreadable skip >) to leave the document out",
         skipped: (1, 12),
     },
     Row {

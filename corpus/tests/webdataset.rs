@@ -161,5 +161,5 @@ fn what_is_not_as_it_was_is_not_used() {
     let said = stderr(&refused).replace(&format!("{}/", root.display()), "");
     assert_eq!(refused.status.code(), Some(2), "{said}");
     assert!(said.starts_with("llmc-data: again/s-train-000000.tar: expected the xxh3 "), "{said}");
-    assert!(said.trim_end().ends_with(": some bytes were changed; fetch or export the tar again, or set on_error to skip to read it as it is"), "{said}");
+    assert!(said.trim_end().ends_with(": some bytes were changed; fetch or export the tar again, or set on_error to skip (recipe: clean < unreadable skip >) to read it as it is"), "{said}");
 }

@@ -171,7 +171,8 @@ fn malformed(input: &Input, raw: &Raw, found: String, column: usize) -> BadConte
         place: Place { offset: raw.place.offset.map(|offset| offset + column as u64), ..raw.place },
         found,
         expected: "a JSON object with a string field \"text\"".into(),
-        hint: "repair the line, or set on_error to skip to leave it out".into(),
+        hint: "repair the line, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out"
+            .into(),
     }
 }
 

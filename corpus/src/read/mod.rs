@@ -332,7 +332,7 @@ fn broken(input: &Input, offset: u64, error: &std::io::Error) -> BadContent {
         found: error.to_string(),
         expected: "more data".into(),
         hint:
-            "the file is truncated or damaged: fetch it again, or set on_error to skip to leave its rest out"
+            "the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out"
                 .into(),
     }
 }
@@ -344,7 +344,7 @@ fn other_hash(input: &Input, listed: &str, found: &str) -> BadContent {
         place: Place::default(),
         found: format!("{found}: some bytes were changed"),
         expected: format!("the xxh3 {listed}, as its index says"),
-        hint: "fetch or export the tar again, or set on_error to skip to read it as it is".into(),
+        hint: "fetch or export the tar again, or set on_error to skip (recipe: clean < unreadable skip >) to read it as it is".into(),
     }
 }
 
@@ -355,7 +355,7 @@ fn not_utf8(input: &Input, place: Place, at: u64, byte: Option<u8>) -> BadConten
         place: Place { offset: place.offset.map(|offset| offset + at), ..place },
         found: byte.map_or("the end in the middle of a character".into(), |b| format!("the byte 0x{b:02X}")),
         expected: "UTF-8 text".into(),
-        hint: "convert the file to UTF-8, or set on_error to skip to leave the document out".into(),
+        hint: "convert the file to UTF-8, or set on_error to skip (recipe: clean < unreadable skip >) to leave the document out".into(),
     }
 }
 
@@ -366,7 +366,7 @@ fn too_long(input: &Input, place: Place) -> BadContent {
         place,
         found: "a longer one".into(),
         expected: format!("a document of at most {MAX_DOCUMENT_BYTES} bytes"),
-        hint: "split it, or set on_error to skip to leave it out".into(),
+        hint: "split it, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out".into(),
     }
 }
 

@@ -134,7 +134,7 @@ fn read_group(
                     place,
                     found: format!("a value of petastorm's {}", decoder(bytes).unwrap_or_default()),
                     expected: "text".into(),
-                    hint: "its decoder is Python: write the column as strings, or set on_error to skip to leave it out"
+                    hint: "its decoder is Python: write the column as strings, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out"
                         .into(),
                 };
                 sink.unreadable(bad, bytes.len() as u64).map(ControlFlow::Continue)
@@ -214,7 +214,7 @@ fn damaged(input: &Input, row: Option<u64>, found: &str) -> BadContent {
         found: found.to_owned(),
         expected: if row.is_some() { "a readable row group" } else { "a Parquet file with its footer" }
             .into(),
-        hint: "the file is truncated or damaged: fetch it again, or set on_error to skip to leave it out"
+        hint: "the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out"
             .into(),
     }
 }

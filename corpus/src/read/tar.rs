@@ -164,7 +164,7 @@ fn no_ids(input: &Input, offset: u64, name: &str, found: String) -> BadContent {
         place: Place { offset: Some(offset), ..Place::default() },
         found,
         expected: format!("token ids in {name}: an array of one dimension of integers"),
-        hint: "write it again with numpy.save, or set on_error to skip to leave it out".into(),
+        hint: "write it again with numpy.save, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out".into(),
     }
 }
 

@@ -50,7 +50,7 @@ fn an_endless_line_is_left_out_in_bounded_memory() {
     assert_eq!(
         message,
         "a.jsonl, line 2 (byte 14): expected a document of at most 134217728 bytes, found a longer one; split it, \
-         or set on_error to skip to leave it out"
+         or set on_error to skip (recipe: clean < unreadable skip >) to leave it out"
     );
 }
 

@@ -54,7 +54,7 @@ fn refuse(sink: &mut dyn Sink, error: Error, bytes: u64) -> Result<()> {
     match error {
         Error::Content(mut bad) => {
             bad.hint =
-                "write it again with the program that made it, or set on_error to skip to leave it out"
+                "write it again with the program that made it, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out"
                     .into();
             sink.unreadable(*bad, bytes)
         }
