@@ -56,7 +56,7 @@ test-peers: toolchain ## files by pyarrow, datasets, webdataset, Megatron-core, 
 	@for peer in pyarrow datasets webdataset "torch megatron-core"; do \
 	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $$peer >$(PEERS)/pip.log 2>&1 \
 	    || echo "skipped $$peer: $$(tail -n 1 $(PEERS)/pip.log)"; done
-	$(PEERS)/bin/python corpus/tests/peers.py $(LLMC_DATA)
+	PYTHONWARNINGS=ignore HF_DATASETS_DISABLE_PROGRESS_BARS=1 $(PEERS)/bin/python corpus/tests/peers.py $(LLMC_DATA)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check highspy
 	LLMC_INSTANCES=$(abspath $(PEERS))/instances.jsonl cargo test --quiet -p llmc-planner --test milp
 	$(PEERS)/bin/python planner/tests/highs.py $(PEERS)/instances.jsonl planner/tests/highs.csv
