@@ -327,38 +327,24 @@ impl<'a> Output<'a> {
     ) -> Result<Self> {
         let path = |split| target.partial.join(format!("{name}.{split}"));
         let (train, validation) = (path("train"), path("validation"));
-        if let Some(mut state) = note
-            && let [train_state, validation_state] = &state.shards[..]
+        let (mut state, mut writers) = (note.unwrap_or_default(), None);
+        if let [train_state, validation_state] = &state.shards[..]
             && let Some(train) = ShardWriter::reopen(&train, context.dtype, train_state)?
             && let Some(validation) = ShardWriter::reopen(&validation, context.dtype, validation_state)?
         {
-            let counts = std::mem::take(&mut state.counts);
-            let (counts, writers) = (counts.map(Tally::from), [train, validation]);
-            return Ok(Self {
-                context,
-                name,
-                journal: target.journal,
-                writers,
-                counts,
-                state,
-                ready: Vec::new(),
-                unnoted: 0,
-            });
+            writers = Some([train, validation]);
         }
-        let create = |path: &Path| ShardWriter::create(path, context.dtype);
-        let writers = [create(&train)?, create(&validation)?];
-        let counts = [(); 2].map(|()| Tally::new(context.encoder.vocab()));
-        let state = Open::default();
-        Ok(Self {
-            context,
-            name,
-            journal: target.journal,
-            writers,
-            counts,
-            state,
-            ready: Vec::new(),
-            unnoted: 0,
-        })
+        let (writers, counts) = match writers {
+            Some(writers) => (writers, std::mem::take(&mut state.counts).map(Tally::from)),
+            None => {
+                state = Open::default();
+                let create = |path: &Path| ShardWriter::create(path, context.dtype);
+                let counts = [(); 2].map(|()| Tally::new(context.encoder.vocab()));
+                ([create(&train)?, create(&validation)?], counts)
+            }
+        };
+        let (journal, ready) = (target.journal, Vec::new());
+        Ok(Self { context, name, journal, writers, counts, state, ready, unnoted: 0 })
     }
 
     /// Encodes a chunk, and writes what the one before gave.
