@@ -15,6 +15,7 @@ mod adopt;
 pub mod build;
 mod clean;
 pub mod dedup;
+mod durable;
 pub mod dynamic;
 mod encode;
 pub mod error;

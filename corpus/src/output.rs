@@ -3,16 +3,15 @@
 //! The layout is Megatron's, little-endian (`megatron/core/datasets/indexed_dataset.py`, class
 //! `_IndexWriter`), so that its reader opens these files and ours opens its own.
 
+pub use crate::durable::HashingFile;
 use crate::error::{Error, Result};
 use crate::read::{Buffer, KEPT_BYTES};
 use crate::stats::Tally;
 use llmc_plan::data::FileInfo;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
-use xxhash_rust::xxh3::Xxh3;
 
 /// First bytes of an `.idx`.
 pub const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
@@ -21,10 +20,6 @@ pub const VERSION: u64 = 1;
 /// Magic, version, dtype code, sequence count, document count.
 pub const HEADER_BYTES: u64 = 34;
 const BUFFER_BYTES: usize = 1 << 20;
-/// Longer writes go to the system without a copy.
-const SMALL_BYTES: usize = 32 << 10;
-/// After this much the device is asked to take it, so that little is left to wait for at the end.
-const ASK_BYTES: u64 = 8 << 20;
 const BIN: &str = ".bin";
 /// Document lengths while a shard is written.
 const LENGTHS: &str = ".lengths";
@@ -68,117 +63,6 @@ impl Dtype {
             Dtype::I32 => 4,
             Dtype::I64 => 8,
         }
-    }
-}
-
-/// A file that is hashed as it is written.
-pub struct HashingFile {
-    path: PathBuf,
-    file: BufWriter<File>,
-    hash: Box<Xxh3>,
-    bytes: u64,
-    /// Length up to which the device was asked to take it, and the thread that waits for that.
-    asked: u64,
-    asking: Option<JoinHandle<()>>,
-}
-
-impl HashingFile {
-    /// Creates `path`, replacing it.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(Error::io("create", path))?;
-        let file = BufWriter::with_capacity(SMALL_BYTES, file);
-        Ok(Self { path: path.to_owned(), file, hash: Box::default(), bytes: 0, asked: 0, asking: None })
-    }
-
-    /// Goes on with a file that was written up to `info`; what came after is cut off. `None` if its
-    /// beginning is not what it was.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn reopen(path: &Path, info: &FileInfo) -> Result<Option<Self>> {
-        let mut hash = Box::<Xxh3>::default();
-        let file = File::options().read(true).write(true).open(path).map_err(Error::io("open", path))?;
-        let mut reader = BufReader::with_capacity(BUFFER_BYTES, file).take(info.bytes);
-        let read = std::io::copy(&mut reader, &mut HashOnly(&mut hash)).map_err(Error::io("read", path))?;
-        if read != info.bytes || digest(&hash) != info.xxh3 {
-            return Ok(None);
-        }
-        let mut file = reader.into_inner().into_inner();
-        let cut = file.set_len(read).and_then(|()| file.seek(SeekFrom::Start(read)));
-        cut.map_err(Error::io("write", path))?;
-        let file = BufWriter::with_capacity(SMALL_BYTES, file);
-        Ok(Some(Self { path: path.to_owned(), file, hash, bytes: read, asked: read, asking: None }))
-    }
-
-    /// What is written so far, handed to the system.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn so_far(&mut self) -> Result<FileInfo> {
-        self.file.flush().map_err(Error::io("write", &self.path))?;
-        Ok(FileInfo { bytes: self.bytes, xxh3: digest(&self.hash) })
-    }
-
-    /// Appends.
-    ///
-    /// # Errors
-    /// The system's: a full disk, for instance.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
-        if self.bytes - self.asked >= ASK_BYTES && self.asking.as_ref().is_none_or(JoinHandle::is_finished) {
-            let file = self.file.get_ref().try_clone().map_err(Error::io("write", &self.path))?;
-            // An error shows again at the end.
-            self.asking = Some(std::thread::spawn(move || drop(file.sync_data())));
-            self.asked = self.bytes;
-        }
-        Ok(())
-    }
-
-    /// Flushes to the device, so that a later rename cannot publish an empty file after a power cut.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn finish(mut self) -> Result<FileInfo> {
-        let info = self.so_far()?;
-        self.file.get_ref().sync_all().map_err(Error::io("write", &self.path))?;
-        Ok(info)
-    }
-}
-
-/// For libraries that write.
-impl Write for HashingFile {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        match HashingFile::write(self, bytes) {
-            Ok(()) => Ok(bytes.len()),
-            Err(Error::Io { source, .. }) => Err(source),
-            Err(other) => Err(std::io::Error::other(other.to_string())),
-        }
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
-    }
-}
-
-fn digest(hash: &Xxh3) -> String {
-    format!("{:032x}", hash.digest128())
-}
-
-struct HashOnly<'a>(&'a mut Xxh3);
-
-impl Write for HashOnly<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

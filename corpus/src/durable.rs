@@ -1,0 +1,174 @@
+//! Files that are hashed as they are written, and that the device has before anything says they are there.
+
+use crate::error::{Error, Result};
+use llmc_plan::data::FileInfo;
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use xxhash_rust::xxh3::Xxh3;
+
+const BUFFER_BYTES: usize = 1 << 20;
+/// What the system gets at a time, from a multiple of it on: 17.6 MB in pieces of 36 kB, as groups of documents give
+/// them, cost ext4 7.8 ms and the flush 2.1 ms of CPU time, and 3.8 and 1.0 ms in these (median of 9, Linux 6.18, 2-core
+/// AMD EPYC VM, 2026-11-30).
+const PIECE_BYTES: usize = 256 << 10;
+/// After this much the device is asked to take it, so that little is left to wait for at the end.
+const ASK_BYTES: u64 = 8 << 20;
+
+/// A file that is hashed as it is written.
+pub struct HashingFile {
+    path: PathBuf,
+    file: File,
+    /// The beginning of a piece.
+    waiting: Vec<u8>,
+    hash: Box<Xxh3>,
+    bytes: u64,
+    /// Length up to which the device was asked to take it, and the thread that waits for that.
+    asked: u64,
+    asking: Option<JoinHandle<()>>,
+}
+
+impl HashingFile {
+    /// Creates `path`, replacing it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).map_err(Error::io("create", path))?;
+        let (path, hash) = (path.to_owned(), Box::default());
+        Ok(Self { path, file, waiting: Vec::new(), hash, bytes: 0, asked: 0, asking: None })
+    }
+
+    /// Goes on with a file that was written up to `info`; what came after is cut off. `None` if its
+    /// beginning is not what it was.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn reopen(path: &Path, info: &FileInfo) -> Result<Option<Self>> {
+        let mut hash = Box::<Xxh3>::default();
+        let file = match File::options().read(true).write(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(Error::io("open", path))?,
+        };
+        let mut reader = BufReader::with_capacity(BUFFER_BYTES, file).take(info.bytes);
+        let read = std::io::copy(&mut reader, &mut HashOnly(&mut hash)).map_err(Error::io("read", path))?;
+        if read != info.bytes || digest(&hash) != info.xxh3 {
+            return Ok(None);
+        }
+        let mut file = reader.into_inner().into_inner();
+        let cut = file.set_len(read).and_then(|()| file.seek(SeekFrom::Start(read)));
+        cut.map_err(Error::io("write", path))?;
+        let path = path.to_owned();
+        Ok(Some(Self { path, file, waiting: Vec::new(), hash, bytes: read, asked: read, asking: None }))
+    }
+
+    /// What is written so far, handed to the system.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn so_far(&mut self) -> Result<FileInfo> {
+        self.file.write_all(&self.waiting).map_err(Error::io("write", &self.path))?;
+        self.waiting.clear();
+        Ok(FileInfo { bytes: self.bytes, xxh3: digest(&self.hash) })
+    }
+
+    /// Appends.
+    ///
+    /// # Errors
+    /// The system's: a full disk, for instance.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hash.update(bytes);
+        let mut rest = bytes;
+        while let Some((piece, after)) =
+            rest.split_at_checked(PIECE_BYTES - (self.bytes % PIECE_BYTES as u64) as usize)
+        {
+            let whole = if self.waiting.is_empty() {
+                piece
+            } else {
+                self.waiting.extend_from_slice(piece);
+                self.waiting.as_slice()
+            };
+            self.file.write_all(whole).map_err(Error::io("write", &self.path))?;
+            self.waiting.clear();
+            self.bytes += piece.len() as u64;
+            rest = after;
+        }
+        self.waiting.extend_from_slice(rest);
+        self.bytes += rest.len() as u64;
+        if self.bytes - self.asked >= ASK_BYTES && self.asking.as_ref().is_none_or(JoinHandle::is_finished) {
+            let file = self.file.try_clone().map_err(Error::io("write", &self.path))?;
+            // An error shows again at the end.
+            self.asking = Some(std::thread::spawn(move || drop(file.sync_data())));
+            self.asked = self.bytes;
+        }
+        Ok(())
+    }
+
+    /// Hands what is left to the system.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn close(mut self) -> Result<(FileInfo, Written)> {
+        let info = self.so_far()?;
+        Ok((info, Written { path: self.path, file: self.file }))
+    }
+
+    /// Flushes to the device, so that a later rename cannot publish an empty file after a power cut.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn finish(self) -> Result<FileInfo> {
+        let (info, file) = self.close()?;
+        file.settle()?;
+        Ok(info)
+    }
+}
+
+/// For libraries that write.
+impl Write for HashingFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        HashingFile::write(self, bytes).map(|()| bytes.len()).map_err(bare)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.so_far().map(drop).map_err(bare)
+    }
+}
+
+/// The system's error without the file it is about.
+fn bare(error: Error) -> std::io::Error {
+    match error {
+        Error::Io { source, .. } => source,
+        other => std::io::Error::other(other.to_string()),
+    }
+}
+
+fn digest(hash: &Xxh3) -> String {
+    format!("{:032x}", hash.digest128())
+}
+
+struct HashOnly<'a>(&'a mut Xxh3);
+
+impl Write for HashOnly<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file that the system has in full, and the device perhaps not yet.
+pub struct Written {
+    path: PathBuf,
+    file: File,
+}
+
+impl Written {
+    fn settle(&self) -> Result<()> {
+        self.file.sync_all().map_err(Error::io("write", &self.path))
+    }
+}
