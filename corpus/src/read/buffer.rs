@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-const STEP_BYTES: usize = 1 << 10;
+const STEP_BYTES: usize = 4 << 10;
 
 /// A buffer that is cleared without being given back: touching fresh memory costs as much as filling it.
 #[derive(Default)]
@@ -55,9 +55,13 @@ impl Buffer {
     pub fn room(&mut self, bytes: usize) -> &mut [u8] {
         let end = self.length + bytes;
         if self.bytes.len() < end {
-            // By half at least, so that a long document is not moved again and again.
-            let length = end.max(self.bytes.len() + self.bytes.len() / 2);
-            self.bytes.resize(length.next_multiple_of(STEP_BYTES), 0);
+            // Twice as much is kept ready, so that what is asked for next seldom moves what is there. Until it is used it
+            // costs nothing; what is used is cleared first, and no more than that.
+            if self.bytes.capacity() < end {
+                let length = (end + 1).next_power_of_two();
+                self.bytes.reserve_exact(length - self.bytes.len());
+            }
+            self.bytes.resize(self.bytes.capacity().min(end.next_multiple_of(STEP_BYTES)), 0);
         }
         self.bytes.get_mut(self.length..).unwrap_or_default()
     }
