@@ -7,6 +7,7 @@
 
 use crate::adopt::adopt_source;
 use crate::clean::Seen;
+use crate::durable::Settling;
 use crate::encode::{Built, Target, build_source, split_info};
 use crate::error::{Error, Result};
 use crate::folder::{MANIFEST, Partial, RECEIPT, lock, read_manifest};
@@ -131,14 +132,14 @@ pub fn build_noting(
             other => break other?,
         }
     };
-    let (built, mut files, warnings) = built;
+    let (built, mut files, warnings, settling) = built;
     let json = encoder.json();
     let info = FileInfo { bytes: json.len() as u64, xxh3: format!("{:032x}", xxh3_128(json)) };
     files.insert(TOKENIZER.to_owned(), info);
     head.warnings.extend(warnings);
     let manifest = assemble(&encoder, &built, files);
     let receipt = receipt(fingerprint, &inputs, &built);
-    partial.commit(dir, &manifest, receipt)?;
+    partial.commit(dir, &manifest, receipt, settling)?;
     Ok(BuildReport { manifest, up_to_date: false, resumed, warnings: head.warnings })
 }
 
@@ -154,7 +155,7 @@ fn too_small(spec: &DataSpec, encoder: &Encoder) -> Vec<String> {
     )]
 }
 
-type Sources = (Vec<Built>, BTreeMap<String, FileInfo>, Vec<String>);
+type Sources = (Vec<Built>, BTreeMap<String, FileInfo>, Vec<String>, Option<Settling>);
 
 fn build_sources(
     spec: &DataSpec,
@@ -165,17 +166,17 @@ fn build_sources(
     observer: &dyn Observer,
 ) -> Result<Sources> {
     observer.phase("encode", inputs.iter().flatten().map(|input| input.bytes).sum());
-    let (mut files, mut warnings) = (BTreeMap::new(), Vec::new());
+    let (mut files, mut warnings, mut settling) = (BTreeMap::new(), Vec::new(), None);
     let mut seen = Seen::new(&spec.clean);
     let build = |(source, inputs): (&SourceSpec, &Vec<Input>)| {
-        let (files, warnings, seen) = (&mut files, &mut warnings, &mut seen);
+        let (files, warnings, seen, settling) = (&mut files, &mut warnings, &mut seen, &mut settling);
         warnings.extend(empty_files(&source.name, inputs));
-        let mut target = Target { partial: partial.path(), journal, files, warnings, seen };
+        let mut target = Target { partial: partial.path(), journal, files, warnings, seen, settling };
         let build = if source.in_place { adopt_source } else { build_source };
         build(spec, &source.name, inputs, encoder, observer, &mut target)
     };
     let built = spec.sources.iter().zip(inputs).map(build).collect::<Result<_>>()?;
-    Ok((built, files, warnings))
+    Ok((built, files, warnings, settling))
 }
 
 /// Hash of all that shapes the shards. Context, packing, mixture and seed do not: they may change

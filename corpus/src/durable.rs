@@ -172,3 +172,107 @@ impl Written {
         self.file.sync_all().map_err(Error::io("write", &self.path))
     }
 }
+
+/// Waits until the device has all of some files. They ask for it at once: the file system commits together what is
+/// asked for together, and one after another each would wait for a commit of its own.
+///
+/// # Errors
+/// The system's, of one of them.
+pub fn settle_all(files: &[Written]) -> Result<()> {
+    std::thread::scope(|scope| {
+        let ask = |file| {
+            let waiting = std::thread::Builder::new().spawn_scoped(scope, move || Written::settle(file));
+            waiting.map_err(|_| file)
+        };
+        let Some((last, others)) = files.split_last() else { return Ok(()) };
+        let asked: Vec<_> = others.iter().map(ask).collect();
+        let mut all = last.settle();
+        for waiting in asked {
+            all = all.and(match waiting {
+                Ok(waiting) => waiting.join().unwrap_or(Err(Error::Stopped)),
+                // There was no thread to be had.
+                Err(file) => file.settle(),
+            });
+        }
+        all
+    })
+}
+
+/// Files that the device is being asked to take, and what comes after that. Nothing of it goes on once this is dropped.
+pub struct Settling(Option<JoinHandle<Result<()>>>);
+
+impl Settling {
+    /// Does something as soon as the device has all of some files.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn begin(files: Vec<Written>, then: impl FnOnce() -> Result<()> + Send + 'static) -> Result<Self> {
+        let path = files.first().map(|file| file.path.clone()).unwrap_or_default();
+        let thread = std::thread::Builder::new().spawn(move || settle_all(&files).and_then(|()| then()));
+        thread.map(|thread| Self(Some(thread))).map_err(Error::io("flush", &path))
+    }
+
+    /// Waits until all is done.
+    ///
+    /// # Errors
+    /// Those of [`settle_all`] and of what came after.
+    pub fn wait(mut self) -> Result<()> {
+        self.0.take().map_or(Ok(()), |thread| thread.join().unwrap_or(Err(Error::Stopped)))
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        // An error is for who waits.
+        let _ = self.0.take().map(JoinHandle::join);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_the_whole_and_can_be_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let bytes: Vec<u8> = (0..5 * PIECE_BYTES + 7).map(|n| (n % 251) as u8).collect();
+        let (mut file, mut rest, mut wanted) = (HashingFile::create(&path).unwrap(), &bytes[..], 1);
+        while !rest.is_empty() {
+            let (now, after) = rest.split_at(wanted.min(rest.len()));
+            file.write(now).unwrap();
+            (rest, wanted) = (after, wanted * 3);
+            if after.len() < bytes.len() / 2 && now.len() > bytes.len() / 4 {
+                let info = file.so_far().unwrap();
+                file.write(b"lost").unwrap();
+                file.so_far().unwrap();
+                file = HashingFile::reopen(&path, &info).unwrap().unwrap();
+            }
+        }
+        let info = file.finish().unwrap();
+        assert_eq!((info.bytes, std::fs::read(&path).unwrap()), (bytes.len() as u64, bytes));
+        assert!(HashingFile::reopen(&path, &FileInfo { bytes: 3, ..info.clone() }).unwrap().is_none());
+        assert!(HashingFile::reopen(&dir.path().join("none"), &info).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_comes_after_comes_before_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let after = dir.path().join("after");
+        for waits in [true, false] {
+            let files = ["a", "b", "c"].map(|name| HashingFile::create(&dir.path().join(name)).unwrap());
+            let files = files.map(|file| file.close().unwrap().1).into();
+            let to = after.clone();
+            let then = move || std::fs::write(&to, "x").map_err(Error::io("write", &to));
+            let settling = Settling::begin(files, then).unwrap();
+            if waits {
+                settling.wait().unwrap()
+            } else {
+                drop(settling)
+            }
+            std::fs::remove_file(&after).unwrap();
+        }
+        let failing = Settling::begin(Vec::new(), || Err(Error::spec("no"))).unwrap();
+        assert!(failing.wait().is_err());
+    }
+}

@@ -10,10 +10,11 @@
 
 use crate::build::Observer;
 use crate::clean::Seen;
+use crate::durable::Settling;
 use crate::error::{BadContent, Error, Result};
 use crate::inputs::Input;
 use crate::journal::{Done, Journal, Note, Open};
-use crate::output::{Dtype, ShardWriter, Tokens};
+use crate::output::{Closed, Dtype, ShardWriter, Tokens};
 use crate::read::{Buffer, Form, Found, Place, Raw, Sink, each_document, read};
 use crate::stats::{Tally, bytes_per_token, unigram_entropy};
 use crate::tokenizer::Encoder;
@@ -46,6 +47,8 @@ pub struct Target<'a> {
     pub warnings: &'a mut Vec<String>,
     /// The documents of the sources before, and of this one so far.
     pub seen: &'a mut Seen,
+    /// The source before, of which the device may lack some yet.
+    pub settling: &'a mut Option<Settling>,
 }
 
 /// Builds the shards of one source, or goes on where a note says it is.
@@ -441,16 +444,14 @@ impl<'a> Output<'a> {
                 state.dropped.counts().values().sum::<u64>()
             )));
         }
-        let mut files = BTreeMap::new();
         let [train_bytes, validation_bytes] = state.text_bytes;
-        let train = finish_split(train, format!("{name}.train"), train_bytes, &train_counts, &mut files)?;
-        let validation = finish_split(
-            validation,
-            format!("{name}.validation"),
-            validation_bytes,
-            &validation_counts,
-            &mut files,
-        )?;
+        let mut closed = Closed { info: None, files: Vec::new(), leftovers: Vec::new() };
+        let mut files = BTreeMap::new();
+        let mut finish = |writer, split, bytes, counts| {
+            finish_split(writer, format!("{name}.{split}"), bytes, counts, &mut files, &mut closed)
+        };
+        let train = finish(train, "train", train_bytes, &train_counts)?;
+        let validation = finish(validation, "validation", validation_bytes, &validation_counts)?;
         let info = SourceInfo {
             name: name.to_owned(),
             train,
@@ -461,22 +462,29 @@ impl<'a> Output<'a> {
         };
         let built = Built { info, train_counts, validation_counts, hashes };
         let note = Note::Done(Box::new(Done { built, files, warnings }));
-        self.journal.put(name, &note)?;
+        // One at a time, however many small sources there are.
+        target.settling.take().map_or(Ok(()), Settling::wait)?;
+        *target.settling = Some(self.journal.put_after(closed.files, name, &note, closed.leftovers)?);
         let Note::Done(done) = note else { return Err(Error::Stopped) };
         Ok(restore(*done, target))
     }
 }
 
+/// Closes a shard, and adds its files and what is left of it to others.
 fn finish_split(
     writer: ShardWriter,
     name: String,
     bytes: u64,
     counts: &[u64],
     files: &mut BTreeMap<String, FileInfo>,
+    all: &mut Closed,
 ) -> Result<SplitInfo> {
     let (documents, tokens) = (writer.documents, writer.tokens);
     let mut shards = Vec::new();
-    if let Some((bin, idx)) = writer.finish()? {
+    let mut closed = writer.close()?;
+    all.files.append(&mut closed.files);
+    all.leftovers.append(&mut closed.leftovers);
+    if let Some((bin, idx)) = closed.info {
         files.insert(format!("{name}.bin"), bin);
         files.insert(format!("{name}.idx"), idx);
         shards.push(name);

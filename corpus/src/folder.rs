@@ -4,10 +4,10 @@
 //! last: a folder with a manifest is whole. What an unfinished build leaves there is for the next one to
 //! go on from.
 
+use crate::durable::{HashingFile, Settling, Written, settle_all};
 use crate::error::{Error, Result};
 use crate::inputs::Receipt;
 use crate::journal::is_worth_keeping;
-use crate::output::HashingFile;
 use crate::tokenizer::hex;
 use llmc_plan::data::{DATA_FORMAT_VERSION, Manifest};
 use sha2::{Digest, Sha256};
@@ -108,17 +108,23 @@ impl Partial {
         &self.path
     }
 
-    /// Moves everything into `dir`. The old manifest goes first and the new one comes last, so a
+    /// Moves everything into `dir`, once the device has it. The old manifest goes first and the new one comes last, so a
     /// folder never has a manifest that speaks of other files.
     ///
     /// # Errors
     /// The system's.
-    pub fn commit(self, dir: &Path, manifest: &Manifest, mut receipt: Receipt) -> Result<()> {
+    pub fn commit(
+        self,
+        dir: &Path,
+        manifest: &Manifest,
+        mut receipt: Receipt,
+        settling: Option<Settling>,
+    ) -> Result<()> {
         let json = serde_json::to_vec_pretty(manifest).map_err(|e| Error::spec(e.to_string()))?;
         receipt.manifest = hex(&Sha256::digest(&json));
         let receipt = serde_json::to_vec(&receipt).map_err(|e| Error::spec(e.to_string()))?;
-        self.put(RECEIPT, &receipt)?;
-        self.put(MANIFEST, &json)?;
+        settle_all(&[self.write(RECEIPT, &receipt)?, self.write(MANIFEST, &json)?])?;
+        settling.map_or(Ok(()), Settling::wait)?;
         let old = read_manifest(dir).map(|m| m.files).unwrap_or_default();
         let new: Vec<&str> = manifest.files.keys().map(String::as_str).collect();
         self.publish(dir, &[RECEIPT, MANIFEST], old.keys().map(String::as_str), &new)
@@ -129,9 +135,13 @@ impl Partial {
     /// # Errors
     /// The system's.
     pub fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        settle_all(&[self.write(name, bytes)?])
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<Written> {
         let mut file = HashingFile::create(&self.path.join(name))?;
         file.write(bytes)?;
-        file.finish().map(|_| ())
+        Ok(file.close()?.1)
     }
 
     /// Moves `new` into `dir`, then `heads`, which say what the folder holds: those that lie there go first, then

@@ -5,10 +5,11 @@
 //! cut lost some of them, the source is begun again. Everything appears by rename.
 
 use crate::clean::Dropped;
+use crate::durable::{HashingFile, Settling, Written, settle_all};
 use crate::encode::Built;
 use crate::error::{Error, Result};
 use crate::inputs::Input;
-use crate::output::{HashingFile, ShardState};
+use crate::output::{ShardState, remove};
 use llmc_plan::data::FileInfo;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -140,6 +141,26 @@ impl Journal {
         self.write(&format!("{source}{NOTE}"), note)
     }
 
+    /// As [`Journal::put`] once the device has `files`, of which the note speaks, and removes `leftovers` then. Nobody
+    /// waits for that here.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn put_after(
+        &self,
+        mut files: Vec<Written>,
+        source: &str,
+        note: &Note,
+        leftovers: Vec<PathBuf>,
+    ) -> Result<Settling> {
+        let (file, from, to) = self.prepare(&format!("{source}{NOTE}"), note)?;
+        files.push(file);
+        Settling::begin(files, move || {
+            fs::rename(&from, &to).map_err(Error::io("write", &to))?;
+            leftovers.iter().try_for_each(|path| remove(path))
+        })
+    }
+
     /// Removes the notes of all sources.
     ///
     /// # Errors
@@ -158,12 +179,18 @@ impl Journal {
     }
 
     fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
+        let (file, from, to) = self.prepare(name, value)?;
+        settle_all(&[file])?;
+        fs::rename(&from, &to).map_err(Error::io("write", &to))
+    }
+
+    /// Writes a file under another name, and says which and what its own is.
+    fn prepare<T: Serialize>(&self, name: &str, value: &T) -> Result<(Written, PathBuf, PathBuf)> {
         let json = serde_json::to_vec(value).map_err(|e| Error::spec(e.to_string()))?;
-        let (to, partial) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
-        let mut file = HashingFile::create(&partial)?;
+        let (to, from) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
+        let mut file = HashingFile::create(&from)?;
         file.write(&json)?;
-        file.finish()?;
-        fs::rename(&partial, &to).map_err(Error::io("write", &to))
+        Ok((file.close()?.1, from, to))
     }
 }
 

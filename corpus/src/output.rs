@@ -4,6 +4,7 @@
 //! `_IndexWriter`), so that its reader opens these files and ours opens its own.
 
 pub use crate::durable::HashingFile;
+use crate::durable::{Written, settle_all};
 use crate::error::{Error, Result};
 use crate::read::{Buffer, KEPT_BYTES};
 use crate::stats::Tally;
@@ -211,20 +212,44 @@ impl ShardWriter {
     ///
     /// # Errors
     /// The system's.
-    pub fn finish(mut self) -> Result<Option<(FileInfo, FileInfo)>> {
-        self.lengths.so_far()?;
-        let lengths = with_suffix(&self.prefix, LENGTHS);
-        let bin = self.bin.finish()?;
-        let info = if self.documents == 0 {
-            let path = with_suffix(&self.prefix, BIN);
-            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-            None
-        } else {
-            Some((bin, write_index(&self.prefix, &lengths, self.dtype, self.documents)?))
-        };
-        std::fs::remove_file(&lengths).map_err(Error::io("remove", &lengths))?;
-        Ok(info)
+    pub fn finish(self) -> Result<Option<(FileInfo, FileInfo)>> {
+        let closed = self.close()?;
+        settle_all(&closed.files)?;
+        closed.leftovers.iter().try_for_each(|path| remove(path))?;
+        Ok(closed.info)
     }
+
+    /// As [`ShardWriter::finish`], but the device may lack some of it yet, and whoever could go on with the
+    /// shard finds it as it was.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn close(mut self) -> Result<Closed> {
+        let lengths = with_suffix(&self.prefix, LENGTHS);
+        self.lengths.so_far()?;
+        let (bin, bin_file) = self.bin.close()?;
+        if self.documents == 0 {
+            let leftovers = vec![with_suffix(&self.prefix, BIN), lengths];
+            return Ok(Closed { info: None, files: Vec::new(), leftovers });
+        }
+        let (idx, idx_file) = write_index(&self.prefix, &lengths, self.dtype, self.documents)?;
+        Ok(Closed { info: Some((bin, idx)), files: vec![bin_file, idx_file], leftovers: vec![lengths] })
+    }
+}
+
+/// A shard that is whole.
+pub(crate) struct Closed {
+    /// Of `.bin` and `.idx`, unless there are no documents.
+    pub info: Option<(FileInfo, FileInfo)>,
+    /// What the device is to have.
+    pub files: Vec<Written>,
+    /// What only a shard that is being written needs.
+    pub leftovers: Vec<PathBuf>,
+}
+
+/// Removes what is no longer needed.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    std::fs::remove_file(path).map_err(Error::io("remove", path))
 }
 
 /// A shard that is being written.
@@ -235,7 +260,12 @@ pub struct ShardState {
 }
 
 /// One sequence a document, so pointers and document indices follow from the lengths.
-fn write_index(prefix: &Path, lengths_path: &Path, dtype: Dtype, documents: u64) -> Result<FileInfo> {
+fn write_index(
+    prefix: &Path,
+    lengths_path: &Path,
+    dtype: Dtype,
+    documents: u64,
+) -> Result<(FileInfo, Written)> {
     let mut index = HashingFile::create(&with_suffix(prefix, ".idx"))?;
     index.write(MAGIC)?;
     index.write(&VERSION.to_le_bytes())?;
@@ -258,7 +288,7 @@ fn write_index(prefix: &Path, lengths_path: &Path, dtype: Dtype, documents: u64)
         let indices: Vec<u8> = (first..=last).flat_map(u64::to_le_bytes).collect();
         index.write(&indices)?;
     }
-    index.finish()
+    index.close()
 }
 
 /// Reads a file in pieces whose length is a multiple of four.
