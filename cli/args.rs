@@ -170,7 +170,7 @@ pub enum Command {
     },
     /// Train a tokenizer: `tokenizer train RECIPE` (llmc-data)
     Tokenizer(PassOn),
-    /// Build or measure a corpus: `data build RECIPE`, `data stats DIR` (llmc-data)
+    /// Build or measure a corpus: `data build RECIPE`, `data stats|export DIR` (llmc-data)
     Data(PassOn),
     /// Score the planner's predictions against measured runs
     Score {

@@ -84,7 +84,9 @@ fn completions_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = run(folder.path(), &["completions", shell]);
         assert_eq!(output.status.code(), Some(0));
-        assert!(String::from_utf8_lossy(&output.stdout).contains("why-not"), "{shell}");
+        let script = String::from_utf8_lossy(&output.stdout);
+        // Also what siblings take.
+        assert!(script.contains("why-not") && script.contains("tar-mib"), "{shell}");
     }
 }
 

@@ -245,6 +245,48 @@ fn a_gpu_plan_is_refused_here_in_one_sentence() {
     assert!(said(&output).contains("1 × H100, this machine has 0 CUDA devices"), "{}", said(&output));
 }
 
+/// What the shell completes behind `llmc data` and `llmc tokenizer` is what `llmc-data` takes.
+#[test]
+fn completions_know_the_sibling() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = String::from_utf8(well(folder.path(), &["completions", "fish"]).stdout).unwrap();
+    let sibling = std::env::var_os("LLMC_DATA").expect("make test sets LLMC_DATA");
+    let printed = |arguments: &[&str]| {
+        String::from_utf8(Command::new(&sibling).args(arguments).output().unwrap().stdout).unwrap()
+    };
+    // Names below a heading of a help text; texts that go on in a new line are indented further.
+    let below = |help: &str, heading: &str| -> Vec<String> {
+        let lines =
+            help.lines().skip_while(|line| *line != heading).skip(1).take_while(|line| !line.is_empty());
+        let named = |line: &str| {
+            let word = line.split_whitespace().next()?;
+            let named = word.starts_with("--") || line.find(word) == Some(2);
+            named.then(|| word.trim_start_matches("--").to_owned())
+        };
+        lines.filter_map(named).filter(|name| !["help", "-h,"].contains(&name.as_str())).collect()
+    };
+    for (parent, before) in [("data", &[][..]), ("tokenizer", &["tokenizer"])] {
+        let commands = below(&printed(&[before, &["--help"]].concat()), "Commands:");
+        assert!(commands.len() >= 2, "{commands:?}");
+        for command in commands.iter().filter(|command| *command != "tokenizer") {
+            let lines: Vec<&str> = (script.lines())
+                .filter(|line| {
+                    line.contains(&format!(
+                        "_using_subcommand {parent}; and __fish_seen_subcommand_from {command}\""
+                    ))
+                })
+                .collect();
+            assert!(script.contains(&format!("-a \"{command}\"")), "{parent} {command}");
+            for option in below(&printed(&[before, &[command, "--help"]].concat()), "Options:") {
+                assert!(
+                    lines.iter().any(|line| line.contains(&format!("-l {option}"))),
+                    "{parent} {command} {option}"
+                );
+            }
+        }
+    }
+}
+
 /// A table of factors as Parquet, which only `llmc-data` reads: the plan's shares follow it, a bad row is named.
 #[test]
 fn importance_comes_from_parquet() {
