@@ -83,7 +83,7 @@ fn shard(path: &Path, ids: &[u32], spoil: impl Fn(&mut Vec<u8>)) {
     std::fs::write(&idx, bytes).unwrap();
 }
 
-const ROWS: [Row; 20] = [
+const ROWS: [Row; 21] = [
     Row {
         name: "truncated.jsonl.gz",
         make: |path| cut(path, &gzip(&GOOD.repeat(4000)), 9),
@@ -139,6 +139,15 @@ const ROWS: [Row; 20] = [
         make: |path| std::fs::write(path, [0xF7; 1024]).unwrap(),
         said: ", byte 0: expected the header of a tar member, found 512 bytes that are none; the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out",
         skipped: (1, 1024),
+    },
+    Row {
+        name: "lines.tar",
+        make: |path| {
+            drop(tar_of(path, &[("1.txt", b"first"), ("2.jsonl", b"{\"text\": \"a\"}\n{\"text\": 5}\n")]))
+        },
+        // Behind two headers, the first text and the first line.
+        said: ", line 2 (byte 1559): expected a JSON object with a string field \"text\", found invalid type: integer `5`, expected a string; repair the line",
+        skipped: (1, 12),
     },
     Row {
         name: "list.jsonl",

@@ -16,12 +16,12 @@ struct Line<'a> {
     text: Cow<'a, str>,
 }
 
-/// Finds the lines, a block of them at a time; decoding them is [`find_text`]'s work.
-pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink) -> Result<()> {
+/// Finds the lines, a block of them at a time; decoding them is [`find_text`]'s work. The first lies at byte `start`.
+pub(super) fn read(input: &Input, start: u64, reader: &mut dyn BufRead, sink: &mut dyn Sink) -> Result<()> {
     // Lines that are whole, then the beginning of one.
     let mut block = Buffer::default();
     let (mut lines, mut rest) = (Vec::new(), Vec::new());
-    let (mut offset, mut number) = (0u64, 1u64);
+    let (mut offset, mut number) = (start, 1u64);
     loop {
         let searched = block.len();
         let place = Place { offset: Some(offset), line: Some(number), row: None };
@@ -81,7 +81,7 @@ pub(super) fn find_text(
         return Ok(Some(text));
     }
     // A byte order mark is not text.
-    let mark = if raw.place.offset == Some(0) { "\u{feff}".as_bytes() } else { &[] };
+    let mark = if raw.place.line.is_none_or(|line| line == 1) { "\u{feff}".as_bytes() } else { &[] };
     let line = raw.bytes.strip_prefix(mark).unwrap_or(raw.bytes);
     match serde_json::from_slice::<Line>(line) {
         // serde would take a list of one string for the object.

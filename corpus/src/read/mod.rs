@@ -236,7 +236,7 @@ pub fn read(input: &Input, sink: &mut dyn Sink, advance: &dyn Fn(u64)) -> Result
     {
         let mut reader = open(&mut raw, compression).map_err(Error::io("read", &input.path))?;
         match format {
-            Format::Jsonl => jsonl::read(input, &mut *reader, sink)?,
+            Format::Jsonl => jsonl::read(input, 0, &mut *reader, sink)?,
             Format::Tar => archive_ended = tar::read(input, &mut *reader, sink)?,
             _ => text::read(input, &mut *reader, sink)?,
         };

@@ -60,7 +60,8 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
             Some("jsonl" | "ndjson") => {
                 let mut lines =
                     open(&mut entry, compression).map_err(crate::error::Error::io("read", &input.path))?;
-                jsonl::read(input, &mut *lines, sink)?;
+                let start = if matches!(compression, Compression::None) { offset } else { 0 };
+                jsonl::read(input, start, &mut *lines, sink)?;
                 documents += 1;
                 continue;
             }

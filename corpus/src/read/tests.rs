@@ -43,7 +43,7 @@ fn an_endless_line_is_left_out_in_bounded_memory() {
     let long = std::io::repeat(b'x').take(MAX_DOCUMENT_BYTES + 1000);
     let mut reader = BufReader::new(good.chain(long).chain(&b"\n"[..]).chain(good));
     let mut kept = Kept::default();
-    jsonl::read(&input("a.jsonl"), &mut reader, &mut kept).unwrap();
+    jsonl::read(&input("a.jsonl"), 0, &mut reader, &mut kept).unwrap();
     assert_eq!(kept.documents, ["a", "a"]);
     let [(message, bytes)] = &kept.left_out[..] else { panic!("{:?}", kept.left_out) };
     assert_eq!(*bytes, MAX_DOCUMENT_BYTES + 1001);
