@@ -59,7 +59,7 @@ fn ids_and_text_are_read_back_as_they_were() {
         let output = export(root, out, more);
         let said = stderr(&output).replace(&format!("{}/", root.display()), "");
         assert!(output.status.success(), "{said}");
-        assert!(said.contains(&format!("{out}/s-train.json: {train} documents in ")), "{said}");
+        assert!(said.contains(&format!("{out}/s-train.json: {train} documents, ")), "{said}");
         for (split, index) in [("s.train", "s-train.json"), ("s.validation", "s-validation.json")] {
             let back = build(root, &format!("{out}/{index}"), IMPORT, 0.0, "back");
             assert!(back.status.success(), "{}", stderr(&back));

@@ -42,7 +42,7 @@ fn tars(dir: &Path, out: &Path, options: &Options) -> Result<()> {
     for set in &report.sets {
         let bytes: u64 = set.tars.iter().map(|tar| tar.info.bytes).sum();
         eprintln!(
-            "{}: {} documents in {} tars, {bytes} bytes{}",
+            "{}: {} documents, {bytes} bytes, tars: {}{}",
             out.join(set.index()).display(),
             set.samples(),
             set.tars.len(),
