@@ -51,8 +51,12 @@ pub struct Hardware {
     pub peak_bf16: f64,
     /// Dense peak of fp8 products, where the part has them.
     pub peak_fp8: Option<f64>,
+    /// Dense bf16 rate at the clock that the power limit allows under load, where that is far below the peak's.
+    pub sustained_bf16: Option<f64>,
     /// Link inside the machine, one direction per device.
     pub link_bandwidth: f64,
+    /// Devices that share their links out among each other without a switch; `None`: a switch gives all to any.
+    pub mesh: Option<u64>,
     /// "nvlink", "pcie" or "memory".
     pub link_kind: String,
     /// The switch can reduce (NVLS).
@@ -71,6 +75,13 @@ pub struct Hardware {
     pub sources: BTreeMap<String, String>,
     /// The file's own efficiencies, used instead of the profile of that name.
     pub efficiencies: Option<Profile>,
+}
+
+impl Hardware {
+    /// Clock under load ÷ the clock of the peaks, as far as the power limit alone decides it.
+    pub fn clock(&self) -> f64 {
+        self.sustained_bf16.map_or(1.0, |rate| rate / self.peak_bf16)
+    }
 }
 
 /// A hardware file that cannot be used.
@@ -238,6 +249,7 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
     let power_kw = need("power", &POWER)?;
     let rent_cny_hour = need("rent", &RENT)?;
     let peak_fp8 = optional("peak_fp8", &RATE)?;
+    let sustained_bf16 = optional("sustained_bf16", &RATE)?;
     if let Some((field, figure)) = figures.iter().next() {
         return Err(HardwareError {
             line: line_of(figure.value.span().start),
@@ -260,7 +272,9 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
         peak_tf32,
         peak_bf16,
         peak_fp8,
+        sustained_bf16,
         link_bandwidth,
+        mesh: None,
         link_kind: link,
         nvls: file.nvls,
         network_bandwidth,

@@ -120,6 +120,26 @@ pub struct Variant {
     pub selective_products: bool,
     /// Tensor-parallel ranks that hold the same stream send a part each to the next stage, which gathers it.
     pub scattered_sends: bool,
+    /// What runs beside tensor-parallel collectives.
+    pub tensor_traffic: TensorTraffic,
+    /// Gradients are reduced and weights gathered after the last backward pass, beside nothing.
+    pub late_reduction: bool,
+    /// A recomputed block stops once all that its backward pass reads is there: its last product is not repeated.
+    pub early_stop: bool,
+}
+
+/// What tensor-parallel collectives share their time with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TensorTraffic {
+    /// They are cut up and run beside the products that need them (Transformer Engine's userbuffers, XLA's collective
+    /// products): the profile says which share stays exposed.
+    #[default]
+    Pipelined,
+    /// Those of the input gradient of a column-parallel product run beside its products, all others alone
+    /// (Megatron-LM, `LinearWithGradAccumulationAndAsyncCommunication` in core/tensor_parallel/layers.py).
+    Beside,
+    /// All alone; a gathered input is kept for the backward pass (PyTorch's DTensor).
+    Alone,
 }
 
 /// `nodes × gpus_per_node` devices.

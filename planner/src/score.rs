@@ -248,6 +248,12 @@ mod tests {
         let bias = predicted(&[("notes", "flags: sequence-parallel")]);
         assert!(plain.1 < bias.1, "{plain:?} {bias:?}");
         let ends = |cells: &[(&str, &str)]| predicted(cells).0;
+        // Megatron-LM hides tensor-parallel traffic and gradients only where its flags say so.
+        let flags =
+            |notes| ends(&[("source", "Megatron-LM"), ("hardware", "H100-80GB-SXM"), ("notes", notes)]);
+        let alone = flags("flags: sequence-parallel");
+        assert!(flags("flags: sequence-parallel,tp-comm-overlap") < alone);
+        assert!(flags("flags: sequence-parallel,overlap-grad-reduce,overlap-param-gather") < alone);
         for (card, precision) in [
             ("V100-32GB", "fp16"),
             ("GB200", "mxfp8"),

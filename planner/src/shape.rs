@@ -3,7 +3,7 @@
 
 use llmc_plan::model::Model;
 
-use crate::question::Variant;
+use crate::question::{TensorTraffic, Variant};
 
 /// Shape of a dense decoder. The defaults of the second half are LLaMA's; the rest exists to score published runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,12 @@ pub struct Shape {
     pub selective_products: bool,
     /// A stage's message is split over the tensor-parallel ranks.
     pub scattered_sends: bool,
+    /// What runs beside tensor-parallel collectives.
+    pub tensor_traffic: TensorTraffic,
+    /// Gradients are reduced beside nothing.
+    pub late_reduction: bool,
+    /// A recomputed block leaves its last product out.
+    pub early_stop: bool,
 }
 
 impl Shape {
@@ -77,6 +83,9 @@ impl Shape {
             upcast_norms: variant.upcast_norms,
             selective_products: variant.selective_products,
             scattered_sends: variant.scattered_sends,
+            tensor_traffic: variant.tensor_traffic,
+            late_reduction: variant.late_reduction,
+            early_stop: variant.early_stop,
         }
     }
 
@@ -170,6 +179,9 @@ mod tests {
             upcast_norms: false,
             selective_products: false,
             scattered_sends: false,
+            tensor_traffic: TensorTraffic::Pipelined,
+            late_reduction: false,
+            early_stop: false,
         }
     }
 

@@ -3,10 +3,11 @@
 use llmc_plan::plan::{Precision, Recompute};
 
 use crate::cost::StateBytes;
+use crate::question::TensorTraffic;
 
-/// Stack of a row, from its `source` and `notes` and, where neither names one, from its layout: fully sharded parameters
-/// point to PyTorch's FSDP, else tensor or pipeline ranks to Megatron.
-pub fn stack(source: &str, notes: &str, sharding: &str, ranks: u64) -> &'static str {
+/// Stack of a row: what its `source` names, else its address, else its notes; where none names one, its layout tells:
+/// fully sharded parameters point to PyTorch's FSDP, else tensor or pipeline ranks to Megatron.
+pub fn stack(source: &str, address: &str, notes: &str, sharding: &str, ranks: u64) -> &'static str {
     // Later names are wider: the first that occurs wins.
     const NAMES: &[(&str, &str)] = &[
         ("foundry", "foundry"),
@@ -16,14 +17,15 @@ pub fn stack(source: &str, notes: &str, sharding: &str, ranks: u64) -> &'static 
         ("internevo", "internevo"),
         ("internlm", "internevo"),
         ("bigscience", "bigscience"),
-        ("megatron-deepspeed", "bigscience"),
-        ("neox", "bigscience"),
+        ("megatron-deepspeed", "neox"),
+        ("neox", "neox"),
         ("jax", "jax"),
         ("maxtext", "jax"),
         ("paxml", "jax"),
         ("levanter", "jax"),
         ("llm.c", "native"),
         ("llmq", "native"),
+        ("paddle", "paddle"),
         ("ml-engineering", "deepspeed"),
         ("llama-factory", "deepspeed"),
         ("axolotl", "deepspeed"),
@@ -31,6 +33,15 @@ pub fn stack(source: &str, notes: &str, sharding: &str, ranks: u64) -> &'static 
         ("torchtitan", "torchtitan"),
         ("torchao", "torchtitan"),
         ("automodel", "torch"),
+        ("nemo", "nemo"),
+        ("dgxc", "nemo"),
+        ("megatron-bridge", "nemo"),
+        ("megatron bridge", "nemo"),
+        ("mlperf", "nemo"),
+        ("megatron", "megatron"),
+        ("megascale", "megatron"),
+        ("flagscale", "megatron"),
+        ("nanotron", "megatron"),
         ("torch", "torch"),
         ("fsdp", "torch"),
         ("olmo", "torch"),
@@ -40,30 +51,31 @@ pub fn stack(source: &str, notes: &str, sharding: &str, ranks: u64) -> &'static 
         ("litgpt", "torch"),
         ("lightning", "torch"),
         ("flash-attention", "torch"),
-        ("nemo", "megatron"),
-        ("megatron", "megatron"),
-        ("dgxc", "megatron"),
-        ("nanotron", "megatron"),
     ];
-    // The notes only name a runtime where the source is a collection of several.
-    let source = source.to_lowercase();
-    let notes = notes.to_lowercase();
+    let [source, address, notes] = [source, address, notes].map(str::to_lowercase);
+    // A collection of several runtimes says in the notes which.
     let runtime = ["maxtext", "paxml"].iter().any(|name| notes.contains(name));
     if runtime {
         return "jax";
     }
-    match NAMES.iter().find(|(name, _)| source.contains(name)) {
-        Some((_, stack)) => stack,
-        None if notes.contains("pytorch") || sharding.to_lowercase().contains("fsdp") => "torch",
-        None if ranks > 1 => "megatron",
-        None => "torch",
-    }
+    let named = |text: &str| NAMES.iter().find(|(name, _)| text.contains(name)).map(|(_, stack)| *stack);
+    let layout = if sharding.to_lowercase().contains("fsdp") || ranks <= 1 { "torch" } else { "megatron" };
+    named(&source).or_else(|| named(&address)).or_else(|| named(&notes)).unwrap_or(layout)
 }
 
 /// The stack whose fitted profile times `stack`: torchtitan holds other things than PyTorch's other trainers, but runs
-/// the same kernels.
+/// the same kernels; Megatron's descendants run Megatron's.
 pub fn timed_as(stack: &'static str) -> &'static str {
-    if stack == "torchtitan" { "torch" } else { stack }
+    match stack {
+        "torchtitan" => "torch",
+        "neox" | "paddle" => "megatron",
+        other => other,
+    }
+}
+
+/// The stack whose profile times one that has none: Megatron-LM's layers are Transformer Engine's, as NeMo's are.
+pub fn kin(stack: &str) -> Option<&'static str> {
+    (stack == "megatron").then_some("nemo")
 }
 
 /// What a stack does that its run tables do not say.
@@ -73,8 +85,12 @@ pub struct Facts {
     pub sequence_parallel: bool,
     /// No fused attention.
     pub unfused_attention: bool,
-    /// Gradients are reduced after the last backward, not beside it.
+    /// Gradients are reduced after the last backward, not beside it, unless the row's flags say so.
     pub late_reduction: bool,
+    /// What runs beside tensor-parallel collectives.
+    pub tensor_traffic: TensorTraffic,
+    /// Recomputation stops before a block's last product.
+    pub early_stop: bool,
     /// Kernels so long that no gaps lie between them.
     pub gapless: bool,
     /// Pipelines on one machine delay each other.
@@ -114,6 +130,8 @@ pub fn facts(stack: &str) -> Facts {
         sequence_parallel: true,
         unfused_attention: false,
         late_reduction: false,
+        tensor_traffic: TensorTraffic::Beside,
+        early_stop: false,
         gapless: false,
         contended: false,
         recompute: None,
@@ -128,14 +146,35 @@ pub fn facts(stack: &str) -> Facts {
         communicator_bytes: None,
     };
     match stack {
-        // `--hidden-dropout` is 0.1 unless given (megatron/training/arguments.py).
-        "megatron" => Facts { dropout: 0.1, transformer_engine: true, ..plain },
+        // `tp_comm_overlap`, `overlap_grad_reduce` and `overlap_param_gather` are on in its performance recipes
+        // (Megatron-Bridge scripts/performance, NeMo-Framework-Launcher conf/training).
+        "nemo" => Facts {
+            dropout: 0.1,
+            transformer_engine: true,
+            tensor_traffic: TensorTraffic::Pipelined,
+            ..plain
+        },
+        // `--hidden-dropout` is 0.1, `--tp-comm-overlap`, `--overlap-grad-reduce` and `--overlap-param-gather` are off
+        // unless given (megatron/training/arguments.py).
+        "megatron" => Facts { dropout: 0.1, transformer_engine: true, late_reduction: true, ..plain },
+        // DeepSpeed's ZeRO under Megatron's layers: no sequence parallelism (EleutherAI/gpt-neox, megatron/mpu).
+        "neox" => Facts { sequence_parallel: false, late_reduction: true, ..plain },
+        // PaddleNLP: `sequence_parallel` and `mp_async_allreduce` are off unless given (paddlenlp/trainer/training_args.py).
+        "paddle" => Facts {
+            sequence_parallel: false,
+            tensor_traffic: TensorTraffic::Alone,
+            late_reduction: true,
+            ..plain
+        },
+        // The compiler cuts collectives up and runs them beside products (XLA's latency-hiding scheduler).
+        "jax" => Facts { tensor_traffic: TensorTraffic::Pipelined, ..plain },
         // Megatron of 2021 and 2022, before sequence parallelism (arXiv 2205.05198) and flash attention. Its multi-node
         // runs hold no activations but layer inputs: at 3.6B, micro-batch 32, tp 4 the scores alone would take 258 GB.
         "vtrain-multi" => Facts {
             sequence_parallel: false,
             unfused_attention: true,
             late_reduction: true,
+            tensor_traffic: TensorTraffic::Alone,
             // Micro-batches of at least 4,096 tokens at widths of 3,072 and more.
             gapless: true,
             // 39B models on 512 devices: 16 % slow at tp 4, dp 32 (two replicas a machine), 28 % at tp 2, dp 16 and 56 %
@@ -150,6 +189,7 @@ pub fn facts(stack: &str) -> Facts {
             sequence_parallel: false,
             unfused_attention: true,
             late_reduction: true,
+            tensor_traffic: TensorTraffic::Alone,
             recompute: Some(Recompute::None),
             dropout: 0.1,
             ..plain
@@ -161,6 +201,7 @@ pub fn facts(stack: &str) -> Facts {
             unfused_attention: true,
             // `_exec_reduce_grads` follows the last micro-batch (deepspeed/runtime/pipe/engine.py).
             late_reduction: true,
+            tensor_traffic: TensorTraffic::Alone,
             logit_bytes: [2, 2],
             // Buckets to reduce and to gather, 5e8 elements of 16 bits, both twice (DeepSpeed's `reduce_bucket_size`,
             // `allgather_bucket_size`): the three logged runs without a pipeline need 4 to 5.6 GiB more than those with.
@@ -173,14 +214,19 @@ pub fn facts(stack: &str) -> Facts {
         // `cross_entropy(pred.float(), …)` (torchtitan/components/loss.py): logits in 16 bits, f32 copy, log-softmax and
         // gradient; compiled, the 16-bit logits and their gradient. Per-operator checkpointing.
         "torchtitan" => Facts {
+            tensor_traffic: TensorTraffic::Alone,
+            early_stop: true,
             logit_bytes: [14, 4],
             upcast_norms: true,
             selective_products: true,
             recompute: Some(Recompute::Selective),
             ..plain
         },
-        // litgpt and torchtune: cross entropy over 16-bit logits; RMSNorm that upcasts (litgpt/rmsnorm.py).
-        "torch" => Facts { upcast_norms: true, ..plain },
+        // litgpt and torchtune: cross entropy over 16-bit logits; RMSNorm that upcasts (litgpt/rmsnorm.py). Checkpoints that
+        // are not reentrant stop early (torch/utils/checkpoint.py, `set_checkpoint_early_stop`).
+        "torch" => {
+            Facts { tensor_traffic: TensorTraffic::Alone, early_stop: true, upcast_norms: true, ..plain }
+        }
         // Hugging Face's models upcast and shift the logits before the loss: 99 GiB become 80 with Liger's loss at
         // 8,192 tokens and 128,256 entries (stas00/ml-engineering).
         "deepspeed" => Facts { logit_bytes: [20, 20], eager: true, upcast_norms: true, ..plain },
@@ -225,6 +271,47 @@ pub fn network(source: &str, words: &str, per_node: u64) -> Option<f64> {
     FOUR.iter().any(|name| source.contains(name)).then_some(4.0 * 12.5e9 / per_node as f64)
 }
 
+/// Layers of each stage where flags in `notes` make stages uneven (Megatron-LM, megatron/training/arguments.py); empty:
+/// they do not, or what they say leaves no whole layers.
+///
+/// A table may quote one of two flags: where the rest does not come out even, the other end is taken to be as this one.
+pub fn stages(notes: &str, layers: u64, pp: u64) -> Vec<u64> {
+    if pp == 1 {
+        return Vec::new();
+    }
+    let number = |flags: [&str; 2]| {
+        let rest = flags.iter().find_map(|flag| notes.split_once(flag))?.1;
+        let rest = rest.trim_start_matches(['=', ':', ' ']);
+        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>().ok()
+    };
+    let first = number(["decoder-first-pipeline-num-layers", "num-layers-in-first-pipeline-stage"]);
+    let last = number(["decoder-last-pipeline-num-layers", "num-layers-in-last-pipeline-stage"]);
+    // Embedding and loss count as a layer each.
+    let ends = ["account-for-embedding-in-pipeline-split", "account-for-loss-in-pipeline-split"]
+        .map(|flag| u64::from(notes.contains(flag)));
+    let split = |first: u64, last: u64| {
+        let middle = layers.checked_sub(first.checked_add(last)?)?;
+        let each = middle.checked_div(pp - 2).unwrap_or(0);
+        let whole = first > 0 && last > 0 && each * (pp - 2) == middle && (each > 0 || pp == 2);
+        whole.then(|| {
+            let inner = (2..pp).map(|_| each);
+            std::iter::once(first).chain(inner).chain(std::iter::once(last)).collect()
+        })
+    };
+    let even = |end: u64| layers.checked_sub(end).and_then(|rest| rest.checked_div(pp - 1));
+    let found = match (first, last, ends) {
+        (Some(first), Some(last), _) => split(first, last),
+        (Some(end), None, _) => even(end).and_then(|last| split(end, last)).or_else(|| split(end, end)),
+        (None, Some(end), _) => even(end).and_then(|first| split(first, end)).or_else(|| split(end, end)),
+        (None, None, [0, 0]) => None,
+        (None, None, [embedding, loss]) => [(embedding, loss), (1, 1)].into_iter().find_map(|(e, l)| {
+            let each = (layers + e + l) / pp;
+            split(each.checked_sub(e)?, each.checked_sub(l)?)
+        }),
+    };
+    found.unwrap_or_default()
+}
+
 /// Bytes a parameter that a stack holds, where they are not Megatron's 2 + 4 + 12.
 pub fn state(stack: &str, precision: Precision) -> Option<StateBytes> {
     let of = |weight, gradient, reduced, optimizer| {
@@ -253,12 +340,38 @@ mod tests {
 
     #[test]
     fn names_and_layouts_select_a_stack() {
-        assert_eq!(stack("dgxc-benchmarking", "v24.11.1; MaxText; step", "", 1), "jax");
-        assert_eq!(stack("dgxc-benchmarking", "v24.11.1; NeMo", "", 8), "megatron");
-        assert_eq!(stack("NeMo Automodel docs", "", "", 1), "torch");
-        assert_eq!(stack("somebody's blog", "", "", 8), "megatron");
-        assert_eq!(stack("somebody's blog", "", "fsdp2-full (8)", 4), "torch");
-        assert_eq!(stack("somebody's blog", "", "", 1), "torch");
+        assert_eq!(stack("dgxc-benchmarking", "", "v24.11.1; MaxText; step", "", 1), "jax");
+        assert_eq!(stack("dgxc-benchmarking", "", "v24.11.1; NeMo", "", 8), "nemo");
+        assert_eq!(stack("NeMo Automodel docs", "", "", "", 1), "torch");
+        assert_eq!(stack("somebody's blog", "NVIDIA/Megatron-LM@abc:README.md", "", "fsdp", 1), "megatron");
+        assert_eq!(stack("somebody's blog", "", "PaddlePaddle 2.5", "", 2), "paddle");
+        assert_eq!(stack("somebody's blog", "", "", "", 8), "megatron");
+        assert_eq!(stack("somebody's blog", "", "", "fsdp2-full (8)", 4), "torch");
+        assert_eq!(stack("somebody's blog", "", "", "", 1), "torch");
+    }
+
+    #[test]
+    fn uneven_stages_are_read_from_flags() {
+        let ends = "account-for-embedding-in-pipeline-split,account-for-loss-in-pipeline-split";
+        let both = "decoder-first-pipeline-num-layers=14,decoder-last-pipeline-num-layers=18";
+        let even: &[u64] = &[];
+        for (flags, layers, pp, meant) in [
+            ("flags: sequence-parallel", 32, 4, even),
+            ("decoder-first-pipeline-num-layers=5", 32, 4, &[5, 9, 9, 9]),
+            ("--decoder-last-pipeline-num-layers 2", 32, 4, &[10, 10, 10, 2]),
+            (both, 32, 2, &[14, 18]),
+            (ends, 126, 8, &[15, 16, 16, 16, 16, 16, 16, 15]),
+            (ends, 126, 1, even),
+            // One flag of two.
+            ("decoder-first-pipeline-num-layers=2", 12, 4, &[2, 4, 4, 2]),
+            ("account-for-embedding-in-pipeline-split", 6, 4, &[1, 2, 2, 1]),
+            // Flags of another model.
+            ("decoder-first-pipeline-num-layers=40", 32, 4, even),
+            (both, 12, 2, even),
+            (ends, 125, 8, even),
+        ] {
+            assert_eq!(stages(flags, layers, pp), meant, "{flags} {layers} {pp}");
+        }
     }
 
     #[test]

@@ -13,8 +13,11 @@ use crate::cost::{Point, Setting, StateBytes};
 use crate::hardware;
 use crate::question::*;
 use crate::solve::setting;
-use crate::stack::{facts, network, stack, state, timed_as};
+use crate::stack::{facts, network, stack, stages, state, timed_as};
 use crate::words::{self, Attention};
+
+/// Devices of a machine whose board has links between each pair and no switch.
+const MESH: u64 = 4;
 
 /// A row as a map of its non-empty cells.
 pub(crate) struct Row(BTreeMap<String, String>);
@@ -162,7 +165,8 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let card = hardware::preset(card).ok_or_else(|| format!("hardware {name:?} has no record"))?;
     let gpus = row.count("n_gpus")?;
     // Whole machines: 12 devices on machines of 8 are two of 6.
-    let most = row.count_or("gpus_per_node", card.gpus_per_node)?.min(gpus);
+    let machine = row.count_or("gpus_per_node", card.gpus_per_node)?;
+    let most = machine.min(gpus);
     let per_node = (1..=most).rev().find(|n| gpus.is_multiple_of(*n)).unwrap_or(1);
     let (layers, hidden, heads) = (row.count("layers")?, row.count("hidden")?, row.count("heads")?);
     let context = row.count("seq")?;
@@ -200,17 +204,13 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         Some(stage) => words::zero(stage).ok_or_else(|| format!("zero_stage {stage}: expected 0 to 3"))?,
         None => words::zero(sharding).unwrap_or(0),
     };
-    let given = match row.text("act_ckpt") {
-        Some(text) => Some(
-            words::recompute(text)
-                .ok_or_else(|| format!("act_ckpt {text}: expected none, selective or full"))?,
-        ),
-        None => None,
-    };
+    // A policy of no known name is as good as none stated: the least that fits.
+    let given = row.text("act_ckpt").and_then(words::recompute);
     let notes = row.text("notes").unwrap_or_default();
     let attention = row.text("attn_impl").and_then(words::attention);
     // Megatron's "local" layers have no fused attention; Megatron-DeepSpeed of 2021 had none either.
-    let stack = stack(&source(row), notes, sharding, tp * pp);
+    let address = row.text("source_path_or_url").unwrap_or_default();
+    let stack = stack(&source(row), address, notes, sharding, tp * pp);
     let facts = facts(stack);
     // A row that names its attention is believed.
     let unfused = (facts.unfused_attention && attention.is_none())
@@ -222,7 +222,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let compiled = row.yes("compile") == Some(true);
     let peak = match () {
         _ if notes.contains("allocated_bytes") => Peak::LastAllocated,
-        _ if notes.contains("ACTIVE") => Peak::Allocated,
+        _ if notes.contains("ACTIVE") || notes.contains("max_allocated") => Peak::Allocated,
         _ if notes.contains("nvidia-smi") => Peak::Device,
         _ => Peak::Reserved,
     };
@@ -251,9 +251,10 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         ..model
     };
     let nodes = gpus.div_ceil(per_node);
-    let words = format!("{notes}; {}", row.text("source_path_or_url").unwrap_or_default());
+    let words = format!("{notes}; {address}");
     let card = hardware::Hardware {
         network_bandwidth: network(&source(row), &words, per_node).unwrap_or(card.network_bandwidth),
+        mesh: (machine == MESH && card.gpus_per_node > MESH && card.link_kind == "nvlink").then_some(MESH),
         ..card
     };
     // torchtitan compiles the loss since 2025: no row says its version, but H200 and Blackwell runs are later.
@@ -274,6 +275,16 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             // Megatron's scatter-gather (arXiv 2104.04473, section 4.1), DeepSpeed's `PartitionedTensor`, InternEvo's
             // `scatter_gather`: on in all of them where tensor-parallel ranks hold the same stream.
             scattered_sends: true,
+            tensor_traffic: if ["tp-comm-overlap", "async TP", "async-TP", "AsyncTP", "Async TP"]
+                .iter()
+                .any(|flag| notes.contains(flag))
+            {
+                TensorTraffic::Pipelined
+            } else {
+                facts.tensor_traffic
+            },
+            late_reduction: facts.late_reduction && !notes.contains("overlap-grad-reduce"),
+            early_stop: facts.early_stop,
         },
         hardware: card,
         cluster: Some(Cluster { nodes, gpus_per_node: per_node }),
@@ -287,6 +298,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     };
     let mut setting = setting(&q, Cluster { nodes, gpus_per_node: per_node }, sequences)
         .ok_or_else(|| format!("no profile for {name}"))?;
+    setting.split = stages(notes, layers, pp);
     if let Some(state) = state(stack, precision) {
         setting.state = state;
     }
@@ -306,9 +318,6 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     }
     if facts.gapless {
         setting.profile.fixed.stack = 1.0;
-    }
-    if facts.late_reduction {
-        setting.profile.comm.overlap = 0.0;
     }
     if let Some(bytes) = facts.workspace(setting.hardware.peak_fp8.is_some()) {
         setting.profile.fixed.workspace_bytes = bytes;

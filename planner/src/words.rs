@@ -38,18 +38,33 @@ pub fn precision(text: &str) -> Option<Precision> {
         _ if has(&["BF16", "BFLOAT16"]) => Some(Precision::Bf16),
         _ if has(&["FP16", "FLOAT16", "HALF"]) || word == "16" || word == "16MIXED" => Some(Precision::Fp16),
         _ if has(&["FP32", "FLOAT32"]) || word == "32" || word == "32TRUE" => Some(Precision::F32),
+        // Automatic mixed precision of a run that names no other format.
+        _ if has(&["AMP", "MIXED"]) => Some(Precision::Bf16),
         _ => None,
     }
 }
 
-/// Recomputation: `full`, `block`, `yes`; `selective`, `core_attn`, `per-op`; `none`, `no`, `false`.
+/// Recomputation: `full`, `block`, `yes`; `selective`, `core_attn`, `per-op`, `mlp`; `none`, `no`, `false`.
 pub fn recompute(text: &str) -> Option<Recompute> {
     let word = plain(text);
     let has = |parts: &[&str]| parts.iter().any(|part| word.contains(part));
     match word.as_str() {
         "NONE" | "NO" | "OFF" | "FALSE" | "0" | "NULL" | "DISABLED" => Some(Recompute::None),
         "YES" | "ON" | "TRUE" | "1" | "ALL" | "ENABLED" => Some(Recompute::Full),
-        _ if has(&["SELECT", "SAC", "COREATTN", "COREATTENTION", "ATTN", "PEROP", "MINIMAL", "EVERY"]) => {
+        _ if has(&[
+            "SELECT",
+            "SAC",
+            "COREATTN",
+            "COREATTENTION",
+            "ATTN",
+            "PEROP",
+            "MINIMAL",
+            "EVERY",
+            "MLP",
+            "NORM",
+            "PARTIAL",
+        ]) =>
+        {
             Some(Recompute::Selective)
         }
         _ if has(&["FULL", "BLOCK", "UNIFORM", "LAYER"]) => Some(Recompute::Full),
@@ -147,6 +162,7 @@ mod tests {
             ("fp16|FP16|float16|fp16-mixed|half|16-mixed", Some(Precision::Fp16)),
             ("fp8|FP8|mxfp8|fp8-hybrid|FP8-CS|bf16+fp8|amp_fp8|float8|fp8_e4m3", Some(Precision::Fp8)),
             ("fp32|float32|32-true", Some(Precision::F32)),
+            ("amp|mixed", Some(Precision::Bf16)),
             ("nvfp4|tf32|?", None),
         ] {
             words.split('|').for_each(|word| assert_eq!(precision(word), meant, "{word}"));
@@ -154,7 +170,7 @@ mod tests {
         for (words, meant) in [
             ("full|Full|full-block|uniform|yes|true", Some(Recompute::Full)),
             (
-                "selective|Selective|sel. per-op SAC|core_attn|selective (core attention)|minimal_flash",
+                "selective|Selective|sel. per-op SAC|core_attn|selective (core attention)|minimal_flash|mlp|norms",
                 Some(Recompute::Selective),
             ),
             ("none|None|no|off|False|0", Some(Recompute::None)),

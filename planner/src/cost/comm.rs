@@ -21,11 +21,17 @@ impl Group {
 
 /// Bus bandwidth of a ring: the slower of the link inside and all the NICs that the group has in one machine.
 fn ring_bandwidth(s: &Setting, g: Group) -> f64 {
-    let link = s.hardware.link_bandwidth * s.profile.comm.ring;
+    let per_node = g.ranks as f64 / g.nodes as f64;
+    // A board of four joins each pair by a third of the links: two devices talk over that third alone (NVIDIA HGX H100
+    // 4-GPU; Ampere's NVIDIA "Redstone" board).
+    let joined = match s.hardware.mesh {
+        Some(all) if per_node > 1.0 => ((per_node - 1.0) / (all as f64 - 1.0)).min(1.0),
+        _ => 1.0,
+    };
+    let link = s.hardware.link_bandwidth * s.profile.comm.ring * joined;
     if g.nodes <= 1 {
         return link;
     }
-    let per_node = g.ranks as f64 / g.nodes as f64;
     link.min(per_node * s.hardware.network_bandwidth * s.profile.comm.network)
 }
 

@@ -30,7 +30,7 @@ pub fn gemm(s: &Setting, m: f64, n: f64, k: f64, wide: bool) -> f64 {
             loss = one;
         }
     }
-    let compute = 2.0 * m * n * k / (peak * eta) * loss * (k + p.k0) / k;
+    let compute = 2.0 * m * n * k / (peak * s.hardware.clock() * eta) * loss * (k + p.k0) / k;
     let in_bytes = if fp8 { 1.0 } else { s.act() };
     let bytes = (m * k + n * k) * in_bytes + m * n * s.act();
     // Casting both operands: read once wide, write once narrow.
@@ -49,7 +49,7 @@ pub fn attention(s: &Setting, sequences: f64, tokens: f64, heads: f64, share: f6
     }
     let flops = 2.0 * sequences * heads * tokens * tokens * dim * share;
     let rate = s.hardware.peak_bf16 * if dim < 128.0 { p.narrow_head } else { 1.0 };
-    let rate = if s.precision == Precision::F32 { s.hardware.peak_f32 } else { rate };
+    let rate = if s.precision == Precision::F32 { s.hardware.peak_f32 } else { rate } * s.hardware.clock();
     let queries = sequences * tokens * heads * dim * share;
     let launch = s.profile.gemm.launch;
     let forward = launch + flops / (rate * p.forward) + queries * p.forward_element;

@@ -6,6 +6,7 @@ use llmc_plan::plan::{Precision, Recompute};
 use super::comm::{Group, all_reduce, scatter};
 use super::kernels::{attention, bandwidth, gemm};
 use super::{Point, Setting};
+use crate::question::TensorTraffic;
 
 /// Seconds of one layer and micro-batch on one rank, by part; the stack factor is included.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -77,6 +78,11 @@ pub fn recompute(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
         Recompute::None => 0.0,
         // Two norms (read h, write h) and the SwiGLU product (read 2f, write f).
         Recompute::Selective => n * (4.0 * h + 3.0 * f) / pointwise_rate(s),
+        Recompute::Full if s.shape.early_stop => {
+            let (f, columns) = (s.shape.ffn as f64 / point.tp as f64, s.shape.hidden as f64);
+            let last = if point.sp { time.tensor_forward / 4.0 } else { time.tensor_forward / 2.0 };
+            time.forward() - s.profile.fixed.stack * gemm(s, n, columns, f, false) - last
+        }
         Recompute::Full => s.profile.fixed.redo * time.forward(),
     }
 }
@@ -98,10 +104,15 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
     let up = if shape.gated { 2.0 * f } else { f };
     let stack = s.profile.fixed.stack;
     let mut time = LayerTime::default();
-    for (rows, columns) in [(q + 2.0 * kv, h), (h, q), (up, h), (h, f)] {
+    // Backward products of what tensor parallelism splits by columns: attention's input and the feed-forward's.
+    let mut column = 0.0;
+    for (split, rows, columns) in [(true, q + 2.0 * kv, h), (false, h, q), (true, up, h), (false, h, f)] {
+        let (input, weight) =
+            (stack * gemm(s, n, columns, rows, false), stack * gemm(s, rows, columns, n, false));
         time.gemm_forward += stack * gemm(s, n, rows, columns, false);
-        time.gemm_input += stack * gemm(s, n, columns, rows, false);
-        time.gemm_weight += stack * gemm(s, rows, columns, n, false);
+        time.gemm_input += input;
+        time.gemm_weight += weight;
+        column += if split { input + weight } else { 0.0 };
         // Accumulating into f32 gradients reads and writes them once more than the product's own store.
         time.gemm_weight += stack * rows * columns * (4.0 - s.state.narrower) / bandwidth(s);
     }
@@ -122,16 +133,26 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
     if point.tp > 1 {
         let group = Group::strided(point.tp, 1, s.link_domain);
         let bytes = n * h * s.act();
-        let exposed = s.profile.comm.tensor;
-        if point.sp {
-            // 2 all-gathers and 2 reduce-scatters each way, and 2 gathers more of what backward needs again
-            // (arXiv 2205.05198, section 4.2.2).
-            time.tensor_forward = exposed * 4.0 * scatter(s, group, bytes);
-            time.tensor_backward = exposed * 6.0 * scatter(s, group, bytes);
+        // 2 all-gathers and 2 reduce-scatters each way with sequence parallelism, and 2 gathers more of what backward
+        // needs again (arXiv 2205.05198, section 4.2.2); else 2 all-reduces each way.
+        let (each, way, again) = if point.sp {
+            (scatter(s, group, bytes), 4.0, 2.0)
         } else {
-            time.tensor_forward = exposed * 2.0 * all_reduce(s, group, bytes);
-            time.tensor_backward = exposed * 2.0 * all_reduce(s, group, bytes);
-        }
+            (all_reduce(s, group, bytes), 2.0, 0.0)
+        };
+        // Of the backward pass, the gradient of a column-parallel product's input and the gathering of that input.
+        let (beside, alone) = (each * (way / 2.0 + again), each * way / 2.0);
+        (time.tensor_forward, time.tensor_backward) = match s.shape.tensor_traffic {
+            TensorTraffic::Pipelined => {
+                let exposed = s.profile.comm.tensor;
+                (exposed * way * each, exposed * (way + again) * each)
+            }
+            TensorTraffic::Beside => {
+                let hidden = (beside - column).max(beside * (1.0 - s.profile.comm.overlap));
+                (way * each, alone + hidden)
+            }
+            TensorTraffic::Alone => (way * each, way * each),
+        };
     }
     if point.cp > 1 {
         let group = Group::strided(point.cp, point.tp, s.link_domain);

@@ -199,7 +199,7 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
     let apart = point.tp * if s.own() { point.cp } else { 1 };
     let inner = Group::strided(shard, apart, s.link_domain);
     let outer = Group::strided(replicas / shard.max(1), point.tp * shard, s.link_domain);
-    let o = s.profile.comm.overlap;
+    let o = if s.shape.late_reduction && point.zero < 3 { 0.0 } else { s.profile.comm.overlap };
     let m = c.micro_batches;
     let backward = c.layers * c.layer.backward();
     let forward = c.layers * c.layer.forward();
@@ -219,6 +219,12 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
     match point.zero {
         0 => add(expose(all_reduce(s, outer, gradient), backward), 1.0),
         1 => {
+            add(expose(scatter(s, inner, gradient) + replicate, backward), 1.0);
+            add(expose(scatter(s, inner, weight), forward), 1.0);
+        }
+        // Under a pipeline, PyTorch gathers once and reduces after the last micro-batch (torch/distributed/pipelining/
+        // stage.py, `backward_maybe_with_nosync`).
+        2.. if point.pp > 1 && !s.own() => {
             add(expose(scatter(s, inner, gradient) + replicate, backward), 1.0);
             add(expose(scatter(s, inner, weight), forward), 1.0);
         }
