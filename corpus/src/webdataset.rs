@@ -100,7 +100,10 @@ pub fn write(dir: &Path, out: &Path, options: &Options) -> Result<Report> {
     }
     let of = identity(dir, options)?;
     let before: Option<Note> = read_note(&out.join(RECEIPT));
-    if let Some(before) = before.as_ref().filter(|before| before.of == of && whole(out, &before.sets)) {
+    let indexed = |note: &Note| note.sets.iter().all(|set| out.join(set.index()).is_file());
+    if let Some(before) =
+        before.as_ref().filter(|before| before.of == of && whole(out, &before.sets) && indexed(before))
+    {
         return Ok(Report { sets: before.sets.clone(), up_to_date: true, resumed: false });
     }
     fs::create_dir_all(out).map_err(Error::io("create", out))?;

@@ -88,6 +88,11 @@ fn the_same_export_does_nothing_and_another_leaves_nothing_of_it() {
     let ids = contents(&root.join("tars"));
     let again = export(root, "tars", &SMALL);
     assert!(stderr(&again).contains("(up to date)"), "{}", stderr(&again));
+    for name in ["s-train.json", "s-train-000000.tar"] {
+        std::fs::remove_file(root.join("tars").join(name)).unwrap();
+        assert!(export(root, "tars", &SMALL).status.success());
+        assert!(contents(&root.join("tars")) == ids, "{name} is not there again");
+    }
     assert!(export(root, "text", &["--text"]).status.success());
     assert!(export(root, "tars", &["--text"]).status.success());
     let text = contents(&root.join("tars"));
