@@ -75,6 +75,20 @@ fn end_of_document(spec: &TokenizerSpec) -> EndOfDocument<'_> {
     EndOfDocument::Text(spec.special_tokens.first().map_or("", String::as_str))
 }
 
+/// The fast encoder, if it reads this tokenizer.
+fn fast(json: &[u8]) -> Option<(fastokens::Tokenizer, AddedTokenPolicy)> {
+    let mut fast = fastokens::Tokenizer::from_json(serde_json::from_slice(json).ok()?).ok()?;
+    fast.set_truncation(None);
+    // Where all added tokens are special ones, which text never spells, none needs to be looked for.
+    let special = fast.added_token_configs().iter().all(|token| token.special);
+    let policy = if special { AddedTokenPolicy::None } else { AddedTokenPolicy::SkipSpecial };
+    if rayon::current_num_threads() > 1 {
+        // What its caches begin with is made at the first word; later all threads would wait for that.
+        let _ = fast.encode_unpadded::<Vec<u32>>("a", false, policy);
+    }
+    Some((fast, policy))
+}
+
 type Untrained = tokenizers::TokenizerImpl<
     BPE,
     NormalizerWrapper,
@@ -129,7 +143,8 @@ impl Encoder {
             let (file, expected, hint) = (path.to_owned(), expected.into(), hint.into());
             BadContent { file, place: Place::default(), found, expected, hint }.into()
         };
-        let mut tokenizer = Tokenizer::from_bytes(&json).map_err(|e| {
+        let (tokenizer, fast) = rayon::join(|| Tokenizer::from_bytes(&json), || fast(&json));
+        let mut tokenizer = tokenizer.map_err(|e| {
             bad(
                 format!("text its reader refuses ({e})"),
                 "a Hugging Face tokenizer.json",
@@ -154,13 +169,6 @@ impl Encoder {
         // Ids of some published tokenizers have gaps, so the count alone is not the bound.
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
         let vocab = largest.saturating_add(1);
-        let fast = serde_json::from_slice(&json).ok().and_then(|json| {
-            let mut fast = fastokens::Tokenizer::from_json(json).ok()?;
-            fast.set_truncation(None);
-            // Where all added tokens are special ones, which text never spells, none needs to be looked for.
-            let special = fast.added_token_configs().iter().all(|token| token.special);
-            Some((fast, if special { AddedTokenPolicy::None } else { AddedTokenPolicy::SkipSpecial }))
-        });
         let sha256 = hex(&Sha256::digest(&json));
         Ok(Self { tokenizer, fast, json, sha256, vocab, end_of_document })
     }
