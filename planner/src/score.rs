@@ -272,6 +272,17 @@ mod tests {
     }
 
     #[test]
+    fn mixtures_of_experts_are_refused() {
+        let head = "id,source,hardware,n_gpus,layers,hidden,heads,seq,micro_batch_seqs,global_batch_seqs,ep,params_b";
+        let run = "x,H100,8,32,4096,32,4096,1,128";
+        let text = format!("{head}\na,{run},8,\nb,{run},1,6.7\nc,{run},,46.7\n");
+        let rows = score(&text).unwrap().rows;
+        assert!(rows[0].refused.as_ref().unwrap().contains("mixtures of experts"));
+        assert_eq!(rows[1].refused, None);
+        assert!(rows[2].refused.as_ref().unwrap().contains("experts, or a cell is wrong"));
+    }
+
+    #[test]
     fn rates_above_the_peak_are_refused() {
         let text = "id,source,hardware,n_gpus,layers,hidden,heads,seq,micro_batch_seqs,global_batch_seqs,\
                     tokens_per_s_per_gpu\na,x,H100-SXM,8,32,4096,32,4096,1,128,90000\n";

@@ -188,6 +188,11 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if layers < pp || heads % tp != 0 {
         return Err(format!("{layers} layers on {pp} stages, {heads} heads on {tp} ranks"));
     }
+    let many = |column: &&str| row.text(column).and_then(|n| n.parse::<f64>().ok()).is_some_and(|n| n > 1.0);
+    if let Some(column) = ["ep", "experts", "num_experts", "moe_experts"].iter().find(|column| many(column)) {
+        let count = row.text(column).unwrap_or_default();
+        return Err(format!("{column} = {count}: the model is dense, mixtures of experts are not predicted"));
+    }
     let kv_heads = row.count_or("kv_heads", heads)?;
     if heads % kv_heads != 0 {
         return Err(format!("{heads} heads do not share {kv_heads} of keys and values"));
@@ -250,6 +255,14 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         params_non_embedding: model.count_params_non_embedding(),
         ..model
     };
+    // Published counts lie within a fifth of their shapes'; twice as many are experts, or a cell is wrong.
+    let stated = row.positive("params_b")?.unwrap_or(0.0);
+    if stated * 1e9 > 2.0 * model.params as f64 {
+        return Err(format!(
+            "params_b = {stated} where the shape has {:.1}: experts, or a cell is wrong",
+            model.params as f64 / 1e9
+        ));
+    }
     let nodes = gpus.div_ceil(per_node);
     let words = format!("{notes}; {address}");
     let card = hardware::Hardware {
