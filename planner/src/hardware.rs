@@ -296,6 +296,7 @@ const PRESETS: &[(&[&str], &str)] = &[
     (&["H20"], include_str!("../data/hardware/h20.toml")),
     (&["A100", "A100-80G", "A100-80GB"], include_str!("../data/hardware/a100-80g.toml")),
     (&["A100-40G", "A100-40GB"], include_str!("../data/hardware/a100-40g.toml")),
+    (&["A100-PCIe"], include_str!("../data/hardware/a100-pcie.toml")),
     (&["A800"], include_str!("../data/hardware/a800.toml")),
     (&["B200"], include_str!("../data/hardware/b200.toml")),
     (&["L40S"], include_str!("../data/hardware/l40s.toml")),

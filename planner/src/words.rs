@@ -21,6 +21,7 @@ pub fn card(name: &str) -> Option<&'static str> {
     Some(match *family {
         "H100" if has("PCIE") => "H100-PCIe",
         "H100" if has("96GB") || has("96G") || has("HBM2E") => "H100-96G",
+        "A100" if has("PCIE") => "A100-PCIe",
         "A100" if has("40GB") || has("40G") => "A100-40G",
         "4090" => "RTX4090",
         other => other,
@@ -137,6 +138,7 @@ mod tests {
             ("H100-96GB-HBM2e-SXM-500W|H100-96GB-HBM2e|H100 96GB|H100 (HBM2e)", "H100-96G"),
             ("H100-PCIe-80GB|H100 80GB PCIe|NVIDIA H100 PCIe", "H100-PCIe"),
             ("A100-80GB|A100 SXM4 80GB|NVIDIA A100-SXM4-80GB|DGX A100", "A100"),
+            ("A100-PCIe-80GB|NVIDIA A100 80GB PCIe", "A100-PCIe"),
             ("A100-40GB-SXM|A100 40GB|NVIDIA A100-SXM4-40GB", "A100-40G"),
             ("V100-32GB|Tesla V100-SXM2-32GB", "V100"),
             ("GB200|GB200 NVL72|NVIDIA GB200", "GB200"),
