@@ -160,7 +160,8 @@ impl Observer for Begun {
 }
 
 /// The whole pipeline against nothing but the encoder, in turns: neighbours on the machine slow both.
-/// `RAYON_NUM_THREADS=1` for one thread; the reader's thread counts in CPU time.
+/// `RAYON_NUM_THREADS=1` for one thread, which alone compares like with like: with more, the pipeline's caches are begun
+/// while the tokenizer is read, and the library's at its first text.
 fn encode() {
     for pattern in patterns() {
         let Some(spec) = text_spec(&pattern) else { return };
