@@ -256,7 +256,8 @@ pub fn held_out() -> Result<String, std::fmt::Error> {
          XLA), so that plain Megatron-LM and DTensor pay them in full; Megatron-LM overlaps gradients only when asked; a board of four \
          cards has no switch; PyTorch's recomputation leaves a block's last product out, and under a pipeline it reduces \
          once a step. With \
-         traffic and recomputation alone, before any number was fitted anew, the 80 came to 12.4 %. Now:\n\n\
+         traffic and recomputation alone, before any number was fitted anew, the 80 came to 12.4 %. Megatron-Turing NLG's three runs came last: 16.1 % as Megatron-LM's; they \
+         are of the fork that BigScience trained with. Now:\n\n\
          | source | rows | mean | median | most |\n|---|---|---|---|---|"
     )?;
     let Ok(scores) = score(HELD_OUT) else { return Ok(out) };

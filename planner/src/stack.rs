@@ -17,6 +17,8 @@ pub fn stack(source: &str, address: &str, notes: &str, sharding: &str, ranks: u6
         ("internevo", "internevo"),
         ("internlm", "internevo"),
         ("bigscience", "bigscience"),
+        // Megatron-Turing NLG: the same fork, half a year before.
+        ("turing", "bigscience"),
         ("megatron-deepspeed", "neox"),
         ("neox", "neox"),
         ("jax", "jax"),
@@ -344,6 +346,7 @@ mod tests {
         assert_eq!(stack("dgxc-benchmarking", "", "v24.11.1; NeMo", "", 8), "nemo");
         assert_eq!(stack("NeMo Automodel docs", "", "", "", 1), "torch");
         assert_eq!(stack("somebody's blog", "NVIDIA/Megatron-LM@abc:README.md", "", "fsdp", 1), "megatron");
+        assert_eq!(stack("Megatron-Turing NLG", "", "", "", 8), "bigscience");
         assert_eq!(stack("somebody's blog", "", "PaddlePaddle 2.5", "", 2), "paddle");
         assert_eq!(stack("somebody's blog", "", "", "", 8), "megatron");
         assert_eq!(stack("somebody's blog", "", "", "fsdp2-full (8)", 4), "torch");
