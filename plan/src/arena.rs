@@ -4,7 +4,8 @@
 //! both: then the order of that stream keeps them apart. What several streams touch keeps its own bytes;
 //! lowering puts such tensors in ring buffers, so little is lost. Placement is greedy by size, largest first
 //! at the lowest free offset (Pisarchyk & Lee 2020, arXiv 2001.03288), which packs the stack-like lifetimes of
-//! forward and backward without gaps. Deterministic: ties go to the instance created first.
+//! forward and backward without gaps; where it leaves some, what lies too high is placed earlier and all of it again, up to
+//! near the least that any placement takes. Deterministic: ties go to the instance created first.
 //!
 //! Not here: persistent buffers and host memory, which the runtime allocates one by one.
 
@@ -15,12 +16,18 @@ use crate::program::{Buffer, Program, Space, StreamId};
 /// load on a CPU asks for).
 pub const ALIGNMENT: u64 = 256;
 
+/// Times that a placement is tried again, and pairs of instances that all of them may look at.
+const ROUNDS: usize = 256;
+/// No better placement is looked for than one this part above the least.
+const NEAR: u64 = 256;
+const WORK: usize = 40_000_000;
+
 /// Sets `offsets` of every transient device buffer and `arena_bytes`; replaces what was there. Instances no
 /// list uses get offset 0. Leaves a program with an absurd number of instances as it is; `verify` refuses it.
 pub fn assign(program: &mut Program) {
     let Some(instances) = Instances::new(program) else { return };
     let used = collect(program, &instances);
-    let placed = place(&used);
+    let placed = place(&used, least(program, &instances, &used));
 
     for buffer in &mut program.buffers {
         let in_arena = !buffer.class.persistent() && buffer.space == Space::Device;
@@ -37,11 +44,38 @@ pub fn assign(program: &mut Program) {
     }
 }
 
+/// Bytes that no placement can do without: what shares with nothing, and the most of the rest that live at once.
+fn least(program: &Program, instances: &Instances, items: &[Item]) -> u64 {
+    let mut sharing: Vec<u64> = vec![0; instances.len()];
+    let mut alone: u64 = 0;
+    for item in items {
+        match item.stream {
+            Some(_) => sharing[item.key] = item.bytes,
+            None => alone = alone.saturating_add(item.bytes),
+        }
+    }
+    let mut most: u64 = 0;
+    for calls in [&program.init, &program.step, &program.eval, &program.save] {
+        let mut now: u64 = 0;
+        let sum = |keys: &[usize]| {
+            keys.iter()
+                .filter_map(|key| sharing.get(*key))
+                .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes))
+        };
+        replay(program, instances, calls, |step| {
+            now = now.saturating_add(sum(step.created));
+            most = most.max(now);
+            now = now.saturating_sub(sum(step.freed));
+        });
+    }
+    alone.saturating_add(most)
+}
+
 /// An instance to place.
 struct Item {
     key: usize,
     bytes: u64,
-    /// The only stream that touches it.
+    /// The only stream that touches it; none where several do, or it shares bytes with nothing.
     stream: Option<StreamId>,
     /// Items created earlier that lived when this one was created, as a bit set.
     met: Vec<u64>,
@@ -58,7 +92,9 @@ fn collect(program: &Program, instances: &Instances) -> Vec<Item> {
                 if number[*key] == usize::MAX {
                     number[*key] = items.len();
                     let bytes = instances.bytes(*key).checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX);
-                    items.push(Item { key: *key, bytes, stream: Some(step.instr.stream), met: Vec::new() });
+                    let buffer = instances.owner.get(*key).and_then(|b| program.buffers.get(*b));
+                    let stream = Some(step.instr.stream).filter(|_| !buffer.is_some_and(|b| b.apart));
+                    items.push(Item { key: *key, bytes, stream, met: Vec::new() });
                 }
                 let met = &mut items[number[*key]].met;
                 met.resize(met.len().max(alive.len()), 0);
@@ -79,16 +115,45 @@ fn collect(program: &Program, instances: &Instances) -> Vec<Item> {
     items
 }
 
-/// Offsets, in the order of the items.
-fn place(items: &[Item]) -> Vec<u64> {
+/// Offsets, in the order of the items: largest first, which leaves gaps where lifetimes are not nested. Then those that lie
+/// above the least that any placement takes are placed first, again and again, and the best is kept (squeaky wheel
+/// optimisation, Joslin & Clements, Journal of Artificial Intelligence Research 10, 1999).
+fn place(items: &[Item], least: u64) -> Vec<u64> {
+    let size = |i: usize| items.get(i).map_or(0, |item| item.bytes);
+    let end = |offsets: &[u64], i: usize| offsets.get(i).map_or(0, |offset| offset.saturating_add(size(i)));
+    let height = |offsets: &[u64]| (0..items.len()).map(|i| end(offsets, i)).max().unwrap_or(0);
     let mut order: Vec<usize> = (0..items.len()).collect();
-    order.sort_by_key(|i| (std::cmp::Reverse(items[*i].bytes), *i));
-    let mut offsets = vec![0; items.len()];
+    order.sort_by_key(|i| (std::cmp::Reverse(size(*i)), *i));
+    let conflicts = Conflicts::new(items);
+    let mut best = in_order(items, &conflicts, &order);
+    let mut most = height(&best);
+    let mut offsets = best.clone();
+    let rounds = (WORK / (items.len() * items.len()).max(1)).min(ROUNDS);
+    for _ in 0..rounds {
+        if most <= least.saturating_add(least / NEAR) {
+            break;
+        }
+        let above = |i: &usize| end(&offsets, *i) > least;
+        let (first, rest): (Vec<usize>, Vec<usize>) = order.iter().copied().partition(above);
+        order = first.into_iter().chain(rest).collect();
+        offsets = in_order(items, &conflicts, &order);
+        let now = height(&offsets);
+        if now < most {
+            most = now;
+            best.clone_from(&offsets);
+        }
+    }
+    best
+}
+
+/// Every item at the lowest offset that is free when its turn comes.
+fn in_order(items: &[Item], conflicts: &Conflicts, order: &[usize]) -> Vec<u64> {
+    let mut offsets: Vec<u64> = vec![0; items.len()];
     let mut placed: Vec<usize> = Vec::new(); // by offset
-    for this in order {
+    for this in order.iter().copied() {
         let mut offset: u64 = 0;
         for other in &placed {
-            if !conflict(items, this, *other) {
+            if !conflicts.any(this, *other) {
                 continue;
             }
             if offsets[*other] >= offset.saturating_add(items[this].bytes) {
@@ -101,6 +166,26 @@ fn place(items: &[Item]) -> Vec<u64> {
         placed.insert(position, this);
     }
     offsets
+}
+
+/// Which items must not share bytes, as a square of bits.
+struct Conflicts(Vec<Vec<u64>>);
+
+impl Conflicts {
+    fn new(items: &[Item]) -> Conflicts {
+        let mut rows = vec![vec![0; items.len().div_ceil(64)]; items.len()];
+        for a in 0..items.len() {
+            for b in (0..a).filter(|b| conflict(items, a, *b)) {
+                set(&mut rows[a], b, true);
+                set(&mut rows[b], a, true);
+            }
+        }
+        Conflicts(rows)
+    }
+
+    fn any(&self, a: usize, b: usize) -> bool {
+        self.0.get(a).is_some_and(|row| get(row, b))
+    }
 }
 
 fn conflict(items: &[Item], a: usize, b: usize) -> bool {

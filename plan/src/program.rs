@@ -156,6 +156,9 @@ pub struct Buffer {
     pub period: u64,
     /// Instances along the slots (1 unless indexed by slot or micro-batch), taken in turn.
     pub slots: u64,
+    /// Instances share bytes of the arena with nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub apart: bool,
     /// Byte offset of each instance in the arena of its space; empty for persistent classes and before
     /// `arena::assign`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -51,6 +51,8 @@ pub struct Activations {
     pub act: Ref,
     /// The same for a pass that keeps nothing and for one that makes it again; with deferred weight gradients only.
     twice: Option<[Saved; 2]>,
+    /// What the input gradient is the last to read, for passes that make it again; with deferred weight gradients only.
+    brief: Option<Brief>,
     /// Output of a residual branch before it is added.
     pub branch: Ref,
     /// All tokens of what sequence parallelism splits; with tensor parallelism only.
@@ -84,6 +86,16 @@ struct Saved {
     gate_up: Ref,
 }
 
+/// What a block saves up to its input gradient.
+#[derive(Clone, Copy)]
+struct Brief {
+    rstd1: Ref,
+    rstd2: Ref,
+    x2: Ref,
+    /// Packed queries, keys and values with log-sum-exp; none around a ring.
+    packed: Option<[Ref; 2]>,
+}
+
 impl Saved {
     fn all(&self) -> [Ref; 5] {
         [self.n1, self.n2, self.act, self.o, self.gate_up]
@@ -101,6 +113,19 @@ impl Activations {
             }
             if policy == Recompute::Full {
                 (seen.o, seen.gate_up) = (own.o, own.gate_up);
+            }
+        }
+        if let Some(brief) = &self.brief {
+            if policy != Recompute::None {
+                (seen.rstd1, seen.rstd2) = (brief.rstd1, brief.rstd2);
+            }
+            if policy == Recompute::Full {
+                seen.x2 = brief.x2;
+                if let (Attention::Packed { qkv, lse, .. }, Some(packed)) =
+                    (&mut seen.attention, brief.packed)
+                {
+                    [*qkv, *lse] = packed;
+                }
             }
         }
         seen
@@ -253,6 +278,21 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
         }
         twice(b, shape, &Saved { n1, n2, act, o, gate_up })
     });
+    let brief = shape.deferred.then(|| {
+        let packed = match &attention {
+            Attention::Packed { qkv, lse, .. } => Some([*qkv, *lse].map(|r| copy(b, r, "pass", Index::Slot))),
+            Attention::Ring(_) => None,
+        };
+        let [rstd1, rstd2, x2] = [rstd1, rstd2, x2].map(|r| copy(b, r, "pass", Index::Slot));
+        Brief { rstd1, rstd2, x2, packed }
+    });
+    if shape.deferred {
+        // Micro-batches take turns in slots of which there are not as many of each kind, so sooner or later nearly all
+        // meet. What a placement saves where some do not, it loses to gaps elsewhere; so a plan can tell their bytes.
+        for buffer in &mut b.program.buffers {
+            buffer.apart |= buffer.index == Index::LayerSlot && buffer.class == Class::Activation;
+        }
+    }
     let rstdf = b.buffer("rstdf", &[rows], DType::F32, Class::Activation, Index::Slot);
     let logits = b.buffer("logits", &[shape.head_rows, shape.vocab.1], c, Class::Logits, Index::Slot);
     let parts = (shape.tensor.0 > 1).then(|| {
@@ -291,6 +331,7 @@ pub fn declare(b: &mut Builder, plan: &Plan, shape: &Shape) -> Activations {
         gate_up,
         act,
         twice,
+        brief,
         branch,
         wide,
         dres,
@@ -358,9 +399,7 @@ fn twice(b: &mut Builder, shape: &Shape, kept: &Saved) -> [Saved; 2] {
     kept.all().into_iter().for_each(|r| waits(b, r, held));
     let again = |b: &mut Builder, suffix: &str, index: Index| {
         let mut copy = |r: Ref| {
-            let Some(of) = b.program.buffer(r.buffer).cloned() else { return r };
-            let name = format!("{}.{suffix}", of.name);
-            let made = b.buffer(&name, &of.shape, of.dtype, of.class, index);
+            let made = copy(b, r, suffix, index);
             if index == Index::LayerSlot {
                 waits(b, made, late);
             }
@@ -370,6 +409,12 @@ fn twice(b: &mut Builder, shape: &Shape, kept: &Saved) -> [Saved; 2] {
         Saved { n1: copy(n1), n2: copy(n2), act: copy(act), o: copy(o), gate_up: copy(gate_up) }
     };
     [again(b, "pass", Index::Slot), again(b, "redone", Index::LayerSlot)]
+}
+
+/// Declares a buffer like another.
+fn copy(b: &mut Builder, like: Ref, suffix: &str, index: Index) -> Ref {
+    let Some(of) = b.program.buffer(like.buffer).cloned() else { return like };
+    b.buffer(&format!("{}.{suffix}", of.name), &of.shape, of.dtype, of.class, index)
 }
 
 /// Declares what attention saves and passes back.

@@ -37,10 +37,14 @@ pub fn forward(l: &Lowering, policy: Recompute, kept: bool) -> Draft {
     draft
 }
 
-/// Forward of a validation micro-batch.
-pub fn eval(l: &Lowering) -> Draft {
-    let mut draft = Draft::new("block.eval");
-    pass(l, &mut draft, Pass::Eval);
+/// Forward of a validation micro-batch, in the buffers of the training step's under a policy.
+pub fn eval(l: &Lowering, policy: Recompute) -> Draft {
+    let mut draft = Draft::new(match policy {
+        Recompute::None => "block.eval".to_string(),
+        _ => format!("block.eval.{}", policy_name(policy)),
+    });
+    let acts = l.acts.under(policy, false);
+    pass(&Lowering { acts: &acts, ..*l }, &mut draft, Pass::Eval);
     draft.free(units::gathered(&l.params.block.all()));
     draft
 }

@@ -78,6 +78,7 @@ impl Builder {
                 Index::Slot | Index::LayerSlot => self.windows.passes,
                 Index::One | Index::Layer => 1,
             },
+            apart: false,
             offsets: Vec::new(),
         });
         Ref::of(BufferId(self.program.buffers.len() as u32 - 1))

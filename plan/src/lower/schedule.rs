@@ -76,7 +76,8 @@ struct Segments {
     head_eval: Option<SegmentId>,
     /// By policy.
     blocks: [(Recompute, Block); 3],
-    block_eval: SegmentId,
+    /// By policy; the first alone where all use the same buffers.
+    block_eval: Vec<(Recompute, SegmentId)>,
     receive_forward: Option<SegmentId>,
     send_forward: Option<SegmentId>,
     send_eval: Option<SegmentId>,
@@ -146,7 +147,7 @@ impl Segments {
             head: some(b, head::loss(l))?,
             embed_backward: some(b, head::embed_backward(l))?,
             embed_eval: some(b, head::embed_eval(l))?,
-            block_eval: b.add(block::eval(l))?,
+            block_eval: block_evals(b, l)?,
             head_eval: some(b, head::eval(l))?,
             receive_forward: some(b, receives.then(|| transfer::receive_forward(l)))?,
             send_forward: some(b, sends.then(|| transfer::send_forward(l, false)))?,
@@ -184,6 +185,12 @@ fn block_passes(b: &mut Builder, l: &Lowering) -> Result<[(Recompute, Block); 3]
         Ok((policy, Block { forward, forward_offload, backward, weight, first_backward, first_weight }))
     };
     Ok([passes(Recompute::None)?, passes(Recompute::Selective)?, passes(Recompute::Full)?])
+}
+
+fn block_evals(b: &mut Builder, l: &Lowering) -> Result<Vec<(Recompute, SegmentId)>, LowerError> {
+    let all = [Recompute::None, Recompute::Selective, Recompute::Full];
+    let apart = if l.shape.deferred { all.as_slice() } else { &all[..1] };
+    apart.iter().map(|policy| Ok((*policy, b.add(block::eval(l, *policy))?))).collect()
 }
 
 /// Calls that belong together, and what must be gathered before them.
@@ -343,7 +350,11 @@ impl Writer<'_> {
             self.plain(s.receive_forward, chunk.first, 0);
         }
         for layer in chunk.range() {
-            self.block(s.block_eval, layer, 0);
+            let policy = self.l.shape.policy(layer);
+            let known = s.block_eval.iter().find(|(p, _)| *p == policy).or(s.block_eval.first());
+            if let Some((_, segment)) = known {
+                self.block(*segment, layer, 0);
+            }
         }
         if chunk.after() == self.l.plan.model.layers {
             self.with(s.head_unit, Place::Vocabulary, s.head_eval, chunk.after(), 0);

@@ -78,32 +78,34 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
 struct Live {
     now: f64,
     most: f64,
-    /// Of a backward pass, what a deferred weight gradient reads.
-    late: f64,
-    /// The most of both where all may share bytes with what the pass frees; where `late` may not.
-    together: f64,
-    beside: f64,
+    /// Where what is held from one pass to another shares bytes with nothing, as where weight gradients are deferred: those
+    /// bytes of the forward pass.
+    apart: Option<f64>,
 }
 
 impl Live {
     fn take(&mut self, bytes: f64) {
         self.now += bytes;
-        self.note();
-    }
-
-    fn wait(&mut self, bytes: f64) {
-        self.late += bytes;
-        self.note();
-    }
-
-    fn note(&mut self) {
         self.most = self.most.max(self.now);
-        self.together = self.together.max(self.late + self.now);
-        self.beside = self.beside.max(self.late + self.now.max(0.0));
     }
 
     fn free(&mut self, bytes: f64) {
         self.now -= bytes;
+    }
+
+    /// Takes what another pass will read, if so, and else what this one frees.
+    fn hold(&mut self, when: bool, bytes: f64) {
+        match &mut self.apart {
+            Some(apart) if when => *apart += bytes,
+            _ => self.take(bytes),
+        }
+    }
+
+    /// Frees what another pass took, if so, and else what this one did.
+    fn release(&mut self, when: bool, bytes: f64) {
+        if self.apart.is_none() || !when {
+            self.free(bytes);
+        }
     }
 
     /// Takes and frees.
@@ -194,32 +196,42 @@ impl Layer {
         };
         let (redone, unread) = (policy == Recompute::Full, policy != Recompute::None);
         let free = |live: &mut Live, when: bool, bytes: f64| live.free(if when { bytes } else { 0.0 });
-        let make = |live: &mut Live, bytes: f64| match pass {
+        let first = pass != Pass::Redo;
+        let make = |live: &mut Live, when: bool, bytes: f64| match pass {
             Pass::Redo => self.make(live, bytes),
-            Pass::Train(_) => live.take(bytes),
+            Pass::Train(_) => live.hold(when, bytes),
         };
-        make(live, self.stream);
-        live.take(self.rstd + self.wide);
-        self.product(live, self.stream8, self.packed(), !unread);
+        make(live, !unread, self.stream);
+        live.hold(first && !unread, self.rstd);
+        live.take(self.wide);
+        if first && !redone {
+            live.hold(true, self.packed());
+            self.product(live, self.stream8, 0.0, !unread);
+        } else {
+            self.product(live, self.stream8, self.packed(), !unread);
+        }
         live.free(self.wide);
         free(live, unread || self.eight, self.stream);
         free(live, redone || policy == Recompute::Selective, self.rstd);
-        make(live, self.q);
-        live.take(self.lse);
+        make(live, !redone, self.q);
+        live.hold(first && !redone, self.lse);
         if self.ring {
             live.pass((self.q + self.lse) / 2.0);
         }
         free(live, redone, self.packed() + self.lse);
-        self.branch(live, (self.q8, self.stream), !redone);
+        let kept = first && !redone && live.apart.is_some();
+        live.hold(kept, if kept { self.stream } else { 0.0 });
+        self.branch(live, (self.q8, if kept { 0.0 } else { self.stream }), !redone);
         free(live, redone, self.q);
-        make(live, self.stream);
+        make(live, !unread, self.stream);
         // The stream after attention is another tensor than the branch only where they are apart.
         let joined = if self.apart { self.stream } else { 0.0 };
-        live.take(joined + self.rstd);
+        live.hold(first && !unread, self.rstd);
+        live.take(joined);
         live.free(joined);
         live.take(self.wide);
         self.product(live, self.stream8, 0.0, true);
-        make(live, 2.0 * self.act);
+        make(live, !redone, 2.0 * self.act);
         live.free(if unread { self.stream8 } else { 0.0 });
         live.free(self.wide);
         free(live, unread || self.eight, self.stream);
@@ -227,7 +239,7 @@ impl Layer {
         if pass == Pass::Redo {
             return;
         }
-        live.take(self.act);
+        live.hold(!unread, self.act);
         free(live, redone, 2.0 * self.act);
         let result = if self.apart { self.stream } else { output };
         self.branch(live, (self.act8, result), !unread);
@@ -264,7 +276,6 @@ impl Layer {
             live.free(if self.eight { self.act8 + self.act } else { 0.0 });
         }
         // The feed-forward.
-        self.copy(live);
         live.take(self.wide + 2.0 * self.stream8);
         live.free(if self.eight { self.stream8 + self.act8 } else { self.now(self.act) });
         live.take(self.act);
@@ -278,9 +289,10 @@ impl Layer {
         live.free(if self.eight { 2.0 * self.act8 + self.stream8 } else { self.now(self.stream) });
         self.narrow(live);
         live.free(2.0 * self.act8 + self.now(2.0 * self.act));
-        live.free(2.0 * self.stream + self.rstd);
+        live.free(self.stream);
+        live.release(policy != Recompute::Full, self.stream);
+        live.release(policy == Recompute::None, self.rstd);
         // Attention's output.
-        self.copy(live);
         live.take(self.wide + 2.0 * self.stream8);
         live.free(if self.eight { self.stream8 + self.q8 } else { 0.0 });
         live.take(self.q);
@@ -295,7 +307,7 @@ impl Layer {
             self.make(live, self.q + self.kv);
             live.free(self.q);
         }
-        live.free(self.packed() + self.lse);
+        live.release(policy != Recompute::Full, self.packed() + self.lse);
         live.free(self.now(self.q));
         if selective {
             self.norm_again(live);
@@ -306,7 +318,7 @@ impl Layer {
         self.narrow(live);
         live.free(self.stream + self.packed8);
         live.free(self.now(self.q + self.kv));
-        live.free(self.rstd);
+        live.release(policy == Recompute::None, self.rstd);
     }
 
     /// Bytes of a layer and micro-batch that deferred weight gradients read: made by the forward pass and kept; made again
@@ -324,17 +336,12 @@ impl Layer {
         [kept, redone, 2.0 * self.stream + self.q + self.kv]
     }
 
-    /// What a weight gradient reads.
+    /// What a weight gradient reads: where it is deferred, [`Layer::late`] counts it.
     fn make(&self, live: &mut Live, bytes: f64) {
-        if self.deferred { live.wait(bytes) } else { live.take(bytes) }
+        live.take(self.now(bytes));
     }
 
-    /// A branch's gradient, which a deferred weight gradient reads after the stream's has moved on.
-    fn copy(&self, live: &mut Live) {
-        live.wait(if self.deferred { self.stream } else { 0.0 });
-    }
-
-    /// What is freed now, where weight gradients are not deferred.
+    /// What counts in this pass, where weight gradients are not deferred.
     fn now(&self, bytes: f64) -> f64 {
         if self.deferred { 0.0 } else { bytes }
     }
@@ -384,10 +391,11 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     // What goes to another rank or to host memory has bytes of its own, in every run if in one.
     let apart = travels || p > 1 && (!last || point.vp > 1);
     let output = if apart { 0.0 } else { stream };
-    let (mut forward, mut backward) = (Live::default(), Live::default());
+    let begin = || Live { apart: layer.deferred.then_some(0.0), ..Live::default() };
+    let (mut forward, mut backward) = (begin(), begin());
     layer.forward(&mut forward, Pass::Train(point.recompute), output);
     layer.backward(&mut backward, point.recompute);
-    let kept = forward.now - output;
+    let kept = forward.now + forward.apart.unwrap_or(0.0) - output;
     let outputs = if apart { 1.0 } else { 0.0 };
     let inputs = if travels { RING } else { flying * (layers + outputs) } * stream;
     let (gradients, gradient) = if p > 1 { (slots * stream, 0.0) } else { (0.0, stream) };
@@ -403,10 +411,12 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     let normed = if point.tp > 1 { layer.wide + stream.max(logits) } else { 2.0 * stream + logits };
     let head = if last { output + normed + layer.rstd } else { 0.0 };
     // The deepest moment: the last layer of the newest micro-batch forward or backward, or the head before that.
-    let ahead = (forward.most - kept).max(head);
+    let ahead = (forward.most - if layer.deferred { 0.0 } else { kept }).max(head);
     let held = if layer.deferred {
-        let late = layer.late(point.recompute);
-        waiting((p, stage, m), (layers, stream, kept), late, (ahead, &backward))
+        // Of each kind as many as are in flight, with bytes of their own.
+        let [early, redone, late] = layer.late(point.recompute);
+        let waiting = (p.min(m) as f64 - flying) * early + (stage + 1).min(m) as f64 * (redone + late);
+        layers * (flying * kept + waiting) + ahead.max(backward.most)
     } else {
         flying * layers * kept + ahead.max(gradient + backward.most)
     };
@@ -422,43 +432,16 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     Parts { activations, logits, buffers, ..Parts::default() }
 }
 
-/// Bytes that the backward pass of a layer frees of what its forward pass kept, its input among them.
+/// Bytes that the backward pass of a layer frees of what its forward pass kept, its input among them, so that a layer below
+/// may work in them; none where weight gradients run apart, whose tensors have bytes of their own.
 pub fn freed(s: &Setting, point: &Point) -> f64 {
+    if point.schedule == Schedule::ZeroBubble {
+        return 0.0;
+    }
     let layer = Layer::new(s, point);
     let mut forward = Live::default();
     layer.forward(&mut forward, Pass::Train(point.recompute), 0.0);
-    let [early, ..] = layer.late(point.recompute);
-    forward.now + layer.stream - early
-}
-
-/// What layers hold under a zero-bubble schedule, whose weight gradients run `stage` micro-batches late: `kept` bytes a layer
-/// and pass in flight, beside its input, a stream; `late` as in [`Layer::late`]; `ahead` at most at the end of a forward pass
-/// or in the head.
-fn waiting(
-    (p, stage, m): (u64, u64, u64),
-    (layers, stream, kept): (f64, f64, f64),
-    [early, redone, late]: [f64; 3],
-    (ahead, backward): (f64, &Live),
-) -> f64 {
-    let flying = (p - stage).min(m) as f64;
-    let whole = flying * layers * kept;
-    if m <= p {
-        // Hardly a slot is taken twice: the most that live at once, before the backward pass of a micro-batch or in it.
-        let waits = early + redone + late;
-        let at = |j: u64| {
-            let begun = (p - stage).min(m - j) as f64;
-            let others = layers * ((begun - 1.0) * kept + j.min(stage) as f64 * waits);
-            let through = kept + (layers - 1.0) * (waits - stream);
-            others + (layers * kept + ahead).max((layers * kept).max(through) + backward.beside)
-        };
-        return (0..m).map(at).fold(0.0, f64::max);
-    }
-    // Micro-batches take turns in the slots, so that sooner or later everything meets everything else.
-    if stage == 0 {
-        return whole + ahead.max((layers - 1.0) * (redone + late) + backward.beside);
-    }
-    let held = (p.min(m) as f64 - flying) * early + (stage + 1).min(m) as f64 * (redone + late);
-    whole + layers * held + ahead.max(backward.most)
+    forward.now + layer.stream
 }
 
 /// Bytes that the gradient of the embedding or the loss takes where tensor-parallel ranks share the vocabulary

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used)] // a question that cannot be built is a broken test
 
 use llmc_plan::model::{Model, Rope, RopeMethod};
-use llmc_plan::plan::{DType, Master, Optimizer, OptimizerKind, Precision};
-use llmc_planner::hardware;
+use llmc_plan::plan::{DType, Master, Optimizer, OptimizerKind, Plan, Precision};
+use llmc_planner::cost::{Point, Setting};
 use llmc_planner::question::*;
+use llmc_planner::{hardware, setting, solve};
 
 pub fn model(
     layers: u64,
@@ -85,6 +86,26 @@ pub fn question(model: Model, name: &str, nodes: u64, gpus_per_node: u64) -> Que
         continued: None,
         memory_limit_bytes: None,
     }
+}
+
+/// A plan of `q`, its layout replaced by `point` with `accumulation` micro-batches on `nodes` machines, and the setting of
+/// both.
+pub fn laid_out(q: &Question, point: &Point, accumulation: u64, nodes: u64) -> (Plan, Setting) {
+    let mut plan = solve(q).unwrap().plan;
+    let gpus = point.dp * point.tp * point.cp * point.pp;
+    let l = &mut plan.layout;
+    (l.nodes, l.gpus, l.dp, l.tp, l.cp, l.pp, l.vp) =
+        (nodes, gpus, point.dp, point.tp, point.cp, point.pp, point.vp);
+    (l.zero_stage, l.shard_group, l.schedule, l.sequence_parallel) =
+        (point.zero, point.shard, point.schedule, point.sp);
+    (l.recompute, l.offload) = (point.recompute, point.offload);
+    let b = &mut plan.batch;
+    (b.micro_batch_sequences, b.accumulation) = (point.micro, accumulation);
+    b.global_sequences = point.dp * point.micro * accumulation;
+    b.global_tokens = b.global_sequences * plan.model.context;
+    let cluster = Cluster { nodes, gpus_per_node: gpus / nodes };
+    let setting = setting(q, cluster, b.global_sequences).unwrap();
+    (plan, setting)
 }
 
 /// A linear congruential generator (Knuth, MMIX constants): the same questions in every run.
