@@ -112,10 +112,10 @@ impl std::error::Error for HardwareError {}
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    name: String,
+    name: Spanned<String>,
     title: String,
     kind: Kind,
-    profile: String,
+    profile: Spanned<String>,
     link_kind: Spanned<String>,
     nvls: bool,
     gpus_per_node: Spanned<i64>,
@@ -131,6 +131,10 @@ struct Figure {
     value: Spanned<String>,
     source: Spanned<String>,
 }
+
+/// Numbers of a figure lie between these, in every unit it may be written in.
+const LEAST: f64 = 0.001;
+const MOST: f64 = 1e6;
 
 /// Dimension of a figure and the units it may be written in (factor to the base unit).
 struct Dimension {
@@ -182,7 +186,26 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
             found: format!("\"{link}\""),
         });
     }
+    let name = file.name.get_ref().clone();
+    let typed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(typed) {
+        return Err(HardwareError {
+            line: line_of(file.name.span().start),
+            field: "name".into(),
+            expected: "a name that `on 8xNAME` can say: a letter, then letters, digits, - or _".into(),
+            found: format!("\"{name}\""),
+        });
+    }
     let efficiencies = file.efficiencies;
+    let family = file.profile.get_ref().clone();
+    if efficiencies.is_none() && profile::preset(&family).is_none() {
+        return Err(HardwareError {
+            line: line_of(file.profile.span().start),
+            field: "profile".into(),
+            expected: format!("one of {}, or a table [efficiencies] of its own", profile::names().join(", ")),
+            found: format!("\"{family}\""),
+        });
+    }
     if let Some(own) = &efficiencies {
         let start = text.find("[efficiencies").unwrap_or(0);
         profile::check(own, text.get(start..).unwrap_or(text)).map_err(|wrong| HardwareError {
@@ -214,7 +237,7 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
             line: line_of(figure.value.span().start),
             field: format!("figures.{field}"),
             expected: format!(
-                "{}, positive, in {}",
+                "{}, from {LEAST} to {MOST}, in {}",
                 dimension.name,
                 dimension.units.iter().map(|u| u.0).collect::<Vec<_>>().join(", ")
             ),
@@ -223,7 +246,7 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
         let (number, unit) = figure.value.get_ref().trim().split_once(' ').ok_or_else(wrong)?;
         let factor = dimension.units.iter().find(|u| u.0 == unit.trim()).ok_or_else(wrong)?.1;
         let number: f64 = number.parse().map_err(|_| wrong())?;
-        if !(number > 0.0 && number < 1e9) {
+        if !(LEAST..=MOST).contains(&number) {
             return Err(wrong());
         }
         sources.insert(field.to_string(), figure.source.get_ref().clone());
@@ -259,10 +282,10 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
         });
     }
     Ok(Hardware {
-        name: file.name,
+        name,
         title: file.title,
         kind: file.kind,
-        profile: file.profile,
+        profile: family,
         gpus_per_node,
         link_domain,
         multiprocessors,
@@ -358,6 +381,9 @@ mod tests {
             ("3.35 TB/s", "-3.35 TB/s", "figures.memory_bandwidth", "\"-3.35 TB/s\""),
             ("3.35 TB/s", "nan TB/s", "figures.memory_bandwidth", "\"nan TB/s\""),
             ("memory_bandwidth", "memory_bandwith", "figures.memory_bandwidth", "nothing"),
+            ("3.35 TB/s", "1e-30 TB/s", "figures.memory_bandwidth", "\"1e-30 TB/s\""),
+            ("profile = \"h100\"", "profile = \"zzz\"", "profile", "\"zzz\""),
+            ("name = \"H100\"", "name = \"8 H\"", "name", "\"8 H\""),
             ("gpus_per_node = 8", "gpus_per_node = -8", "gpus_per_node", "-8"),
             ("link_kind = \"nvlink\"", "link_kind = \"wire\"", "link_kind", "\"wire\""),
         ] {

@@ -170,6 +170,11 @@ pub fn preset(name: &str) -> Option<Profile> {
     read(text).ok()
 }
 
+/// Names of the embedded profiles.
+pub fn names() -> Vec<&'static str> {
+    PROFILES.iter().map(|(name, _)| *name).collect()
+}
+
 /// The profile of a device: its file's own, else the embedded one that it names.
 pub fn of(hardware: &Hardware) -> Option<Profile> {
     hardware.efficiencies.clone().or_else(|| preset(&hardware.profile))
