@@ -11,7 +11,6 @@ use crate::cost::memory::stage_memory;
 use crate::cost::{Setting, StateBytes};
 use crate::derive::{batch_tokens, flops_6nt, whole_sequences};
 use crate::fixes;
-use crate::logs::REDO;
 use crate::money::rates;
 use crate::question::{Budget, Cluster, Pins, Question};
 use crate::search::{Costed, Found, search, search_even};
@@ -198,7 +197,6 @@ pub fn own_setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Set
         if let Some(own) = fitted::own(&setting.profile.name, setting.precision) {
             setting.profile = fitted::scaled(&setting.profile, &own.scale);
         }
-        setting.profile.fixed.redo = REDO;
     }
     Some(setting)
 }
@@ -340,14 +338,23 @@ fn on_cluster(q: &Question, limits: &Limits, cluster: Cluster) -> Result<(Outcom
             break;
         }
     }
-    // Whole steps that end within the limit.
-    let fit = |out: &Outcome| {
-        let run = out.run(q, out.best.step.total);
-        (seconds * run.goodput / out.best.step.total).floor().max(1.0) as u64
-    };
-    out.tokens = fit(&out).saturating_mul(out.global_tokens());
-    out.tokens = fit(&out).saturating_mul(out.global_tokens());
+    out.tokens = within(q, &mut out, seconds).saturating_mul(out.global_tokens());
     Ok((out, decided))
+}
+
+/// The most whole steps that end within `seconds`, checkpoints and failures included; at least one.
+fn within(q: &Question, out: &mut Outcome, seconds: f64) -> u64 {
+    let (step, batch) = (out.best.step.total, out.global_tokens());
+    let mut ends = |steps: u64| {
+        out.tokens = steps.saturating_mul(batch);
+        out.run(q, step).seconds <= seconds
+    };
+    let (mut low, mut high) = (1, (seconds / step).min((MAX_TOKENS / batch.max(1)) as f64) as u64 + 1);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if ends(middle) { low = middle } else { high = middle }
+    }
+    low
 }
 
 /// The fewest devices that train the tokens within time or money.
@@ -433,11 +440,8 @@ fn fewer_layers(q: &Question, limits: &Limits) -> Option<Answer> {
     found
 }
 
-/// Tokens, time or money and a cluster were all given: do they agree?
+/// Tokens, time or money and a cluster were all given: do they agree? Where no tokens were, is there time or money for a step?
 fn over_budget(q: &Question, limits: &Limits, out: &Answer) -> Result<(), Infeasible> {
-    if limits.tokens.is_none() {
-        return Ok(());
-    }
     let seconds = out.plan.time.train_seconds;
     let money = out.plan.cost.total;
     let late = limits.seconds.is_some_and(|limit| seconds > limit * (1.0 + TOLERANCE));
@@ -460,10 +464,17 @@ fn over_budget(q: &Question, limits: &Limits, out: &Answer) -> Result<(), Infeas
         step_seconds: answer.plan.time.step_seconds,
         cost: answer.plan.cost.total,
     };
-    let longer = late.then(|| format!("{:.1} days", seconds / 86400.0));
-    let richer = dear.then(|| format!("{money:.0} {}", out.plan.cost.currency));
+    // Rounded up, or what is printed would not do.
+    let longer = late.then(|| match seconds / 86400.0 {
+        days if days >= 1.0 => format!("{:.1} days", (days * 10.0).ceil() / 10.0),
+        _ => format!("{} s", seconds.ceil()),
+    });
+    let richer = dear.then(|| format!("{} {}", money.ceil(), out.plan.cost.currency));
     let enough = longer.into_iter().chain(richer).collect::<Vec<_>>().join(" ");
     let mut fixes = vec![fix("budget", enough, out)];
+    if limits.tokens.is_none() {
+        return Err(Infeasible::Question { rule: "budget.contradiction", figures, fixes });
+    }
     let without = |keep: fn(&Budget) -> bool| Question {
         budget: q.budget.iter().filter(|b| keep(b)).cloned().collect(),
         ..q.clone()
