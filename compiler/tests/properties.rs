@@ -236,7 +236,7 @@ fn extreme_recipes_are_planned_or_refused() {
             }
         }
     }
-    assert!(planned > 10, "{planned}");
+    assert!(planned >= 10, "{planned}");
 }
 
 #[test]

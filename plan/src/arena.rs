@@ -17,10 +17,10 @@ use crate::program::{Buffer, Program, Space, StreamId};
 pub const ALIGNMENT: u64 = 256;
 
 /// Times that a placement is tried again, and pairs of instances that all of them may look at.
-const ROUNDS: usize = 256;
+const ROUNDS: usize = 64;
+const WORK: usize = 8_000_000;
 /// No better placement is looked for than one this part above the least.
 const NEAR: u64 = 256;
-const WORK: usize = 40_000_000;
 
 /// Sets `offsets` of every transient device buffer and `arena_bytes`; replaces what was there. Instances no
 /// list uses get offset 0. Leaves a program with an absurd number of instances as it is; `verify` refuses it.

@@ -48,20 +48,11 @@ pub fn walk_ranks(
     list: fn(&Program) -> &[Call],
     durations: &dyn Durations,
 ) -> Result<Ranks, Vec<String>> {
-    let mut wrong = Vec::new();
-    let nodes = nodes(programs, list, durations);
-    let group = groups(programs, &nodes, &mut wrong);
-    if !wrong.is_empty() {
-        return Err(wrong);
-    }
-    let times = schedule(&nodes, &group);
-    let stuck: Vec<usize> = (0..nodes.len()).filter(|i| times[*i].is_none()).collect();
-    if !stuck.is_empty() {
-        return Err(deadlock(programs, &nodes, &stuck));
-    }
+    let nodes = nodes(programs, list, durations, 1);
+    let times = timed(programs, &nodes)?;
     let mut ranks = Ranks { timed: vec![Vec::new(); programs.len()], seconds: 0.0, bubble: Vec::new() };
     let mut busy = vec![0.0; programs.len()];
-    for (node, (start, end)) in nodes.iter().zip(times.into_iter().flatten()) {
+    for (node, (start, end)) in nodes.iter().zip(times) {
         ranks.seconds = ranks.seconds.max(end);
         if node.instr.stream.0 == 0 {
             busy[node.rank] += end - start;
@@ -76,9 +67,42 @@ pub fn walk_ranks(
     Ok(ranks)
 }
 
+/// Seconds from one step's end to the next one's, when each goes on from where the one before left its streams: what
+/// hides behind the next forward pass, as a gather of updated weights, is not charged.
+///
+/// # Errors
+/// As [`walk_ranks`].
+pub fn steady_seconds(programs: &[Program], durations: &dyn Durations) -> Result<f64, Vec<String>> {
+    let nodes = nodes(programs, |p| &p.step, durations, 2);
+    let times = timed(programs, &nodes)?;
+    // The end of a step is when its last pass and update are done; what it publishes is read by the next.
+    let end = |round: usize| {
+        let of = nodes.iter().zip(&times).filter(|(node, _)| node.round == round);
+        of.filter(|(node, _)| node.instr.stream.0 == 0).map(|(_, (_, end))| *end).fold(0.0, f64::max)
+    };
+    Ok(end(1) - end(0))
+}
+
+/// Start and end of every node.
+fn timed(programs: &[Program], nodes: &[Node]) -> Result<Vec<(f64, f64)>, Vec<String>> {
+    let mut wrong = Vec::new();
+    let group = groups(programs, nodes, &mut wrong);
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    let times = schedule(nodes, &group);
+    let stuck: Vec<usize> = (0..nodes.len()).filter(|i| times[*i].is_none()).collect();
+    if !stuck.is_empty() {
+        return Err(deadlock(programs, nodes, &stuck));
+    }
+    Ok(times.into_iter().flatten().collect())
+}
+
 /// One issued instruction of one rank.
 struct Node<'a> {
     rank: usize,
+    /// How often the list was walked before.
+    round: usize,
     place: Place,
     instr: &'a Instr,
     seconds: f64,
@@ -86,28 +110,36 @@ struct Node<'a> {
     after: Vec<usize>,
 }
 
+/// Issues a list of every rank `rounds` times. Events of the round before are those of the previous step; the first round
+/// waits for none.
 fn nodes<'a>(
     programs: &'a [Program],
     list: fn(&Program) -> &[Call],
     durations: &dyn Durations,
+    rounds: usize,
 ) -> Vec<Node<'a>> {
     let mut nodes = Vec::new();
     for (rank, program) in programs.iter().enumerate() {
         let table = Table::new(program, durations);
         let mut last: BTreeMap<u32, usize> = BTreeMap::new();
-        let mut events: BTreeMap<Raised, usize> = BTreeMap::new();
-        for (call, index, segment, instr) in program.instrs(list(program)) {
-            let this = nodes.len();
-            let waits = instr.waits.iter().filter(|w| !w.previous_step);
-            let awaited =
-                waits.filter_map(|w| awaited(&call, w).and_then(|event| events.get(&event)).copied());
-            let after = last.get(&instr.stream.0).copied().into_iter().chain(awaited).collect();
-            last.insert(instr.stream.0, this);
-            for event in &instr.signals {
-                events.insert((*event, call.layer, call.micro_batch), this);
+        let mut previous: BTreeMap<Raised, usize> = BTreeMap::new();
+        for round in 0..rounds {
+            let mut events: BTreeMap<Raised, usize> = BTreeMap::new();
+            for (call, index, segment, instr) in program.instrs(list(program)) {
+                let this = nodes.len();
+                let awaited = instr.waits.iter().filter_map(|wait| {
+                    let of = if wait.previous_step { &previous } else { &events };
+                    awaited(&call, wait).and_then(|event| of.get(&event)).copied()
+                });
+                let after = last.get(&instr.stream.0).copied().into_iter().chain(awaited).collect();
+                last.insert(instr.stream.0, this);
+                for event in &instr.signals {
+                    events.insert((*event, call.layer, call.micro_batch), this);
+                }
+                let place = place(&segment.name, index, &call);
+                nodes.push(Node { rank, round, place, instr, seconds: table.seconds(&call, index), after });
             }
-            let place = place(&segment.name, index, &call);
-            nodes.push(Node { rank, place, instr, seconds: table.seconds(&call, index), after });
+            previous = events;
         }
     }
     nodes

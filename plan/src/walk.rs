@@ -14,6 +14,11 @@ use crate::program::{Call, Class, Instr, Place, Program, Ref, Space, StreamId};
 pub trait Durations {
     /// Seconds of one instruction on operands of these shapes.
     fn seconds(&self, instr: &Instr, inputs: &[TensorType], outputs: &[TensorType]) -> f64;
+
+    /// Seconds of a copy between two places of device memory, which no link limits; as any copy unless told otherwise.
+    fn within_device(&self, instr: &Instr, inputs: &[TensorType], outputs: &[TensorType]) -> f64 {
+        self.seconds(instr, inputs, outputs)
+    }
 }
 
 /// Everything takes no time: for questions of memory alone.
@@ -179,8 +184,13 @@ impl Table {
     /// Asks once for each instruction; 0 when its operands do not fit it, which `verify` reports.
     pub fn new(program: &Program, durations: &dyn Durations) -> Table {
         let types = |refs: &[Ref]| refs.iter().map(|r| program.tensor(r)).collect::<Option<Vec<_>>>();
+        let here = |r: &Ref| program.buffer(r.buffer).is_some_and(|b| b.space == Space::Device);
         let seconds = |instr: &Instr| match (types(&instr.inputs), types(&instr.outputs)) {
             (Some(inputs), Some(outputs)) if instr.op.spec().check(&inputs, &outputs).is_ok() => {
+                let copies = instr.op.spec().kind() == Kind::Copy;
+                if copies && instr.inputs.iter().chain(&instr.outputs).all(here) {
+                    return durations.within_device(instr, &inputs, &outputs);
+                }
                 durations.seconds(instr, &inputs, &outputs)
             }
             _ => 0.0,

@@ -13,10 +13,6 @@ use crate::table::{Case, Peak};
 /// Stack name of our own runtime; a fitted profile of it serves plans.
 pub const OWN: &str = "llmc";
 
-/// Our runtime repeats a block up to its feed-forward's activation, not the last product and sum. With them go 8 to 22 % of
-/// a forward pass; this share from 1B and 3B steps with full recomputation and without, one H100, 2026-11-24.
-pub const REDO: f64 = 0.8;
-
 /// Steps left out at the start: algorithm search, first touches, clocks that settle.
 const WARM_UP: usize = 3;
 
@@ -118,9 +114,8 @@ fn row(name: &str, source: &str, plan: &Plan, seconds: f64, peak_bytes: Option<f
         determinism: Some(plan.determinism),
         ..Question::of(plan.model.clone())
     };
-    let mut setting = setting(&q, cluster, plan.batch.global_sequences)
+    let setting = setting(&q, cluster, plan.batch.global_sequences)
         .ok_or_else(|| format!("plan.json: hardware {card} has no profile"))?;
-    setting.profile.fixed.redo = REDO;
     Ok(Case {
         id: name.into(),
         source: source.into(),

@@ -193,10 +193,11 @@ pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting
 /// along is not fitted again.
 pub fn own_setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting> {
     let mut setting = setting(q, cluster, sequences)?;
-    if q.hardware.efficiencies.is_none() && cluster.gpus() == 1 {
-        if let Some(own) = fitted::own(&setting.profile.name, setting.precision) {
-            setting.profile = fitted::scaled(&setting.profile, &own.scale);
-        }
+    if q.hardware.efficiencies.is_none()
+        && cluster.gpus() == 1
+        && let Some(own) = fitted::own(&setting.profile.name, setting.precision)
+    {
+        setting.profile = fitted::scaled(&setting.profile, &own.scale);
     }
     Some(setting)
 }

@@ -5,7 +5,7 @@
 
 use llmc_plan::plan::{Offload, Recompute, Schedule, StageLayers, StageMemory};
 
-use crate::cost::layer::LayerTime;
+use crate::cost::layer::{LayerTime, scheduled};
 use crate::cost::memory::{
     Parts, freed, host_bytes, layer_activations, most_params, stage_params, states, totals, whole_bytes,
     working,
@@ -90,6 +90,7 @@ fn ways(s: &Setting, pins: &Pins, node: &Node, travel: bool) -> Vec<Way> {
         let point = Point { recompute, ..node.point };
         let mut time = node.plain;
         time.recompute = crate::cost::layer::recompute(s, &point, &node.plain);
+        let time = scheduled(s, &point, time);
         let seconds = layer_seconds(s, &point, &time);
         all.push(Way { recompute, travels: false, time, seconds, travel: 0.0 });
         if recompute == Recompute::Full && travel {
@@ -270,7 +271,9 @@ fn quick(s: &Setting, node: &Node, each: f64) -> f64 {
     let (p, m) = (node.point.pp as f64, s.micro_batches(&node.point) as f64);
     let sum = s.shape.layers as f64 * each + node.ends.0 + node.ends.1;
     let slowest = (sum / p).max(each + node.ends.0.max(node.ends.1));
-    m * slowest + (sum - slowest - filled(s, &node.point, &node.plain)).max(0.0) + sends(s, &node.point)
+    m * slowest
+        + (sum - slowest - filled(s, &node.point, &node.plain)).max(0.0)
+        + sends(s, &node.point, f64::INFINITY)
 }
 
 /// Least seconds of data parallelism and optimizer under any split: as if the parameters were shared out evenly to the
@@ -334,11 +337,11 @@ pub fn improve(
                 }
                 // Sends, and what data parallelism and the optimizer take at the least, with layers shared out to the
                 // second: what computation cannot hide of the traffic, and the optimizer's share.
-                let rest = sends(s, &point) + s.profile.fixed.step + least_rest(s, &point);
+                let rest = sends(s, &point, f64::INFINITY) + s.profile.fixed.step + least_rest(s, &point);
                 let most = found.best.as_ref().map_or(f64::INFINITY, |b| b.step.total * (1.0 - MIN_GAIN));
                 let room = most / wait - rest;
                 let each = ways.iter().map(|w| w.seconds).fold(f64::INFINITY, f64::min);
-                if quick(s, node, each) - sends(s, &point) >= room {
+                if quick(s, node, each) - sends(s, &point, f64::INFINITY) >= room {
                     *found.pruned_by.entry("uneven_bound").or_default() += 1;
                     continue;
                 }

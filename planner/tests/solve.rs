@@ -58,7 +58,7 @@ fn llama_7b_on_64_h100_is_a_plan_an_expert_accepts() {
         "{}",
         p.time.tokens_per_second_per_gpu
     );
-    assert!((0.40..0.53).contains(&p.time.mfu), "{}", p.time.mfu);
+    assert!((0.40..0.55).contains(&p.time.mfu), "{}", p.time.mfu);
     assert!((15.0..23.0).contains(&(p.time.train_seconds / DAY)));
     assert!(p.memory.device_bytes < p.hardware.memory_bytes);
 }

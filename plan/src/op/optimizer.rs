@@ -87,7 +87,10 @@ impl Spec for Optimize {
     }
 
     fn bytes(&self, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {
-        traffic(&inputs[..1], outputs)
+        // A weight that a master is kept of is written, not read.
+        let both = outputs.len() - usize::from(self.weights == Weights::Master && !outputs.is_empty());
+        let (changed, written) = outputs.split_at(both);
+        traffic(&inputs[..1], changed).saturating_add(traffic(written, &[]))
     }
 
     fn workspace(&self, backend: Backend, inputs: &[TensorType], outputs: &[TensorType]) -> u64 {

@@ -1,11 +1,11 @@
 //! Seconds of one layer and of the two ends for one micro-batch on one rank.
 
 use llmc_plan::lower::head_rows;
-use llmc_plan::plan::{Precision, Recompute};
+use llmc_plan::plan::{Precision, Recompute, Schedule};
 
 use super::comm::{Group, all_reduce, scatter};
 use super::kernels::{attention, bandwidth, gemm};
-use super::{Point, Setting};
+use super::{Point, Setting, passes};
 use crate::question::TensorTraffic;
 
 /// Seconds of one layer and micro-batch on one rank, by part; the stack factor is included.
@@ -78,12 +78,38 @@ pub fn recompute(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
         Recompute::None => 0.0,
         // Two norms (read h, write h) and the SwiGLU product (read 2f, write f).
         Recompute::Selective => n * (4.0 * h + 3.0 * f) / pointwise_rate(s),
+        Recompute::Full if s.own() => passes::redone(s, point, time, whole_stream(s, point)),
         Recompute::Full if s.shape.early_stop => {
             let (f, columns) = (s.shape.ffn as f64 / point.tp as f64, s.shape.hidden as f64);
             let last = if point.sp { time.tensor_forward / 4.0 } else { time.tensor_forward / 2.0 };
             time.forward() - s.profile.fixed.stack * gemm(s, n, columns, f, false) - last
         }
         Recompute::Full => s.profile.fixed.redo * time.forward(),
+    }
+}
+
+/// The residual stream of a micro-batch gathered or reduced among tensor-parallel ranks.
+fn whole_stream(s: &Setting, point: &Point) -> f64 {
+    let bytes = tokens(s, point) * s.shape.hidden as f64 * s.act();
+    scatter(s, Group::strided(point.tp, 1, s.link_domain), bytes)
+}
+
+/// What tensor-parallel ranks gather for a layer's deferred weight gradients: the inputs of two products, and the gradients of
+/// the outputs of two.
+pub fn gathered_late(s: &Setting, point: &Point) -> f64 {
+    if point.tp > 1 { 4.0 * whole_stream(s, point) } else { 0.0 }
+}
+
+/// A layer under the point's schedule: what deferring weight gradients adds.
+pub fn scheduled(s: &Setting, point: &Point, time: LayerTime) -> LayerTime {
+    if !s.own() || point.schedule != Schedule::ZeroBubble {
+        return time;
+    }
+    let (copies, gathers) = passes::deferred(s, point, whole_stream(s, point));
+    LayerTime {
+        pointwise_backward: time.pointwise_backward + copies,
+        tensor_backward: time.tensor_backward + gathers,
+        ..time
     }
 }
 
@@ -121,6 +147,10 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
         attention(s, point.micro as f64, shape.context as f64, shape.heads as f64 / t, share);
     time.attention_forward = stack * forward;
     time.attention_backward = stack * backward;
+    if s.own() && point.cp > 1 {
+        let both = (time.attention_forward, time.attention_backward);
+        (time.attention_forward, time.attention_backward) = passes::ring_attention(s, point, both);
+    }
     // Elements of ideally fused passes (our benches/gpu script): forward 16h + 3f, backward 16h + 5f a token.
     // Norms and residuals are spread over the tensor-parallel ranks only with sequence parallelism.
     let spread = if point.sp { t } else { 1.0 };
@@ -129,13 +159,16 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
     let narrow = (12.0 * h + 2.0 * dropout) / spread + 4.0 * h / t;
     time.pointwise_forward = n * (narrow + 3.0 * f) / rate;
     time.pointwise_backward = n * (narrow + 5.0 * f) / rate;
+    if s.own() {
+        (time.pointwise_forward, time.pointwise_backward) = passes::pointwise(s, point);
+    }
 
     if point.tp > 1 {
         let group = Group::strided(point.tp, 1, s.link_domain);
         let bytes = n * h * s.act();
         // 2 all-gathers and 2 reduce-scatters each way with sequence parallelism, and 2 gathers more of what backward
         // needs again (arXiv 2205.05198, section 4.2.2); else 2 all-reduces each way.
-        let (each, way, again) = if point.sp {
+        let (each, way, again) = if point.sp || s.own() {
             (scatter(s, group, bytes), 4.0, 2.0)
         } else {
             (all_reduce(s, group, bytes), 2.0, 0.0)
@@ -143,6 +176,8 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
         // Of the backward pass, the gradient of a column-parallel product's input and the gathering of that input.
         let (beside, alone) = (each * (way / 2.0 + again), each * way / 2.0);
         (time.tensor_forward, time.tensor_backward) = match s.shape.tensor_traffic {
+            // Our lowering gathers and reduces on the stream that computes.
+            _ if s.own() => (way * each, (way + again) * each),
             TensorTraffic::Pipelined => {
                 let exposed = s.profile.comm.tensor;
                 (exposed * way * each, exposed * (way + again) * each)
@@ -154,7 +189,9 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
             TensorTraffic::Alone => (way * each, way * each),
         };
     }
-    if point.cp > 1 {
+    if point.cp > 1 && s.own() {
+        time.context = passes::ring(s, point, (time.attention_forward, time.attention_backward));
+    } else if point.cp > 1 {
         let group = Group::strided(point.cp, point.tp, s.link_domain);
         // Ring attention: keys and values travel once forward, with their gradients twice backward.
         let once = scatter(s, group, 2.0 * n * kv * s.act() * point.cp as f64);

@@ -8,6 +8,7 @@ pub mod kernels;
 pub mod layer;
 pub mod memory;
 mod own;
+mod passes;
 pub mod step;
 
 use llmc_plan::plan::{Determinism, Master, Offload, OptimizerKind, Precision, Recompute, Schedule};

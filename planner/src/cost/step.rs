@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use llmc_plan::plan::{Offload, Recompute, Schedule};
 
 use super::comm::{Group, all_reduce, scatter, send};
-use super::layer::{LayerTime, ends, layer, tokens};
+use super::kernels::bandwidth;
+use super::layer::{LayerTime, ends, gathered_late, layer, scheduled, tokens};
 use super::memory::{layer_activations, most_params};
 use super::{Point, Setting};
 
@@ -61,6 +62,7 @@ pub fn compute(s: &Setting, point: &Point) -> Compute {
 /// The compute part of `point` over its layer and its (embedding, head), which many points share.
 pub fn assemble(s: &Setting, point: &Point, time: LayerTime, (embedding, head): (f64, f64)) -> Compute {
     let p = point.pp;
+    let time = scheduled(s, point, time);
     let each = layer_seconds(s, point, &time);
     let mut slowest = 0.0_f64;
     let mut layers = 0.0;
@@ -89,20 +91,21 @@ pub fn layer_seconds(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
     slower(time.forward(), host) + slower(time.backward(), again * host)
 }
 
-/// Idle seconds that the schedule fills with weight gradients. ZB-H1: (p − 1)(F + B − 2W) of idle time where 1F1B has
-/// (p − 1)(F + B + W) (arXiv 2401.10241, table 2). One W a stage leaves the critical path always, the other two fill
-/// the warm-up once 2p micro-batches are there.
+/// Idle seconds that the schedule fills with weight gradients: two W a stage of the (p − 1)(F + B + W) of 1F1B. So it is in
+/// the order of plan/src/lower/pipeline.rs (`planner/tests/walk_time.rs`); ZB-H1 promises three (arXiv 2401.10241, table 2)
+/// where the last rank's weight gradients wait for nothing.
 pub fn filled(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
     if point.schedule != Schedule::ZeroBubble {
         return 0.0;
     }
-    let (p, m) = (point.pp, s.micro_batches(point) as f64);
-    let weight = time.gemm_weight * s.shape.layers as f64 * (p - 1) as f64 / p as f64;
-    (1.0 + 2.0 * ((m - 1.0) / (2 * p) as f64).min(1.0)) * weight
+    let p = point.pp;
+    let each = time.gemm_weight + gathered_late(s, point);
+    2.0 * each * s.shape.layers as f64 * (p - 1) as f64 / p as f64
 }
 
-/// Exposed sends of a step.
-pub fn sends(s: &Setting, point: &Point) -> f64 {
+/// Exposed sends of a step, where a stage waits `slack` seconds a micro-batch for the slowest one anyway; with endless slack
+/// the least there can be.
+pub fn sends(s: &Setting, point: &Point, slack: f64) -> f64 {
     let p = point.pp;
     if p == 1 {
         return 0.0;
@@ -116,7 +119,8 @@ pub fn sends(s: &Setting, point: &Point) -> f64 {
     }
     // Every chunk boundary is a send.
     let rounds = s.micro_batches(point) as f64 * point.vp as f64;
-    (2.0 * (p - 1) as f64 + rounds) * each
+    let exposed = if s.own() { (each - slack).max(0.0) } else { each };
+    2.0 * (p - 1) as f64 * each + rounds * exposed
 }
 
 /// The pipeline over its slowest stage, that stage's layers, and the sum of all stages.
@@ -136,7 +140,14 @@ pub fn pipeline(
         Schedule::Interleaved => (sum - slowest) / point.vp as f64,
         Schedule::ZeroBubble => (sum - slowest - filled(s, point, &time)).max(0.0),
     };
-    let sends = sends(s, point) + contention(s, point) * (m * slowest + bubble);
+    // A rank repeats its last layer's forward pass before the gradient arrives.
+    let early = if s.own() && point.recompute == Recompute::Full { time.recompute } else { 0.0 };
+    let bubble = (bubble - (point.pp - 1) as f64 * early).max(0.0);
+    // Others wait for the slowest stage; weight gradients that run apart leave room for the round trip of two sends.
+    let others = (sum - slowest) / (point.pp - 1).max(1) as f64;
+    let apart = if point.schedule == Schedule::ZeroBubble { layers * time.gemm_weight / 2.0 } else { 0.0 };
+    let slack = (slowest - others) / point.vp as f64 + apart;
+    let sends = sends(s, point, slack) + contention(s, point) * (m * slowest + bubble);
     Compute {
         layer: time,
         embedding,
@@ -211,6 +222,18 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
     };
     let mut exposed = 0.0;
     let mut hidden = 0.0;
+    // Ours goes on with the next micro-batch meanwhile, so only the step's first or last layer has nothing beside it.
+    let of_step = |wire: f64, room: f64| {
+        let each = (wire - room).max(wire * (1.0 - o));
+        let exposed = (each + (wire * edge - each).max(0.0) / m).min(wire);
+        (exposed, wire - exposed)
+    };
+    let each = |wire: f64, room: f64| if s.own() { of_step(wire, room) } else { expose(wire, room) };
+    // Each layer's updated weights travel beside the update of the next.
+    let published = |wire: f64| {
+        let (exposed, hidden) = expose(wire, forward);
+        if s.own() { (wire * (1.0 - o), wire * o) } else { (exposed, hidden) }
+    };
     let mut add = |(e, h): (f64, f64), times: f64| {
         exposed += e * times;
         hidden += h * times;
@@ -220,7 +243,7 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
         0 => add(expose(all_reduce(s, outer, gradient), backward), 1.0),
         1 => {
             add(expose(scatter(s, inner, gradient) + replicate, backward), 1.0);
-            add(expose(scatter(s, inner, weight), forward), 1.0);
+            add(published(scatter(s, inner, weight)), 1.0);
         }
         // Under a pipeline, PyTorch gathers once and reduces after the last micro-batch (torch/distributed/pipelining/
         // stage.py, `backward_maybe_with_nosync`).
@@ -229,13 +252,13 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
             add(expose(scatter(s, inner, weight), forward), 1.0);
         }
         2 => {
-            add(expose(scatter(s, inner, gradient), backward), m);
+            add(each(scatter(s, inner, gradient), backward), m);
             add(expose(replicate, backward), 1.0);
-            add(expose(scatter(s, inner, weight), forward), 1.0);
+            add(published(scatter(s, inner, weight)), 1.0);
         }
         _ => {
-            add(expose(scatter(s, inner, weight), forward), m);
-            add(expose(scatter(s, inner, weight) + scatter(s, inner, gradient), backward), m);
+            add(each(scatter(s, inner, weight), forward), m);
+            add(each(scatter(s, inner, weight) + scatter(s, inner, gradient), backward), m);
             add(expose(replicate, backward), 1.0);
         }
     }
@@ -263,7 +286,11 @@ pub fn optimizer(s: &Setting, point: &Point) -> f64 {
     let pass = mine * (2.0 * s.state.optimizer + s.state.gradient + s.state.weight);
     let normed = if point.zero >= 2 { mine } else { params };
     let less = narrower(s, point) * (mine + normed) / params.max(1.0);
-    (pass + normed * s.state.gradient - less) / (s.hardware.memory_bandwidth * s.profile.memory.optimizer)
+    // Alone on a device the norm after the first of several micro-batches is taken too (plan/src/lower/update.rs).
+    let again = if s.own() && s.gpus() == 1 && s.micro_batches(point) > 1 { 1.0 } else { 0.0 };
+    let first = again * (params * s.state.gradient - narrower(s, point));
+    (pass + normed * s.state.gradient - less + first)
+        / (s.hardware.memory_bandwidth * s.profile.memory.optimizer)
 }
 
 /// The whole step of `point` over its compute part.
@@ -280,6 +307,14 @@ pub fn step(s: &Setting, point: &Point, c: &Compute) -> Step {
     } else if s.state.paged > 0.0 {
         offload += mine * s.state.paged / (s.hardware.host_bandwidth * 0.83);
     }
+    // Gradients that pass through to their owners are cleared before each micro-batch.
+    let cleared = if s.own() && point.zero >= 2 && point.shard > 1 {
+        let bytes = params * s.state.gradient - narrower(s, point);
+        s.profile.fixed.stack * c.micro_batches * bytes / bandwidth(s)
+    } else {
+        0.0
+    };
+    let exposed = exposed + cleared;
     let mut beside = hidden;
     if point.offload == Offload::Activations {
         let bytes = c.layers * layer_activations(s, point, point.recompute) * c.micro_batches;
