@@ -83,6 +83,9 @@ fn findings_for_programs() {
     for table in std::fs::read_dir(folder.join("tables")).unwrap().map(|entry| entry.unwrap()) {
         std::fs::copy(table.path(), world.path().join("tables").join(table.file_name())).unwrap();
     }
+    let built = world.path().join("runs/recipe/data");
+    std::fs::create_dir_all(&built).unwrap();
+    std::fs::copy(folder.join("manifest.json"), built.join("manifest.json")).unwrap();
     let mut examples: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     examples.retain(|path| path.extension().is_some_and(|extension| extension == "llm"));

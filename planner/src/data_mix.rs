@@ -85,6 +85,9 @@ pub struct Limit {
     pub tokens: f64,
     /// Source by its place → tokens that the run grows by for one more token of that source; only where it binds.
     pub worth: BTreeMap<usize, f64>,
+    /// Tokens that the run grows by for one percent point of a share, and whether the share is raised for it, else lowered;
+    /// only of those that bind.
+    pub shares: Vec<(Constraint, f64, bool)>,
 }
 
 /// A mixture that can be had.
@@ -106,7 +109,7 @@ pub struct Conflict {
     /// Constraints that those shares break, and the value each then has: a share, or epochs.
     pub moved: Vec<(Constraint, f64)>,
     /// The longest run that meets every constraint; `None` when there is none of any length.
-    pub limit: Option<Limit>,
+    pub limit: Option<Box<Limit>>,
 }
 
 impl Ask {
@@ -264,7 +267,36 @@ fn limit(ask: &Ask, constraints: &[(Constraint, f64)]) -> Option<Limit> {
             worth.insert(c.source, libm::round(gain * 1e6) / 1e6);
         }
     }
-    Some(Limit { tokens: settle(tokens), worth })
+    Some(Limit { tokens: settle(tokens), worth, shares: points(ask, constraints, tokens) })
+}
+
+/// What a percent point of each share is worth to the longest run, by solving again with a tenth of one.
+fn points(ask: &Ask, constraints: &[(Constraint, f64)], tokens: f64) -> Vec<(Constraint, f64, bool)> {
+    const STEP: f64 = 1e-3;
+    let mut all = Vec::new();
+    if constraints.len() > 4 * SMALL {
+        return all;
+    }
+    for (i, (c, bound)) in constraints.iter().enumerate() {
+        let ways: &[bool] = match c.kind {
+            Kind::Least => &[false],
+            Kind::Most => &[true],
+            Kind::Fixed => &[false, true],
+            Kind::Epochs => continue,
+        };
+        let gain = |raised: bool| {
+            let mut moved = constraints.to_vec();
+            let share = if raised { bound + STEP } else { bound - STEP };
+            moved.get_mut(i)?.1 = Some(share).filter(|share| (0.0..=1.0).contains(share))?;
+            let longer = longest(ask, &moved)?.min(1e18);
+            Some(((longer - tokens) / STEP * 0.01, raised))
+        };
+        let best = ways.iter().filter_map(|raised| gain(*raised)).max_by(|a, b| a.0.total_cmp(&b.0));
+        all.extend(
+            best.filter(|(gain, _)| *gain > 1e-6 * tokens).map(|(gain, raised)| (*c, settle(gain), raised)),
+        );
+    }
+    all
 }
 
 /// Decides whether the mixture can be had.
@@ -292,7 +324,7 @@ pub fn solve(ask: &Ask) -> Result<Mix, Conflict> {
     } else {
         binding.retain(|c| moved.iter().any(|(m, _)| m == c));
     }
-    Err(Conflict { binding, nearest, moved, limit: limit(ask, &constraints) })
+    Err(Conflict { binding, nearest, moved, limit: limit(ask, &constraints).map(Box::new) })
 }
 
 /// The constraints that `shares` break, each with what it has become.

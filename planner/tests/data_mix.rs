@@ -22,6 +22,10 @@ fn the_longest_run_is_what_the_scarcest_quota_allows() {
     assert!((limit.tokens / 200e9 - 1.0).abs() < 1e-6, "{limit:?}");
     // One more token of code is read 4 times and lets the run grow by 40.
     assert!((limit.worth[&1] - 40.0).abs() < 1e-3, "{limit:?}");
+    // A quota of 9.9 % would leave 20B ÷ 0.099: 2.02B tokens for a tenth of a percent point.
+    let (constraint, gain, raised) = limit.shares[0];
+    assert_eq!((constraint.kind, constraint.source, raised, limit.shares.len()), (Kind::Least, 1, false, 1));
+    assert!((gain / (10.0 * (20e9 / 0.099 - 200e9)) - 1.0).abs() < 1e-4, "{limit:?}");
 }
 
 #[test]

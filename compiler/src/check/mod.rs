@@ -22,6 +22,7 @@ pub mod meaning {
     pub mod lr_high;
     pub mod master;
     pub mod mixture;
+    pub mod mixture_limit;
     pub mod mount;
     pub mod multiple;
     pub mod no_hardware;
@@ -129,6 +130,7 @@ pub const RULES: &[&Rule] = &[
     &meaning::table_rows::RULE,
     &meaning::mount::RULE,
     &meaning::in_place::RULE,
+    &meaning::mixture_limit::RULE,
     &meaning::layout::RULE,
     &meaning::unfit::RULE,
     &meaning::impossible::RULE,
@@ -156,6 +158,7 @@ const CHECKS: &[fn(&Resolved, &mut Vec<Diagnostic>)] = &[
     meaning::gradients::check,
     meaning::shares::check,
     meaning::mixture::check,
+    meaning::mixture_limit::check,
     meaning::in_place::check,
     meaning::eval_window::check,
     meaning::layout::check,

@@ -3,7 +3,7 @@
 use llmc_compiler::World;
 use llmc_planner::hardware::Hardware;
 
-/// Only `corpus/` has files; `tables/` is the one of the failing examples; `base-7b` and `models/` hold base models of 7B
+/// Only `corpus/` has files, of which `books` was built; `tables/` is the one of the failing examples; `base-7b` and `models/` hold base models of 7B
 /// and 13B with a context of 2,048.
 pub struct Examples;
 
@@ -30,5 +30,11 @@ impl World for Examples {
 
     fn hardware(&self) -> &[Hardware] {
         &[]
+    }
+
+    /// One source was built: `books`, of 5B training tokens.
+    fn manifest(&self) -> Option<String> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fail/manifest.json");
+        std::fs::read_to_string(path).ok()
     }
 }

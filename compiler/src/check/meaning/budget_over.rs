@@ -58,10 +58,12 @@ pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Option<Diagnosti
         Some(n) => Value::Both(format!("{n} devices"), format!("{n} 张卡")),
         None => Value::Both("the best count of devices".to_owned(), "最合适数量的设备".to_owned()),
     };
+    let tokens = f.span("budget.tokens").or(f.span("budget.asked_flops"));
     let d = Diagnostic::new(&RULE)
         .at_maybe(at)
-        .at_maybe(f.span("budget.tokens").or(f.span("budget.asked_flops")))
-        .at_maybe(f.span("on.nodes").or(f.span("hardware.name")))
+        .at_maybe(tokens)
+        // Labels are told by their order: without tokens there is no third.
+        .at_maybe(tokens.and(f.span("on.nodes").or(f.span("hardware.name"))))
         .arg("tokens", Value::Large(figure("tokens")?))
         .arg("devices", devices)
         .text("needed", needed)

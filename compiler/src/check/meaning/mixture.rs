@@ -74,7 +74,7 @@ fn percent(x: f64) -> String {
 }
 
 /// `code >= 10%`, `zh 40% from 80% on`, `code <= 4 epochs of 5.00B tokens`, in both languages.
-fn words(ask: &Ask, c: &Constraint) -> (String, String) {
+pub(super) fn words(ask: &Ask, c: &Constraint) -> (String, String) {
     let Some(source) = ask.sources.get(c.source) else { return (String::new(), String::new()) };
     let from = |en: String| match c.stage.checked_sub(1).and_then(|k| ask.stages.get(k)) {
         Some(stage) => (
@@ -125,7 +125,7 @@ pub fn nearest_of(r: &Resolved) -> Option<(String, String)> {
 }
 
 /// What a token more of each source that binds is worth: the dual price of its epoch limit.
-fn prices(ask: &Ask, limit: &Limit) -> Vec<(String, String)> {
+pub(super) fn prices(ask: &Ask, limit: &Limit) -> Vec<(String, String)> {
     let price = |(source, gain): (&usize, &f64)| {
         let (name, gain) = (&ask.sources.get(*source)?.name, short_float(libm::round(gain * 1e3) / 1e3));
         Some((
