@@ -91,7 +91,7 @@ pub struct Found {
 /// Device bytes of the fullest stage and which it is, of those of [`stages`].
 fn fullest(s: &Setting, point: &Point, work: &[Parts]) -> (u64, u64) {
     let mut most = (0.0, 0);
-    for (stage, w) in stages(point).zip(work) {
+    for (stage, w) in stages(s, point).zip(work) {
         let device = totals(s, point, states(s, point, stage).allocated() + w.allocated()).1;
         if device > most.0 {
             most = (device, stage);
@@ -101,15 +101,22 @@ fn fullest(s: &Setting, point: &Point, work: &[Parts]) -> (u64, u64) {
 }
 
 /// Stages that decide: between the first and the last, memory falls with the stage, or rises where micro-batches that wait
-/// for their weight gradients take more than those in flight.
-fn stages(point: &Point) -> impl Iterator<Item = u64> + use<> {
+/// for their weight gradients take more than those in flight; there the last that holds a layer more than others decides too
+/// ([`Setting::stage_layers`]).
+fn stages(s: &Setting, point: &Point) -> impl Iterator<Item = u64> + use<> {
     let (p, rises) = (point.pp, point.schedule == Schedule::ZeroBubble);
-    let inner = [(1, p > 2), (p.saturating_sub(2), rises && p > 3), (p - 1, p > 1)];
+    let (more, before_last) = (s.shape.layers % p, p.saturating_sub(2));
+    let inner = [
+        (1, p > 2),
+        (more, rises && more > 1 && more < before_last),
+        (before_last, rises && p > 3),
+        (p - 1, p > 1),
+    ];
     std::iter::once(0).chain(inner.into_iter().filter(|(_, there)| *there).map(|(stage, _)| stage))
 }
 
 fn works(s: &Setting, point: &Point) -> Vec<Parts> {
-    stages(point).map(|stage| working(s, point, stage)).collect()
+    stages(s, point).map(|stage| working(s, point, stage)).collect()
 }
 
 /// Costs one point in full; `None` when host memory does not hold what it offloads.

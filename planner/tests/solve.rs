@@ -302,3 +302,15 @@ fn closed_form_and_walk_agree_on_one_device() {
     }
     assert!(worst < 0.01, "{worst}");
 }
+
+/// 93 layers on 24 ranks: ranks 1 to 21 hold four, and of those the last is the fullest under a zero-bubble schedule.
+#[test]
+fn the_fullest_stage_of_a_zero_bubble_pipeline_fits() {
+    let mut q = question(model(93, 8192, 64, 8, 22016, 32000, 2048), "H100", 3, 8);
+    q.batch_tokens = Some(2048 * 48);
+    q.pins = Pins { pp: Some(24), schedule: Some(Schedule::ZeroBubble), ..Pins::default() };
+    let p = solve(&q).unwrap().plan;
+    let most = p.memory.stages.iter().map(|s| s.device).max().unwrap();
+    assert!(most <= p.memory.device_bytes && most <= p.hardware.memory_bytes, "{most}");
+    assert!(p.memory.stages.len() == 24);
+}
