@@ -207,7 +207,7 @@ fn run(s: &Setting, pins: &Pins, limit: u64, bound: fn(&Compute) -> f64, uneven:
         }
         for &offload in &space.offloads {
             let at = Point { offload, ..*node };
-            let work = works(s, &at);
+            let mut work = None;
             for &(zero, shard) in shards.iter() {
                 let point = Point { zero, shard, ..at };
                 if let Some(rule) = refused(s, &point) {
@@ -215,7 +215,7 @@ fn run(s: &Setting, pins: &Pins, limit: u64, bound: fn(&Compute) -> f64, uneven:
                     continue;
                 }
                 found.evaluated += 1;
-                let (device, stage) = fullest(s, &point, &work);
+                let (device, stage) = fullest(s, &point, work.get_or_insert_with(|| works(s, &at)));
                 if device > limit {
                     if device <= limit + GIB {
                         let more = Costed {
@@ -238,6 +238,9 @@ fn run(s: &Setting, pins: &Pins, limit: u64, bound: fn(&Compute) -> f64, uneven:
                     continue;
                 }
                 found.feasible += 1;
+                if outdone(&found, *bound, device) {
+                    continue;
+                }
                 let costed =
                     Costed { point, compute: *compute, step: step(s, &point, compute), device, split: None };
                 consider(&mut found, costed);
@@ -251,6 +254,17 @@ fn run(s: &Setting, pins: &Pins, limit: u64, bound: fn(&Compute) -> f64, uneven:
     }
     found.frontier.retain(|c| found.best.as_ref().is_some_and(|b| c.step.total <= FRONTIER * b.step.total));
     found
+}
+
+/// Whether a point of `device` bytes that takes no less than `bound` seconds is neither among the first [`TOP`] nor on the
+/// frontier, so that its step need not be timed.
+fn outdone(found: &Found, bound: f64, device: u64) -> bool {
+    let faster = found.frontier.partition_point(|other| other.step.total < bound);
+    // The frontier falls in memory as it rises in time.
+    let smaller = faster.checked_sub(1).and_then(|last| found.frontier.get(last));
+    smaller.is_some_and(|other| other.device <= device)
+        && found.top.len() == TOP
+        && found.top.last().is_some_and(|last| last.step.total < bound)
 }
 
 /// Places a feasible point among best, runner-up and frontier.
