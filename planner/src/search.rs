@@ -2,7 +2,8 @@
 //! shard group and offload, and the fastest point that fits wins.
 //!
 //! Exhaustive: a node is skipped only when its compute alone takes [`FRONTIER`] times as long as a plan already
-//! found, so the optimum and the frontier within that factor are exact inside the model.
+//! found, so the optimum and the frontier within that factor are exact inside the model. Of a point that fits the step
+//! is timed only where its compute leaves it a place among the first or on the frontier.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
