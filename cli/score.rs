@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use llmc_planner::score::{Scores, Summary, score};
+use llmc_planner::score::{Doubt, Odd, Scores, Summary, score};
 
 use crate::args::Format;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::prepare::pretty;
-use crate::terminal::{Terminal, data};
+use crate::terminal::{Terminal, data, talk};
 
 /// Scores one table.
 pub fn run(terminal: &Terminal, table: &Path) -> Outcome {
@@ -16,12 +16,37 @@ pub fn run(terminal: &Terminal, table: &Path) -> Outcome {
         let table = table.display();
         Failure::new(format!("{table}: {error}"), format!("{table}:{error}"))
     })?;
+    for doubt in &scores.warnings {
+        talk(&format!("{}\n", warning(terminal, doubt)));
+    }
     data(&match terminal.format {
         Format::Json => pretty(&scores)?,
         Format::Human => human(terminal, &scores),
         Format::Markdown => markdown(&scores),
     })?;
     Ok(Exit::Ok.into())
+}
+
+/// What is odd about a row that counts all the same.
+fn warning(terminal: &Terminal, doubt: &Doubt) -> String {
+    let Doubt { row, id, what } = doubt;
+    let (en, zh) = match what {
+        Odd::DuplicateId { first } => (
+            format!(
+                "warning: row {row}: id {id:?} is also that of row {first}; both count, rename or remove one"
+            ),
+            format!("警告：第 {row} 行：id {id:?} 与第 {first} 行相同；两行都计入，请改名或删去其一"),
+        ),
+        Odd::Mfu { mfu_pct } => (
+            format!(
+                "warning: row {row} ({id}): mfu_pct = {mfu_pct}, expected above 0 and at most 100; the row counts, the cell is not read"
+            ),
+            format!(
+                "警告：第 {row} 行（{id}）：mfu_pct = {mfu_pct}，应大于 0 且不超过 100；该行计入，此格不读取"
+            ),
+        ),
+    };
+    terminal.say(&en, &zh).to_owned()
 }
 
 /// The cells of a source's line; a dash where nothing was measured.

@@ -442,3 +442,30 @@ fn every_way_out_that_is_named_works() {
         }
     }
 }
+
+#[test]
+fn score_tells_of_odd_rows_and_goes_on() {
+    let head = "id,source,hardware,n_gpus,layers,hidden,heads,seq,micro_batch_seqs,global_batch_seqs,mfu_pct";
+    let run_cells = "x,H100-SXM,8,32,4096,32,4096,1,128";
+    let table = format!("{head}\na,{run_cells},41\na,{run_cells},300\n");
+    let folder = folder(&[("runs.csv", table.as_str())]);
+    for (lang, told) in [
+        (
+            "en",
+            "warning: row 2: id \"a\" is also that of row 1; both count, rename or remove one\n\
+             warning: row 2 (a): mfu_pct = 300, expected above 0 and at most 100; the row counts, the cell is not read\n",
+        ),
+        (
+            "zh",
+            "警告：第 2 行：id \"a\" 与第 1 行相同；两行都计入，请改名或删去其一\n\
+             警告：第 2 行（a）：mfu_pct = 300，应大于 0 且不超过 100；该行计入，此格不读取\n",
+        ),
+    ] {
+        let output = run(folder.path(), &["score", "runs.csv", "--lang", lang]);
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), told));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("overall"), "{lang}");
+    }
+    let json = run(folder.path(), &["score", "runs.csv", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&json["overall"]["predicted"], &json["warnings"][1]["mfu_pct"]), (&2.into(), &"300".into()));
+}

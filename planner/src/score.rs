@@ -13,7 +13,7 @@ use crate::cost::memory::stage_memory;
 use crate::fitted::{scaled, select};
 use crate::search::evaluate;
 use crate::settle;
-use crate::table::{Case, Peak, case, read, source};
+use crate::table::{Case, Peak, Row, case, read, source};
 
 /// Errors of a set of rows, as fractions.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -61,6 +61,34 @@ pub struct RowScore {
     pub memory_error: Option<f64>,
 }
 
+/// A row that is scored although a cell of it cannot be right.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Doubt {
+    /// Place in the table, from 1.
+    pub row: u64,
+    /// The table's own name of the row.
+    pub id: String,
+    /// What is odd about it.
+    #[serde(flatten)]
+    pub what: Odd,
+}
+
+/// What is odd about a row.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Odd {
+    /// An earlier row has the same name, so the run may count twice.
+    DuplicateId {
+        /// Place of that row, from 1.
+        first: u64,
+    },
+    /// A utilisation that no run can have: not above 0 % and at most 100 %.
+    Mfu {
+        /// Column `mfu_pct` as it stands.
+        mfu_pct: String,
+    },
+}
+
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Scores {
@@ -70,6 +98,8 @@ pub struct Scores {
     pub by_source: BTreeMap<String, Summary>,
     /// Each row, in order.
     pub rows: Vec<RowScore>,
+    /// Rows whose cells cannot all be right; they are scored all the same.
+    pub warnings: Vec<Doubt>,
 }
 
 /// Scores a table in one of the three published schemas.
@@ -79,7 +109,9 @@ pub struct Scores {
 pub fn score(text: &str) -> Result<Scores, String> {
     let mut rows = Vec::new();
     let mut samples: BTreeMap<String, (u64, Vec<f64>, Vec<f64>, u64)> = BTreeMap::new();
-    for row in read(text)? {
+    let table = read(text)?;
+    let warnings = doubts(&table);
+    for row in table {
         let id = row.text("id").unwrap_or_default().to_string();
         let case = case(&row);
         let source = source(&row);
@@ -117,7 +149,28 @@ pub fn score(text: &str) -> Result<Scores, String> {
         all.3 += refused;
         by_source.insert(source, summary(count, refused, time, memory));
     }
-    Ok(Scores { overall: summary(all.0, all.3, all.1, all.2), by_source, rows })
+    Ok(Scores { overall: summary(all.0, all.3, all.1, all.2), by_source, rows, warnings })
+}
+
+/// Names used twice and utilisations outside (0, 100]: neither is read by a prediction, both tell of a mistake.
+fn doubts(table: &[Row]) -> Vec<Doubt> {
+    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut doubts = Vec::new();
+    for (at, row) in (1..).zip(table) {
+        let id = row.text("id").unwrap_or_default();
+        let mut doubt = |what| doubts.push(Doubt { row: at, id: id.to_owned(), what });
+        if !id.is_empty() {
+            match seen.get(id) {
+                Some(first) => doubt(Odd::DuplicateId { first: *first }),
+                None => drop(seen.insert(id, at)),
+            }
+        }
+        let Some(mfu) = row.text("mfu_pct") else { continue };
+        if !mfu.parse::<f64>().is_ok_and(|percent| percent > 0.0 && percent <= 100.0) {
+            doubt(Odd::Mfu { mfu_pct: mfu.to_owned() });
+        }
+    }
+    doubts
 }
 
 fn summary(rows: u64, refused: u64, mut time: Vec<f64>, mut memory: Vec<f64>) -> Summary {
@@ -280,6 +333,42 @@ mod tests {
         assert!(rows[0].refused.as_ref().unwrap().contains("mixtures of experts"));
         assert_eq!(rows[1].refused, None);
         assert!(rows[2].refused.as_ref().unwrap().contains("experts, or a cell is wrong"));
+    }
+
+    #[test]
+    fn names_used_twice_and_impossible_utilisations_are_told_and_scored() {
+        let head =
+            "id,source,hardware,n_gpus,layers,hidden,heads,seq,micro_batch_seqs,global_batch_seqs,mfu_pct";
+        let run = "x,H100-SXM,8,32,4096,32,4096,1,128";
+        let cells = [
+            ("a", "41.5"),
+            ("b", "100"),
+            ("a", ""),
+            ("c", "300"),
+            ("d", "0"),
+            ("a", "-3"),
+            ("", "12"),
+            ("", "half"),
+        ];
+        let rows: Vec<String> = cells.iter().map(|(id, mfu)| format!("{id},{run},{mfu}")).collect();
+        let scores = score(&format!("{head}\n{}\n", rows.join("\n"))).unwrap();
+        let mfu = |text: &str| Odd::Mfu { mfu_pct: text.into() };
+        let told = [
+            (3, "a", Odd::DuplicateId { first: 1 }),
+            (4, "c", mfu("300")),
+            (5, "d", mfu("0")),
+            (6, "a", Odd::DuplicateId { first: 1 }),
+            (6, "a", mfu("-3")),
+            (8, "", mfu("half")),
+        ];
+        let told: Vec<Doubt> = told.map(|(row, id, what)| Doubt { row, id: id.into(), what }).into();
+        assert_eq!(scores.warnings, told);
+        assert_eq!((scores.overall.rows, scores.overall.predicted), (8, 8));
+        let json = serde_json::to_string(&scores.warnings).unwrap();
+        assert!(
+            json.starts_with(r#"[{"row":3,"id":"a","kind":"duplicate_id","first":1},{"row":4,"#),
+            "{json}"
+        );
     }
 
     #[test]
