@@ -24,6 +24,8 @@ pub struct Summary {
     pub predicted: u64,
     /// Rows without.
     pub refused: u64,
+    /// Rows with a measured time.
+    pub timed: u64,
     /// Mean absolute relative error of tokens per second (or iteration time).
     pub time_mape: Option<f64>,
     /// Its median.
@@ -184,6 +186,7 @@ fn summary(rows: u64, refused: u64, mut time: Vec<f64>, mut memory: Vec<f64>) ->
         rows,
         predicted: rows - refused,
         refused,
+        timed: time.len() as u64,
         time_mape: mean(&time),
         time_median_ape: middle(&time),
         time_max_ape: most(&time),

@@ -277,9 +277,17 @@ pub fn network(source: &str, words: &str, per_node: u64) -> Option<f64> {
 /// they do not, or what they say leaves no whole layers.
 ///
 /// A table may quote one of two flags: where the rest does not come out even, the other end is taken to be as this one.
+/// `pipeline-layers=7+7+6+4` names every stage, of stacks that weigh blocks by cost (nanotron).
 pub fn stages(notes: &str, layers: u64, pp: u64) -> Vec<u64> {
     if pp == 1 {
         return Vec::new();
+    }
+    if let Some((_, list)) = notes.split_once("pipeline-layers=") {
+        let list = list.split(|c: char| !c.is_ascii_digit() && c != '+').next().unwrap_or_default();
+        let split: Option<Vec<u64>> = list.split('+').map(|n| n.parse().ok()).collect();
+        let sums = |s: &Vec<u64>| s.iter().try_fold(0, |sum: u64, n| sum.checked_add(*n)) == Some(layers);
+        let whole = |s: &Vec<u64>| s.len() as u64 == pp && sums(s);
+        return split.filter(whole).unwrap_or_default();
     }
     let number = |flags: [&str; 2]| {
         let rest = flags.iter().find_map(|flag| notes.split_once(flag))?.1;
@@ -365,6 +373,11 @@ mod tests {
             (both, 32, 2, &[14, 18]),
             (ends, 126, 8, &[15, 16, 16, 16, 16, 16, 16, 15]),
             (ends, 126, 1, even),
+            ("first rank; pipeline-layers=7+7+6+4; flash", 24, 4, &[7, 7, 6, 4]),
+            // Layers of another model, and of other stages.
+            ("pipeline-layers=7+7+6+4", 32, 4, even),
+            ("pipeline-layers=7+7+6+4", 24, 2, even),
+            ("pipeline-layers=x", 24, 2, even),
             // One flag of two.
             ("decoder-first-pipeline-num-layers=2", 12, 4, &[2, 4, 4, 2]),
             ("account-for-embedding-in-pipeline-split", 6, 4, &[1, 2, 2, 1]),
