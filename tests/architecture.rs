@@ -226,6 +226,30 @@ fn every_documented_recipe_compiles() {
     }
 }
 
+/// The clauses in the table of the reference, beside the clauses that they refer to.
+#[test]
+fn every_documented_clause_checks() {
+    let page = text(&root().join("docs/language.md"));
+    let table = page.split("## The clauses one by one").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut seen = BTreeSet::new();
+    for clause in table.split('`').map(|piece| piece.replace("\\|", "|")) {
+        let Some((keyword, _)) = clause.split_once(' ').filter(|_| !clause.contains('|')) else { continue };
+        if llmc_grammar::Keyword::from_text(keyword).is_none() || clause.contains('…') {
+            continue;
+        }
+        seen.insert(keyword.to_owned());
+        // What else a clause refers to: sources, and the base whose learning rate `0.3x` is of.
+        let base = if keyword == "lr" { "from \"models/base\"" } else { "" };
+        let beside = ["model llama 7b", "data < code \"code.jsonl\"  zh \"zh.jsonl\" >", base];
+        let others = beside.into_iter().filter(|other| !other.starts_with(keyword));
+        let recipe = others.chain([clause.as_str()]).collect::<Vec<_>>().join("\n");
+        let checked = llmc_compiler::check(&recipe, &[], &llmc_compiler::Nowhere);
+        let found: Vec<&str> = checked.diagnostics.iter().map(|d| d.code).collect();
+        assert!(!checked.failed(), "{clause}: {found:?}");
+    }
+    assert_eq!(seen.len(), llmc_grammar::Keyword::ALL.len(), "a clause without an example: {seen:?}");
+}
+
 #[test]
 fn every_code_has_a_page_and_a_failing_example() {
     let codes: BTreeSet<String> =

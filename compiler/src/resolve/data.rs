@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use llmc_grammar::{Cmp, Keyword};
+use llmc_grammar::{Cmp, Keyword, Value};
 
 use super::Resolved;
 use super::cx::{Cx, span};
 use super::merge::Setting;
 use super::mix::{self, Dynamic, Table};
 use super::read::{Options, SHARE, bound, first_value, only_head};
-use crate::check::names::source;
+use crate::check::names::{choice, source};
 use crate::check::syntax::valueless;
 use crate::check::values::{kind, range};
 use crate::diag::{self, Span, text};
@@ -186,7 +186,7 @@ fn refuse_bound(cx: &mut Cx, setting: &Setting) {
     }
 }
 
-/// `clean < unicode nfc  dedup minhash  similarity 80%  length 64 1 MiB  letters >= 50%  lang en zh
+/// `clean < unicode nfc  dedup minhash  similarity 80%  length 64 1 MiB  letters >= 50%  lang any(en, zh)
 /// unreadable skip >`
 pub fn clean(cx: &mut Cx, r: &mut Resolved) {
     let Some(mut view) = cx.view(Keyword::Clean) else { return };
@@ -220,14 +220,31 @@ pub fn clean(cx: &mut Cx, r: &mut Resolved) {
             r.put("clean.letters", x.fact());
         }
     }
-    if let Some(setting) = options.take(cx, "lang") {
-        for value in &setting.opt.node.values {
-            if let Some(word) = cx.choice(&setting.opt, value, LANGUAGES, "lang") {
+    if let Some(setting) = options.take(cx, "lang")
+        && let Some(value) = first_value(cx, &setting)
+    {
+        for value in languages(cx, &setting, value) {
+            if let Some(word) = cx.choice(&setting.opt, &value, LANGUAGES, "lang") {
                 r.put(&format!("clean.lang.{}", word.value), word.fact());
             }
         }
     }
     options.finish(cx);
+}
+
+/// `lang en`, or one of several: `lang any(en, zh)`. An option has one word, so more of them stand in a call.
+fn languages(cx: &mut Cx, setting: &Setting, value: Value) -> Vec<Value> {
+    let Value::Call(call) = &value else { return vec![value] };
+    let at = span(setting.opt.source, call.span);
+    if call.name.value != "any" {
+        cx.report(choice::found(at, &call.name.value, "lang", &["en", "zh", "any(en, zh)"]));
+        return Vec::new();
+    }
+    let given = cx.arguments(&setting.opt, call, &["one", "other"]);
+    if given.is_empty() {
+        cx.report(valueless::found(at, "any", Some("any(en, zh)")));
+    }
+    given.into_iter().map(|(_, value)| value).collect()
 }
 
 /// `length >= 64`, `length <= 1 MiB`, or both as `length 64 1 MiB`.
