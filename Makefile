@@ -74,9 +74,10 @@ gpu-session: worker ## gather what benches/gpu/session.sh needs on a GPU machine
 	for recipe in benches/gpu/recipes/*.llm benches/gpu/held_out/*.llm; do \
 	  $(LLMC) plan "$$recipe" --set on=1x$(CARD) -o $(TARGET)/gpu/"$$(basename "$$recipe" .llm)".json >/dev/null 2>&1 || echo "not planned: $$recipe"; done
 
-fuzz: ## 200,000 random and mutated recipes through parse, check and fmt
+fuzz: ## 200,000 random and mutated recipes through parse, check and fmt; 3,000 made-up ones planned
 	LLMC_FUZZ_CASES=200000 cargo test --release -p llmc-grammar --test fuzz
 	LLMC_FUZZ_CASES=200000 cargo test --release -p llmc-compiler --test properties fuzz
+	LLMC_FUZZ_CASES=3000 cargo test --release -p llmc-compiler --test plans
 
 bench: ## criterion benchmarks of the planner and the front end
 	cargo bench

@@ -289,7 +289,9 @@ pub(crate) fn nothing_fits(
         "memory"
     } else {
         let most = found.rejected_by.iter().max_by(|a, b| a.1.cmp(b.1).then(b.0.cmp(a.0)));
-        most.map_or("ranks_make_gpus", |(rule, _)| *rule)
+        // Pins that left no point at all are named by what they broke.
+        let pinned = found.first.keys().find(|rule| **rule != "ranks_make_gpus");
+        most.map(|(rule, _)| *rule).or(pinned.copied()).unwrap_or("ranks_make_gpus")
     };
     Infeasible::Layout {
         device_bytes: limit,

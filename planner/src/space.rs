@@ -58,12 +58,13 @@ pub struct Space {
     pub offloads: Vec<Offload>,
 }
 
-/// ZeRO stages and shard groups for `dp` ranks: stage 0 alone, and stages 1–3 over every divisor of `dp` above 1.
+/// ZeRO stages and shard groups for `dp` ranks: stage 0 alone, and stages 1–3 over every divisor of `dp` above 1. Empty
+/// where a pinned group leaves none.
 pub fn sharding(pins: &Pins, dp: u64) -> Vec<(u64, u64)> {
     let mut all = Vec::new();
     for zero in choices(pins.zero_stage, &[0, 1, 2, 3]) {
         if zero == 0 || dp == 1 {
-            if zero == 0 || pins.zero_stage.is_some() {
+            if (zero == 0 || pins.zero_stage.is_some()) && pins.shard_group.is_none_or(|group| group == 1) {
                 all.push((zero, 1));
             }
             continue;
@@ -159,8 +160,27 @@ pub fn enumerate(s: &Setting, pins: &Pins) -> Space {
                 }
                 let dp = gpus / used;
                 let expansions = sharding(pins, dp).len() as u64 * per_node;
+                let schedules = schedules(s, pins, pp);
+                // What pins leave no choice is no point; the rule is named should nothing else be left.
+                let none = match () {
+                    _ if expansions == 0 => {
+                        let group = pins.shard_group.unwrap_or(1) as f64;
+                        Some(("shard_group_in_dp", [("shard_group", group), ("dp", dp as f64)]))
+                    }
+                    _ if tp == 1 && pins.sequence_parallel == Some(true) => {
+                        Some(("sequence_parallel_needs_tp", [("tp", 1.0), ("gpus", gpus as f64)]))
+                    }
+                    _ if schedules.is_empty() => {
+                        Some(("schedule_of_stages", [("pp", pp as f64), ("layers", s.shape.layers as f64)]))
+                    }
+                    _ => None,
+                };
+                if let Some((rule, figures)) = none {
+                    space.first.entry(rule).or_insert_with(|| figures.into_iter().collect());
+                    continue;
+                }
                 for sp in if tp > 1 { choices(pins.sequence_parallel, &[false, true]) } else { vec![false] } {
-                    for (schedule, vp) in schedules(s, pins, pp) {
+                    for &(schedule, vp) in &schedules {
                         for micro in choices(pins.micro_batch, &micros) {
                             let point = Point {
                                 tp,

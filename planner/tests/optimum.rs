@@ -34,7 +34,7 @@ fn naive(s: &Setting, pins: &Pins, limit: u64) -> Option<Costed> {
                 }
                 let m = s.sequences / (dp * micro);
                 for sp in [false, true] {
-                    if (sp && tp == 1) || pins.sequence_parallel.is_some_and(|pin| pin != sp && tp > 1) {
+                    if (sp && tp == 1) || pins.sequence_parallel.is_some_and(|pin| pin != sp) {
                         continue;
                     }
                     let pieces = if cp > 1 { 2 * cp } else { 1 } * if sp { tp } else { 1 };

@@ -59,6 +59,30 @@ const WORDS: &[(&str, &str, Text)] = &[
         text("dp·tp·pp·cp must make up the devices", "dp·tp·pp·cp 须等于设备数"),
     ),
     (
+        "shard_group_in_dp",
+        "layout.shard_group",
+        text(
+            "a shard group divides dp, and without `zero 1` or higher it is 1",
+            "分片组须整除 dp；没有 `zero 1` 及以上时只能为 1",
+        ),
+    ),
+    (
+        "sequence_parallel_needs_tp",
+        "layout.sequence_parallel",
+        text(
+            "sequence parallelism runs along tensor ranks: tp must be 2 or more",
+            "序列并行依附张量并行：tp 至少为 2",
+        ),
+    ),
+    (
+        "schedule_of_stages",
+        "layout.schedule",
+        text(
+            "the schedule does not go with the stages: `none` with pp 1, the others with more, `interleaved` alone with vp above 1",
+            "流水调度与级数不符：pp 1 用 `none`，更多级用其余调度，vp 大于 1 只能用 `interleaved`",
+        ),
+    ),
+    (
         "offload_needs_full_recompute",
         "layout.offload",
         text("offloading activations needs `recompute full`", "卸载激活需要 `recompute full`"),
