@@ -62,7 +62,7 @@ pub fn rows(cases: &[Case]) -> Vec<Row> {
 pub fn peaks(cases: &[Case]) -> Vec<Peaked> {
     let mut peaks = Vec::new();
     for case in cases {
-        let Some(measured) = case.peak_bytes else { continue };
+        let Some(measured) = case.peak_bytes.filter(|_| case.slack.is_none()) else { continue };
         if !matches!(case.peak, Peak::Reserved | Peak::Device) {
             continue;
         }

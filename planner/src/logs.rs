@@ -141,6 +141,7 @@ fn row(name: &str, source: &str, plan: &Plan, seconds: f64, peak_bytes: Option<f
         peak_bytes,
         memory_only: false,
         peak: Peak::Allocated,
+        slack: None,
     })
 }
 

@@ -118,6 +118,16 @@ pub struct Variant {
     pub upcast_norms: bool,
     /// "Selective" keeps every second product and attention's output (torchtitan), not all but norms and activation.
     pub selective_products: bool,
+    /// "Selective" repeats attention's scores alone, which fused attention does not keep anyway (Megatron-LM).
+    pub selective_scores: bool,
+    /// Tensor-parallel ranks keep the gathered outputs of norms for the backward pass instead of gathering them again.
+    pub gathered_norms: bool,
+    /// SwiGLU is no fused function: the activation of its gate is kept beside gate, up and product. So it is where `eager`.
+    pub kept_gate: bool,
+    /// 16-bit copies of attention's tensors that are kept beside them: of the queries' width, of the keys'.
+    pub attention_copies: [u64; 2],
+    /// Weights gathered for a product (ZeRO-3) live until its backward pass.
+    pub held_weights: bool,
     /// Tensor-parallel ranks that hold the same stream send a part each to the next stage, which gathers it.
     pub scattered_sends: bool,
     /// What runs beside tensor-parallel collectives.

@@ -203,6 +203,9 @@ fn predict(case: &Case, score: &mut RowScore) {
         setting.profile = scaled(&setting.profile, &fitted.scale);
         setting.profile.name = fitted.name.clone();
     }
+    if let Some(slack) = case.slack {
+        setting.profile.fixed.slack = slack;
+    }
     let s = &setting;
     let costed = evaluate(s, &case.point);
     let tokens = (s.sequences * s.shape.context) as f64 / s.gpus() as f64;
@@ -271,6 +274,7 @@ mod tests {
             ("micro_batch_seqs", "2"),
             ("global_batch_seqs", "64"),
             ("tp", "2"),
+            ("zero_stage", ""),
             ("precision", "bf16"),
             ("act_ckpt", "none"),
             ("attn_impl", "flash"),
@@ -325,6 +329,38 @@ mod tests {
         let (h100, slow) = ("H100-80GB-SXM", "H100-96GB-HBM2e-SXM-500W");
         assert!(ends(&[("hardware", slow)]) > ends(&[("hardware", h100)]));
         assert!(ends(&[("hardware", h100), ("precision", "fp8")]) < ends(&[("hardware", h100)]));
+    }
+
+    #[test]
+    fn what_stacks_keep_beside_the_rest_is_counted() {
+        let gib = |cells: &[(&str, &str)]| predicted(cells).1;
+        let llama = [("glu", "1"), ("tied", "0"), ("seq", "4096"), ("zero_stage", "1")];
+        let of = |more: &[(&'static str, &'static str)]| gib(&[more, &llama].concat());
+        // Copies and gathered norms, which tensor ranks do not share.
+        let (core, nano) = (of(&[("source", "Megatron-LM")]), of(&[("source", "nanotron")]));
+        assert!(nano > 1.1 * core, "{nano} {core}");
+        let legacy = of(&[("source", "Megatron-LM"), ("notes", "Megatron-LM of 2023")]);
+        assert!(legacy > 1.1 * core && legacy < nano, "{legacy} {core} {nano}");
+        // Scores that fused attention does not keep cannot be saved.
+        let selective = of(&[("source", "Megatron-LM"), ("act_ckpt", "selective")]);
+        assert_eq!(selective, core);
+        // 4 bytes a logit until Megatron Core 0.8: 2 x 4,096 x 50,257 / 2 of them, less what of a layer is gone by then.
+        let releases =
+            ["core_v0.6.0", "core_r0.8.0"].map(|notes| of(&[("source", "Megatron-LM"), ("notes", notes)]));
+        let copies = 4.0 * 2.0 * 4096.0 * 50304.0 / 2.0 / 1073741824.0;
+        let more = releases[0] - releases[1];
+        assert!(more > 0.5 * copies && more < 1.01 * copies, "{releases:?} {copies}");
+        // Dropout where the notes give it.
+        assert!(of(&[("source", "Megatron-LM"), ("notes", "hidden-dropout=0.1")]) > core);
+        assert_eq!(of(&[("source", "Megatron-LM"), ("notes", "hidden-dropout=0.0")]), core);
+        // 16-bit accumulation, and weights of a product that stay gathered.
+        let sharded = |stage, notes| {
+            of(&[("source", "DeepSpeed"), ("tp", "1"), ("zero_stage", stage), ("notes", notes)])
+        };
+        assert!(sharded("1", "grad_accum_dtype=bf16") < sharded("1", ""));
+        let held = sharded("3", "mem_efficient_linear=False") - sharded("3", "");
+        let weights = 2.0 * 30.0 * (4.0 + 12.0) * 2560.0 * 2560.0 / 1073741824.0;
+        assert!((held - weights).abs() < 0.1 * weights, "{held} {weights}");
     }
 
     #[test]

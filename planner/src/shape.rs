@@ -48,6 +48,16 @@ pub struct Shape {
     pub upcast_norms: bool,
     /// Selective recomputation keeps every second product.
     pub selective_products: bool,
+    /// Selective recomputation repeats attention's scores alone.
+    pub selective_scores: bool,
+    /// Gathered outputs of norms are kept.
+    pub gathered_norms: bool,
+    /// SwiGLU keeps the activation of its gate too.
+    pub kept_gate: bool,
+    /// Copies of attention's tensors that are kept: of the queries' width, of the keys'.
+    pub attention_copies: [u64; 2],
+    /// Gathered weights live until their backward pass.
+    pub held_weights: bool,
     /// A stage's message is split over the tensor-parallel ranks.
     pub scattered_sends: bool,
     /// What runs beside tensor-parallel collectives.
@@ -82,6 +92,11 @@ impl Shape {
             logit_bytes: variant.logit_bytes,
             upcast_norms: variant.upcast_norms,
             selective_products: variant.selective_products,
+            selective_scores: variant.selective_scores,
+            gathered_norms: variant.gathered_norms,
+            kept_gate: variant.kept_gate,
+            attention_copies: variant.attention_copies,
+            held_weights: variant.held_weights,
             scattered_sends: variant.scattered_sends,
             tensor_traffic: variant.tensor_traffic,
             late_reduction: variant.late_reduction,
@@ -178,6 +193,11 @@ mod tests {
             logit_bytes: 0,
             upcast_norms: false,
             selective_products: false,
+            selective_scores: false,
+            gathered_norms: false,
+            kept_gate: false,
+            attention_copies: [0, 0],
+            held_weights: false,
             scattered_sends: false,
             tensor_traffic: TensorTraffic::Pipelined,
             late_reduction: false,

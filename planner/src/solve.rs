@@ -186,6 +186,7 @@ pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting
         determinism: q.determinism.unwrap_or(if bitwise { Determinism::Bitwise } else { Determinism::Fast }),
         state,
         split: Vec::new(),
+        state_slack: 0.0,
     })
 }
 

@@ -13,7 +13,7 @@ use crate::cost::{Point, Setting, StateBytes};
 use crate::hardware;
 use crate::question::*;
 use crate::solve::setting;
-use crate::stack::{facts, network, stack, stages, state, timed_as};
+use crate::stack::{TORN, facts, network, stack, stages, state, timed_as};
 use crate::words::{self, Attention};
 
 /// Devices of a machine whose board has links between each pair and no switch.
@@ -100,6 +100,8 @@ pub struct Case {
     pub memory_only: bool,
     /// What the peak means.
     pub peak: Peak,
+    /// Reserved ÷ allocated − 1 where the allocator's slack is known apart from the profile that times the run.
+    pub slack: Option<f64>,
 }
 
 /// Cases of a table, and the rows that make none.
@@ -247,7 +249,11 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         rope: Rope { method: RopeMethod::None, factor: 1.0, original_context: context, theta: 10000.0 },
         tied: row.yes("tied") == Some(true) || vtrain,
         norm_eps: 1e-5,
-        dropout: if gated { 0.0 } else { facts.dropout },
+        dropout: match (gated, given_dropout(notes)) {
+            (_, Some(share)) => share,
+            (false, None) => facts.dropout,
+            (true, None) => 0.0,
+        },
         init_std: 0.02,
     };
     let model = Model {
@@ -282,9 +288,23 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             unfused_attention: unfused,
             eager: row.yes("compile") == Some(false) || (facts.eager && !compiled && !liger),
             whole_logits: true,
-            logit_bytes: if fused_loss { 0 } else { facts.logit_bytes[usize::from(compiled && new)] },
+            logit_bytes: match () {
+                _ if fused_loss => 0,
+                // The logits' maximum was subtracted into a copy until 9634c0e4 (2024-06-13), which is in 0.8.
+                _ if core_before(notes, 8) => 10,
+                () => facts.logit_bytes[usize::from(compiled && new)],
+            },
             upcast_norms: facts.upcast_norms && !compiled && !liger,
             selective_products: facts.selective_products,
+            selective_scores: facts.selective_scores && given == Some(Recompute::Selective),
+            gathered_norms: facts.gathered_norms,
+            kept_gate: facts.kept_gate,
+            attention_copies: facts.attention_copies,
+            // DeepSpeed replaces PyTorch's linear, which saves the gathered weight, unless told not to
+            // (deepspeed/runtime/zero/partition_parameters.py, `mem_efficient_linear`).
+            held_weights: ["mem_efficient_linear=False", "memory_efficient_linear=False"]
+                .iter()
+                .any(|flag| notes.contains(flag)),
             // Megatron's scatter-gather (arXiv 2104.04473, section 4.1), DeepSpeed's `PartitionedTensor`, InternEvo's
             // `scatter_gather`: on in all of them where tensor-parallel ranks hold the same stream.
             scattered_sends: true,
@@ -319,9 +339,15 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         let of = StateBytes { weight: 2.0, gradient: 2.0, reduced: 2.0, optimizer: 4.0, ..setting.state };
         setting.state = of;
     }
+    if ["bf16 gradients", "grad_accum_dtype=bf16"].iter().any(|flag| notes.contains(flag)) {
+        setting.state.gradient = 2.0;
+    }
     if notes.contains("mixed_precision=PURE") {
         // Composer's `get_mixed_precision`: "PURE" reduces in the precision of the products, "DEFAULT" in f32.
         setting.state.reduced = 2.0;
+    }
+    if facts.torn_segments {
+        setting.state_slack = TORN;
     }
     if let Some(bytes) = facts.communicator_bytes {
         setting.profile.fixed.communicator_bytes = bytes;
@@ -407,7 +433,23 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         peak_bytes,
         memory_only: notes.contains("use memory only"),
         peak,
+        // What the segments leave is counted by the states.
+        slack: facts.torn_segments.then_some(0.0),
     })
+}
+
+/// The notes name a release of Megatron Core before 0.`minor`: `core_v0.6.0`, `core_r0.7.0`.
+fn core_before(notes: &str, minor: u64) -> bool {
+    let named = ["core_v0.", "core_r0."].iter().find_map(|name| notes.split_once(name));
+    let digits = named.map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect::<String>());
+    digits.and_then(|digits| digits.parse::<u64>().ok()).is_some_and(|release| release < minor)
+}
+
+/// `hidden-dropout=0.1`, where the notes tell it.
+fn given_dropout(notes: &str) -> Option<f64> {
+    let rest = notes.split_once("hidden-dropout")?.1.trim_start_matches(['=', ' ']);
+    let digits: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    digits.trim_end_matches('.').parse().ok().filter(|share| (0.0..1.0).contains(share))
 }
 
 /// The least recomputation under which `point` fits, for rows that do not state theirs.

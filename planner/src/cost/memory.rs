@@ -26,7 +26,7 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
     let kv = (shape.kv_heads * shape.head_dim) as f64 / t;
     let f = shape.ffn as f64 / t;
     let heads = shape.heads as f64 / t;
-    let wide = match (shape.gated, shape.eager) {
+    let wide = match (shape.gated, shape.eager || shape.kept_gate) {
         (true, false) => 3.0,
         (true, true) => 4.0,
         (false, _) => 2.0,
@@ -38,8 +38,14 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
         let streams = if shape.eager { 2.0 } else { 1.0 };
         return n * (b * (streams * h / spread + 2.0 * q + kv + f) + 4.0 * heads);
     }
-    let (streams, products) = if recompute == Recompute::Selective { (2.0, wide - 1.0) } else { (4.0, wide) };
+    let selective = recompute == Recompute::Selective && !shape.selective_scores;
+    let (streams, products) = if selective { (2.0, wide - 1.0) } else { (4.0, wide) };
     let mut bytes = n * (b * (streams * h / spread + 2.0 * q + 2.0 * kv + products * f) + 4.0 * heads);
+    let [queries, keys] = shape.attention_copies.map(|n| n as f64);
+    bytes += n * b * (queries * q + keys * kv);
+    if shape.gathered_norms && !selective {
+        bytes += n * b * 2.0 * (h - h / spread);
+    }
     if shape.dropout {
         bytes += n * 2.0 * h / spread;
     }
@@ -155,7 +161,9 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
         p.gradients += 2.0 * layer * s.state.gradient;
     }
     if point.zero >= 3 && g > 1.0 {
-        p.parameters += 2.0 * layer * s.state.weight;
+        // Those of the layer that runs and of the next, or of all.
+        let layers = if s.shape.held_weights { s.stage_layers(point.pp, stage) as f64 } else { 2.0 };
+        p.parameters += layers * layer * s.state.weight;
         if stage == point.pp - 1 {
             // FSDP and DeepSpeed gather the head whole; its gradient is whole in 16 bits until it is scattered.
             p.parameters += 2.0 * s.act() * (s.shape.vocab * s.shape.hidden) as f64 / point.tp as f64;
@@ -245,8 +253,9 @@ pub fn whole_bytes(s: &Setting, point: &Point, parts: Parts) -> StageMemory {
     };
     m.allocated = m.parameters + m.gradients + m.optimizer + m.activations + m.logits + m.buffers;
     let (reserved, device) = totals(s, point, m.allocated as f64);
-    m.reserved = whole(reserved);
-    m.device = whole(device);
+    let torn = s.state_slack * (parts.parameters + parts.gradients + parts.optimizer);
+    m.reserved = whole(reserved + torn);
+    m.device = whole(device + torn);
     m
 }
 

@@ -42,6 +42,8 @@ pub struct Setting {
     pub state: StateBytes,
     /// Layers of each pipeline rank where a split was chosen; empty: as even as possible.
     pub split: Vec<u64>,
+    /// Share of parameters, gradients and optimizer states that the allocator reserves once more; 0 of our own runtime.
+    pub state_slack: f64,
 }
 
 /// Bytes a parameter, by what they hold.
