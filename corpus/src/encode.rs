@@ -73,6 +73,7 @@ pub fn build_source(
         clean: &spec.clean,
         made: Mutex::default(),
         written: Mutex::default(),
+        ids: Mutex::default(),
     };
     let again = spec.clean.dedup != Dedup::Off;
     let note = match target.journal.note(name) {

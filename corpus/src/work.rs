@@ -37,6 +37,8 @@ pub struct Context<'a> {
     pub made: Mutex<Vec<Buffer>>,
     /// Memory of groups that were written, to be used again.
     pub written: Mutex<Vec<[Tokens; 2]>>,
+    /// Memory of the ids of one document, to be used again.
+    pub ids: Mutex<Vec<Vec<u32>>>,
 }
 
 /// Documents on their way from the reader to the cores.
@@ -147,9 +149,9 @@ impl Context<'_> {
         }
         let (bytes, groups) = (chunk.bytes.bytes(), groups.into_par_iter());
         if seen.kind() == Dedup::Off {
-            return groups
-                .map(|(start, items, first)| self.encode_items(bytes, start, items, first))
-                .collect();
+            let encode =
+                |(start, items, first)| self.encode_group(bytes, self.decode(bytes, start, items, first)?);
+            return groups.map(encode).collect();
         }
         let decoded = groups.map(|(start, items, first)| self.decode(bytes, start, items, first));
         let mut decoded: Vec<Result<Group>> = decoded.collect();
@@ -161,32 +163,6 @@ impl Context<'_> {
             return Vec::new();
         }
         decoded.into_par_iter().map(|group| self.encode_group(bytes, group?)).collect()
-    }
-
-    /// Decodes and encodes one document after another, while each is near.
-    fn encode_items(&self, bytes: &[u8], mut start: usize, items: &[Item], first: bool) -> Result<Encoded> {
-        let mut encoding = Encoding::begin(self, first);
-        let mut made = taken(&self.made).unwrap_or_default();
-        for item in items {
-            let stored = bytes.get(start..item.end).unwrap_or_default();
-            start = item.end;
-            let Some(input) = self.inputs.get(item.file) else { continue };
-            made.clear(KEPT_BYTES);
-            match self.content(item, stored, input, &mut made) {
-                Ok(Some((Content::Text(text), raw))) => match raw.utf8(input, &text, &made) {
-                    Ok(text) => match judge(self.clean, text) {
-                        Some(reason) => encoding.encoded.dropped.add(reason, text),
-                        None => encoding.text(text, content_hash(text), input.validation)?,
-                    },
-                    Err(bad) => self.refuse((bad, stored.len() as u64), &mut encoding.encoded.bad)?,
-                },
-                Ok(Some((Content::Ids(ids), _))) => encoding.ids(&ids, xxh3_64(stored), input.validation)?,
-                Ok(None) => {}
-                Err(bad) => self.refuse(bad, &mut encoding.encoded.bad)?,
-            }
-        }
-        put_back(&self.made, made);
-        Ok(encoding.encoded)
     }
 
     /// Leaves a document out, or stops.
@@ -296,7 +272,7 @@ impl Context<'_> {
         }
         group.made.clear(KEPT_BYTES);
         put_back(&self.made, group.made);
-        Ok(encoding.encoded)
+        Ok(encoding.end())
     }
 
     /// Ids of a document that was tokenised before, its end added where it is missing.
@@ -342,6 +318,8 @@ struct Encoding<'a> {
     encoded: Encoded,
     /// Bytes that are to be encoded by both encoders yet.
     to_audit: usize,
+    /// Of one document.
+    ids: Vec<u32>,
 }
 
 impl<'a> Encoding<'a> {
@@ -353,15 +331,26 @@ impl<'a> Encoding<'a> {
             bad: Vec::new(),
             dropped: Dropped::default(),
         };
-        Self { context, encoded, to_audit: if first { AUDITED_BYTES } else { 0 } }
+        let ids = taken(&context.ids).unwrap_or_default();
+        Self { context, encoded, to_audit: if first { AUDITED_BYTES } else { 0 }, ids }
+    }
+
+    fn end(self) -> Encoded {
+        if self.ids.capacity() * size_of::<u32>() <= KEPT_BYTES {
+            put_back(&self.context.ids, self.ids);
+        }
+        self.encoded
     }
 
     fn text(&mut self, text: &str, hash: u64, validation_file: bool) -> Result<()> {
         if self.to_audit > 0 || hash.is_multiple_of(AUDITED_ONE_IN) {
             self.to_audit = self.to_audit.saturating_sub(self.context.audit(text, hash)?);
         }
-        let ids = self.context.encoder.encode(text)?;
-        self.push(&ids, hash, validation_file, text.len())
+        let mut ids = std::mem::take(&mut self.ids);
+        self.context.encoder.encode_into(text, &mut ids)?;
+        self.push(&ids, hash, validation_file, text.len())?;
+        self.ids = ids;
+        Ok(())
     }
 
     fn ids(&mut self, ids: &[u32], hash: u64, validation_file: bool) -> Result<()> {
