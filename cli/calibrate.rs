@@ -105,5 +105,11 @@ pub fn run(terminal: &Terminal, global: &Global, args: &CalibrateArgs) -> Outcom
     let head =
         terminal.say("profile, rows, numbers, own rows, held out", "档案、行数、参数、自身误差、留出误差");
     data(&format!("{head}\n{lines}"))?;
+    for profile in &fitted {
+        let Some(device) = &profile.hardware else { continue };
+        let path = args.output.join(format!("{}.toml", profile.name));
+        let next = terminal.say("plans use it with", "在计划中使用");
+        talk(&format!("{next} `on 1x{device} < profile \"{}\" >`\n", path.display()));
+    }
     Ok(Exit::Ok.into())
 }

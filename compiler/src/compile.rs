@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use llmc_plan::data::DataSpec;
 use llmc_plan::mount::Mount;
 use llmc_plan::plan::{Fact as PlanFact, Plan};
+use llmc_planner::fitted;
+use llmc_planner::logs::OWN;
 use llmc_planner::{Answer, Question};
 use sha2::{Digest, Sha256};
 
 use crate::check::meaning::{
     base_absent, base_shape, batch_layout, budget_over, corpus, expectation, impossible, layout, mount,
-    no_hardware, table_absent, table_rows, unfit,
+    no_hardware, profile, table_absent, table_rows, unfit,
 };
 use crate::check::{self, syntax};
 use crate::derive;
@@ -137,6 +139,7 @@ fn front(recipe: &str, sets: &[String], world: &dyn World) -> (Resolved, Vec<Dia
     read_corpus(&mut r, world);
     diagnostics.extend(read_tables(&mut r, world));
     diagnostics.extend(read_mount(&mut r, world));
+    diagnostics.extend(read_profile(&mut r, world));
     hardware_facts(&mut r);
     derive::run(&mut r.facts);
     // Checks over a half-read recipe would report the consequences of what is reported already.
@@ -268,6 +271,34 @@ fn read_mount(r: &mut Resolved, world: &dyn World) -> Option<Diagnostic> {
     put("latency_seconds", Fact::Real(measured.latency_seconds));
     put("shard_bytes", Fact::Count(measured.shard_bytes));
     r.mount = Some(measured);
+    None
+}
+
+/// Reads what `llmc calibrate` has fitted on our own runs of the recipe's device.
+fn read_profile(r: &mut Resolved, world: &dyn World) -> Option<Diagnostic> {
+    let named = r.profile_file.clone()?;
+    let wrong = |problem: &str| Some(profile::found(named.span, &named.path, problem));
+    let Some(text) = world.read(&named.path) else { return wrong("it cannot be read") };
+    let fitted = match fitted::read(&text) {
+        Ok(fitted) => fitted,
+        Err(problem) => return wrong(&problem),
+    };
+    if fitted.stack != OWN {
+        return wrong(&format!("it was fitted on runs of {}", fitted.stack));
+    }
+    let device = r.hardware.as_ref()?;
+    match (&fitted.hardware, &fitted.family) {
+        (Some(other), _) if *other != device.name => {
+            return wrong(&format!("it was fitted on {other}, the recipe asks for {}", device.name));
+        }
+        (None, Some(other)) if *other != device.profile => {
+            return wrong(&format!(
+                "it was fitted on the family {other}, {} is of {}",
+                device.name, device.profile
+            ));
+        }
+        _ => r.fitted = Some(fitted),
+    }
     None
 }
 

@@ -107,6 +107,7 @@ pub fn question(r: &Resolved) -> Option<Question> {
             .map(|w| if w == "fast" { Determinism::Fast } else { Determinism::Bitwise }),
         pins: pins(f),
         mount: r.mount.clone(),
+        fitted: r.fitted.clone(),
         prices: Prices {
             currency,
             gpu_hour: f.real("cost.gpu_per_hour"),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use llmc_compiler::check::RULES;
 use llmc_compiler::diag::{self, Lang};
-use llmc_compiler::{Compiled, Nowhere, check, compile};
+use llmc_compiler::{Compiled, Nowhere, check, compile, why};
 
 mod worlds;
 
@@ -181,4 +181,34 @@ fn a_measured_mount_enters_the_plan() {
         facts["storage.latency_seconds"]
     );
     assert!(facts["storage.checkpoint_seconds"].why.to_string().contains("storage.mount"));
+}
+
+/// A profile fitted on a device of the recipe's kind replaces the built-in one there, on one of them, and is the reason given.
+#[test]
+fn a_profile_of_ones_own_enters_the_plan() {
+    let recipe = |on: &str| {
+        let text = format!("model llama 1b < ctx 4k >\nbudget 1B tokens\nbatch 32 sequences\non {on}");
+        let c = compile(&text, &[], &worlds::Examples);
+        assert!(!c.failed(), "{}", findings(&c));
+        c
+    };
+    let profile = " < profile \"tables/h200.toml\" >";
+    let seconds = |on: &str| recipe(on).plan.unwrap().time.step_seconds;
+    // Every part of a layer takes 1.3 times the base profile's 1.09; the built-in profile of an H200 leaves it at that.
+    let slower = seconds(&format!("1xH200{profile}")) / seconds("1xH200");
+    assert!((1.25..1.32).contains(&slower), "{slower}");
+    assert_eq!(seconds(&format!("8xH200{profile}")), seconds("8xH200"));
+    let own = recipe(&format!("1xH200{profile}"));
+    let tree = why::lines(&why::why(&own, "time.step_seconds").unwrap(), Lang::En);
+    assert!(tree.contains("on.profile"), "{tree}");
+    for (file, problem) in [
+        ("tables/h200.toml", "fitted on H200, the recipe asks for H100"),
+        ("tables/none.toml", "cannot be read"),
+        ("tables/mount.json", "line 1"),
+    ] {
+        let text = format!("model llama 1b\nbudget 1B tokens\non 1xH100 < profile \"{file}\" >");
+        let c = compile(&text, &[], &worlds::Examples);
+        assert!(c.diagnostics.iter().any(|d| d.code == "LLM0711"), "{}", findings(&c));
+        assert!(findings(&c).contains(problem), "{}", findings(&c));
+    }
 }

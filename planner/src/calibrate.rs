@@ -137,12 +137,28 @@ pub fn refit(rows: &[Row], known: Option<&[Fitted]>, only: Option<&[&str]>) -> V
         let wide = level(stack, family.map(|family| (family, None)), &samples, &prior, known);
         let start = wide.as_ref().map_or(prior, |f| f.scale.clone());
         let name = wide.as_ref().map(|f| f.name.clone());
-        all.extend(wide);
-        all.extend(
-            groups(stack, &rows, &start, known).into_iter().filter(|f| Some(&f.name) != name.as_ref()),
-        );
+        let narrow = groups(stack, &rows, &start, known).into_iter();
+        let mut of_stack: Vec<Fitted> = wide.into_iter().collect();
+        of_stack.extend(narrow.filter(|f| Some(&f.name) != name.as_ref()));
+        if stack == OWN {
+            name_device(&mut of_stack, &rows);
+        }
+        all.extend(of_stack);
     }
     all
+}
+
+/// Profiles of our own steps on one device bear its name: another card of the family has other memory, another clock
+/// under load.
+fn name_device(profiles: &mut [Fitted], rows: &[&Row]) {
+    let devices: BTreeSet<&str> = rows.iter().map(|row| row.sample.setting.hardware.name.as_str()).collect();
+    let (Some(device), 1) = (devices.first(), devices.len()) else { return };
+    for profile in profiles {
+        if let Some(family) = &profile.family {
+            profile.name = profile.name.replacen(family.as_str(), &device.to_lowercase(), 1);
+        }
+        profile.hardware = Some((*device).to_owned());
+    }
 }
 
 /// Rows weighted such that a source counts for one: what a stack without a profile is like is a question of stacks, not
@@ -273,6 +289,7 @@ fn level(
         name,
         stack: stack.to_string(),
         family: group.map(|g| g.0.to_string()),
+        hardware: None,
         precision: group.and_then(|g| g.1),
         scale,
         fit: evidence,

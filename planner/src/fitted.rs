@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use llmc_plan::plan::Precision;
 use serde::{Deserialize, Serialize};
 
+use crate::hardware::Hardware;
 use crate::logs::OWN;
 use crate::profile::Profile;
 use crate::stack::kin;
@@ -148,6 +149,9 @@ pub struct Fitted {
     /// Base profile of the hardware family; absent: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub family: Option<String>,
+    /// The one device it was measured on; absent: several of the family.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<String>,
     /// Precision of the products; absent: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
@@ -232,9 +236,21 @@ pub fn select(stack: &str, family: &str, precision: Precision) -> Option<&'stati
     closest(all(), stack, family, precision)
 }
 
-/// The profile fitted on our own runs of that family and precision; plans use it in place of the base profile.
-pub fn own(family: &str, precision: Precision) -> Option<&'static Fitted> {
-    closest(all(), OWN, family, precision).filter(|f| f.stack == OWN)
+/// The profile fitted on our own runs: on that very device, else on one of its family. Plans use it in place of the base
+/// profile.
+pub fn own(device: &Hardware, precision: Precision) -> Option<&'static Fitted> {
+    let of = |f: &&Fitted| f.stack == OWN && f.precision.is_none_or(|p| p == precision);
+    let here = |f: &&Fitted| of(f) && f.hardware.as_ref() == Some(&device.name);
+    let near = |f: &&Fitted| of(f) && f.family.as_ref() == Some(&device.profile);
+    all().iter().find(here).or_else(|| all().iter().find(near))
+}
+
+/// What our runtime is on any card, before anything is fitted: algorithms chosen by measuring show none of the base
+/// profile's loss of fill at short inner extents (690-730 TFLOP/s at 1,024, 2,048 and 3,072 alike in three plans of
+/// `llmc calibrate --device`, one H100 SXM5, 2026-11-24), and the host adds 0.6-1.0 ms to a step there, not a Python
+/// loop's 4.
+pub fn ours(base: &Profile) -> Profile {
+    scaled(base, &Scale::from([(Knob::K0, 0.01), (Knob::Step, 0.25)]))
 }
 
 /// [`select`] among given profiles.

@@ -37,7 +37,7 @@ mod words;
 
 pub use answer::{Answer, Candidate, Fix, Infeasible, Nearest, Reason};
 pub use question::Question;
-pub use solve::{own_setting, setting, solve};
+pub use solve::{own_base, own_setting, setting, solve};
 
 /// A float as it stands in a plan: rounded to 9 significant digits.
 pub fn settle(value: f64) -> f64 {

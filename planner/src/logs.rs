@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::cost::Point;
 use crate::hardware;
 use crate::question::{Cluster, Question};
-use crate::solve::setting;
+use crate::solve::own_base;
 use crate::table::{Case, Peak};
 
 /// Stack name of our own runtime; a fitted profile of it serves plans.
@@ -114,7 +114,7 @@ fn row(name: &str, source: &str, plan: &Plan, seconds: f64, peak_bytes: Option<f
         determinism: Some(plan.determinism),
         ..Question::of(plan.model.clone())
     };
-    let setting = setting(&q, cluster, plan.batch.global_sequences)
+    let setting = own_base(&q, cluster, plan.batch.global_sequences)
         .ok_or_else(|| format!("plan.json: hardware {card} has no profile"))?;
     Ok(Case {
         id: name.into(),

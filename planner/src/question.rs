@@ -10,6 +10,7 @@ use llmc_plan::plan::{
     DType, Determinism, LrSchedule, Master, Offload, Optimizer, OptimizerKind, Precision, Recompute, Schedule,
 };
 
+use crate::fitted::Fitted;
 use crate::hardware::Hardware;
 
 /// One planning question.
@@ -41,6 +42,8 @@ pub struct Question {
     /// Storage of corpus and checkpoints as measured; `None`: reading is hidden, and a checkpoint is written at an assumed
     /// bandwidth.
     pub mount: Option<Mount>,
+    /// Profile of our own runs, as `llmc calibrate` writes it; `None`: the built-in one, if there is one.
+    pub fitted: Option<Fitted>,
     /// Money; every missing price is replaced by an assumed one, named in [`crate::Answer::assumed`].
     pub prices: Prices,
     /// Failures and checkpoints.
@@ -84,6 +87,7 @@ impl Question {
             determinism: None,
             pins: Pins::default(),
             mount: None,
+            fitted: None,
             prices: Prices::default(),
             reliability: Reliability::default(),
             run: RunAsk::default(),

@@ -138,7 +138,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         id: "time.cost_model",
-        reads: &["layout", "hardware", "precision", "determinism"],
+        reads: &["layout", "hardware", "on.profile", "precision", "determinism"],
         writes: &["time"],
         cite: "matrix products by shape (tile and wave quantisation), NCCL's own tuning model, memory-bound operations by bytes",
         doc: "Seconds of a step as the sum of its exposed terms.",
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     /// What a question gives: everything else must be written before it is read.
-    const INPUTS: &[&str] = &["ask", "model", "hardware", "precision", "optimizer"];
+    const INPUTS: &[&str] = &["ask", "model", "hardware", "on.profile", "precision", "optimizer"];
 
     #[test]
     fn a_path_is_written_before_it_is_read() {

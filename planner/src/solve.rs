@@ -190,15 +190,26 @@ pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting
     })
 }
 
-/// As [`setting`], with the profile of our own runtime where it was measured: on one device. What a hardware file brings
-/// along is not fitted again.
-pub fn own_setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting> {
+/// As [`setting`], as our runtime is before anything is fitted, where it was measured: on one device. What a hardware file
+/// brings along stays as it is.
+pub fn own_base(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting> {
     let mut setting = setting(q, cluster, sequences)?;
-    if q.hardware.efficiencies.is_none()
-        && cluster.gpus() == 1
-        && let Some(own) = fitted::own(&setting.profile.name, setting.precision)
-    {
-        setting.profile = fitted::scaled(&setting.profile, &own.scale);
+    if q.hardware.efficiencies.is_none() && cluster.gpus() == 1 && setting.cuda() {
+        setting.profile = fitted::ours(&setting.profile);
+    }
+    Some(setting)
+}
+
+/// As [`own_base`], with what was fitted on our runs: the profile that the recipe names, else the built-in one.
+pub fn own_setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting> {
+    let mut setting = own_base(q, cluster, sequences)?;
+    if q.hardware.efficiencies.is_none() && cluster.gpus() == 1 {
+        let own = q.fitted.as_ref().or_else(|| fitted::own(&q.hardware, q.precision));
+        if let Some(own) = own {
+            setting.profile = fitted::scaled(&setting.profile, &own.scale);
+            setting.profile.name.clone_from(&own.name);
+            setting.profile.measured.hardware.extend(own.hardware.clone());
+        }
     }
     Some(setting)
 }

@@ -27,6 +27,7 @@ pub mod meaning {
     pub mod multiple;
     pub mod no_hardware;
     pub mod no_model;
+    pub mod profile;
     pub mod ratio;
     pub mod rope_beyond;
     pub mod rope_factor;
@@ -131,6 +132,7 @@ pub const RULES: &[&Rule] = &[
     &meaning::mount::RULE,
     &meaning::in_place::RULE,
     &meaning::mixture_limit::RULE,
+    &meaning::profile::RULE,
     &meaning::layout::RULE,
     &meaning::unfit::RULE,
     &meaning::impossible::RULE,

@@ -157,6 +157,10 @@ pub fn on(cx: &mut Cx, r: &mut Resolved, world: &dyn World) {
         r.mount_file = Some(Table { path: path.value.clone(), span: path.span });
         r.put("on.mount", path.fact());
     }
+    if let Some(path) = options.string(cx, "profile") {
+        r.profile_file = Some(Table { path: path.value.clone(), span: path.span });
+        r.put("on.profile", path.fact());
+    }
     options.finish(cx);
 }
 

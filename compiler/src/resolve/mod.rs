@@ -15,6 +15,7 @@ mod training;
 
 use llmc_grammar::Cmp;
 use llmc_plan::mount::Mount;
+use llmc_planner::fitted::Fitted;
 use llmc_planner::hardware::Hardware;
 
 use crate::diag::Span;
@@ -36,6 +37,10 @@ pub struct Resolved {
     pub mount_file: Option<mix::Table>,
     /// What it says, once it was read.
     pub mount: Option<Mount>,
+    /// File of `llmc calibrate`.
+    pub profile_file: Option<mix::Table>,
+    /// What it says, once it was read.
+    pub fitted: Option<Fitted>,
     /// Sources of text and what is done to them.
     pub data: DataClause,
     /// Parameters that are not trained.

@@ -52,6 +52,7 @@ pub fn llama_405b(context: u64) -> Model {
 pub fn question(model: Model, name: &str, nodes: u64, gpus_per_node: u64) -> Question {
     Question {
         mount: None,
+        fitted: None,
         model,
         variant: Variant::default(),
         hardware: hardware::preset(name).unwrap(),

@@ -24,6 +24,7 @@ const FITTED: &[&str] = &[
     include_str!("b200-megatron-bf16.toml"),
     include_str!("h100-megatron.toml"),
     include_str!("h100-llmc.toml"),
+    include_str!("h200-llmc.toml"),
     include_str!("nemo.toml"),
     include_str!("b200-nemo-bf16.toml"),
     include_str!("b200-nemo-fp8.toml"),
