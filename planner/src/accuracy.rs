@@ -303,9 +303,13 @@ until then stood at 10.7 %. Every second run of a source is held out as above. W
 programs themselves: nanotron keeps the gathered inputs of its products and copies of keys, values and attention's output; \
 models of Megatron-LM before its core, and both of these, keep a third tensor of SwiGLU; until Megatron Core 0.8 a logit was \
 copied once more; Megatron's selective recomputation saves nothing where attention is fused; Paddle's level O2 has 16-bit \
-gradients; a run of DeepSpeed whose linear layers are PyTorch's (`mem_efficient_linear=False`) keeps every gathered weight. \
+gradients and a copy of each product's input where tensor ranks share it; a run of DeepSpeed whose linear layers are PyTorch's \
+(`mem_efficient_linear=False`) keeps every gathered weight; Transformer Engine keeps weights in 8 bits both ways round; \
+Megatron-LM has communicators of all devices and of a model too. \
 Segments that do not grow cost 0.27 of the states and next to nothing of activations, in nvidia-smi's figures of three \
-stacks alike; that one number took the place of a fitted factor a stack. Now:";
+stacks alike; that one number took the place of a fitted factor a stack. Farthest off are a 13B model of Paddle whose first \
+stage grows by 11 GiB a micro-batch, as if it recomputed nothing, pipelines of Megatron-LM without tensor ranks, which the \
+allocator serves without loss, and a run of DeepSpeed that takes 25 GiB more when it accumulates twice. Now:";
 
 /// Lines of the memory table: sources of one run table.
 fn memory(out: &mut String, table: &str) -> std::fmt::Result {

@@ -126,10 +126,16 @@ pub struct Variant {
     pub selective_scores: bool,
     /// Tensor-parallel ranks keep the gathered outputs of norms for the backward pass instead of gathering them again.
     pub gathered_norms: bool,
+    /// Tensor-parallel ranks keep a copy of a norm's output for each of the products that read it: queries, keys, values, and
+    /// those of the feed-forward.
+    pub copied_inputs: bool,
     /// SwiGLU is no fused function: the activation of its gate is kept beside gate, up and product. So it is where `eager`.
     pub kept_gate: bool,
     /// 16-bit copies of attention's tensors that are kept beside them: of the queries' width, of the keys'.
     pub attention_copies: [u64; 2],
+    /// In fp8, weights are kept in 8 bits and transposed beside the 16-bit ones, and inputs of products in 8 bits
+    /// (Transformer Engine).
+    pub quantised_copies: bool,
     /// Weights gathered for a product (ZeRO-3) live until its backward pass.
     pub held_weights: bool,
     /// Tensor-parallel ranks that hold the same stream send a part each to the next stage, which gathers it.

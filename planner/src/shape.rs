@@ -52,10 +52,14 @@ pub struct Shape {
     pub selective_scores: bool,
     /// Gathered outputs of norms are kept.
     pub gathered_norms: bool,
+    /// Each column-parallel product keeps its own copy of its input.
+    pub copied_inputs: bool,
     /// SwiGLU keeps the activation of its gate too.
     pub kept_gate: bool,
     /// Copies of attention's tensors that are kept: of the queries' width, of the keys'.
     pub attention_copies: [u64; 2],
+    /// In fp8, 8-bit weights both ways round and 8-bit inputs of products are kept.
+    pub quantised_copies: bool,
     /// Gathered weights live until their backward pass.
     pub held_weights: bool,
     /// A stage's message is split over the tensor-parallel ranks.
@@ -94,8 +98,10 @@ impl Shape {
             selective_products: variant.selective_products,
             selective_scores: variant.selective_scores,
             gathered_norms: variant.gathered_norms,
+            copied_inputs: variant.copied_inputs,
             kept_gate: variant.kept_gate,
             attention_copies: variant.attention_copies,
+            quantised_copies: variant.quantised_copies,
             held_weights: variant.held_weights,
             scattered_sends: variant.scattered_sends,
             tensor_traffic: variant.tensor_traffic,
@@ -195,8 +201,10 @@ mod tests {
             selective_products: false,
             selective_scores: false,
             gathered_norms: false,
+            copied_inputs: false,
             kept_gate: false,
             attention_copies: [0, 0],
+            quantised_copies: false,
             held_weights: false,
             scattered_sends: false,
             tensor_traffic: TensorTraffic::Pipelined,

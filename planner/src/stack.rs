@@ -116,6 +116,8 @@ pub struct Facts {
     pub selective_scores: bool,
     /// Gathered outputs of norms are kept for the backward pass.
     pub gathered_norms: bool,
+    /// Each column-parallel product keeps its own copy of its input.
+    pub copied_inputs: bool,
     /// SwiGLU keeps the activation of its gate too.
     pub kept_gate: bool,
     /// Kept copies of attention's tensors, of the queries' and of the keys' width.
@@ -126,6 +128,8 @@ pub struct Facts {
     pub transformer_engine: bool,
     /// Device bytes of ZeRO's buckets where no pipeline runs.
     pub bucket_bytes: u64,
+    /// All devices have a communicator (barriers), and so have the ranks of one model (its gradients' norm).
+    pub global_communicators: bool,
     /// Device bytes of one communicator; `None`: the profile's.
     pub communicator_bytes: Option<u64>,
 }
@@ -168,11 +172,13 @@ pub fn facts(stack: &str) -> Facts {
         selective_products: false,
         selective_scores: false,
         gathered_norms: false,
+        copied_inputs: false,
         kept_gate: false,
         attention_copies: [0, 0],
         torn_segments: false,
         transformer_engine: false,
         bucket_bytes: 0,
+        global_communicators: false,
         communicator_bytes: None,
     };
     match stack {
@@ -193,6 +199,8 @@ pub fn facts(stack: &str) -> Facts {
             // `checkpoint_core_attention` (megatron/core/transformer/attention.py).
             selective_scores: true,
             torn_segments: true,
+            // megatron/core/parallel_state.py: the default group and `get_model_parallel_group`.
+            global_communicators: true,
             ..plain
         },
         // Its models before Megatron Core, 2023: attention's output is laid out anew after FlashAttention, SwiGLU is no fused
@@ -202,6 +210,7 @@ pub fn facts(stack: &str) -> Facts {
             late_reduction: true,
             selective_scores: true,
             torn_segments: true,
+            global_communicators: true,
             attention_copies: [1, 0],
             kept_gate: true,
             logit_bytes: [10, 10],
@@ -237,6 +246,8 @@ pub fn facts(stack: &str) -> Facts {
             selective_scores: true,
             torn_segments: true,
             kept_gate: true,
+            // "Return a copy of the tensor" (python/paddle/distributed/fleet/layers/mpu/mp_ops.py, `_c_identity`).
+            copied_inputs: true,
             logit_bytes: [10, 10],
             tensor_traffic: TensorTraffic::Alone,
             late_reduction: true,
@@ -413,6 +424,8 @@ pub fn state(stack: &str, precision: Precision) -> Option<StateBytes> {
         ("bigscience", _) => of(2.0, 6.0, 4.0, 16.0),
         // HybridZeroOptimizer reduces gradients as they are (internlm/solver/optimizer).
         ("internevo", _) => of(2.0, 4.0, 2.0, 12.0),
+        // Gradients stay 16 bits wide until the update reads them (deepspeed/runtime/zero/stage3.py, `averaged_gradients`).
+        ("deepspeed", _) => of(2.0, 2.0, 4.0, 12.0),
         // Level O2 keeps 16-bit gradients; master weights and moments are AdamW's (paddle.amp.decorate, `master_weight`).
         ("paddle", _) => of(2.0, 2.0, 2.0, 12.0),
         // FSDP shards the f32 weights themselves; a gathered unit is in 16 bits.

@@ -298,8 +298,11 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             selective_products: facts.selective_products,
             selective_scores: facts.selective_scores && given == Some(Recompute::Selective),
             gathered_norms: facts.gathered_norms,
+            copied_inputs: facts.copied_inputs,
             kept_gate: facts.kept_gate,
             attention_copies: facts.attention_copies,
+            // A row without a policy ran with what fitted; whether it cached its weights is unknown too.
+            quantised_copies: facts.transformer_engine && precision == Precision::Fp8 && given.is_some(),
             // DeepSpeed replaces PyTorch's linear, which saves the gathered weight, unless told not to
             // (deepspeed/runtime/zero/partition_parameters.py, `mem_efficient_linear`).
             held_weights: ["mem_efficient_linear=False", "memory_efficient_linear=False"]
@@ -348,6 +351,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     }
     if facts.torn_segments {
         setting.state_slack = TORN;
+    }
+    if facts.global_communicators && gpus > 1 {
+        setting.communicators = 1 + u64::from(tp * pp > 1);
     }
     if let Some(bytes) = facts.communicator_bytes {
         setting.profile.fixed.communicator_bytes = bytes;

@@ -46,6 +46,15 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
     if shape.gathered_norms && !selective {
         bytes += n * b * 2.0 * (h - h / spread);
     }
+    if shape.quantised_copies && !selective {
+        // Both norms' outputs and the feed-forward's product take a byte less; attention's output has an 8-bit copy, as
+        // attention itself needs the other.
+        bytes -= n * (2.0 * h / spread + f - q);
+    }
+    if shape.copied_inputs && point.tp > 1 && !selective {
+        // Queries, keys, values and the feed-forward's instead of two norm outputs.
+        bytes += n * b * (1.0 + if shape.gated { 2.0 } else { 1.0 }) * h / spread;
+    }
     if shape.dropout {
         bytes += n * 2.0 * h / spread;
     }
@@ -216,6 +225,10 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
         buffers += 4.0 * n * (s.shape.kv_heads * s.shape.head_dim) as f64 / t * b;
     }
     buffers += s.profile.fixed.workspace_bytes as f64;
+    if s.shape.quantised_copies {
+        // `get_weight_workspace` and its transpose (transformer_engine/pytorch/module/linear.py).
+        buffers += 2.0 * layers * s.shape.layer_matrix_params() as f64 / t;
+    }
     Parts { activations, logits, buffers, ..Parts::default() }
 }
 
@@ -228,7 +241,8 @@ pub fn freed(s: &Setting, point: &Point) -> f64 {
 pub fn totals(s: &Setting, point: &Point, allocated: f64) -> (f64, f64) {
     let fixed = &s.profile.fixed;
     let reserved = allocated * (1.0 + fixed.slack);
-    let groups = [point.tp, point.cp, point.pp, point.dp].iter().filter(|n| **n > 1).count() as f64;
+    let groups = [point.tp, point.cp, point.pp, point.dp].iter().filter(|n| **n > 1).count() as u64;
+    let groups = (groups + s.communicators) as f64;
     (reserved, reserved + fixed.context_bytes as f64 + groups * fixed.communicator_bytes as f64)
 }
 
