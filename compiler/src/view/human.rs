@@ -90,11 +90,11 @@ fn head(page: &mut Page, p: &Plan) {
     let kv = if m.kv_heads == m.heads { String::new() } else { format!(" ({} kv)", m.kv_heads) };
     let shape = match page.lang {
         Lang::En => format!(
-            "{} parameters: {} layers × {} wide, {} heads{kv} × {}, ffn {}",
+            "{} parameters: {} × {} wide, {}{kv} × {}, ffn {}",
             grouped(m.params),
-            m.layers,
+            words::several(m.layers, "layer"),
             grouped(m.hidden),
-            m.heads,
+            words::several(m.heads, "head"),
             m.head_dim,
             grouped(m.ffn)
         ),
@@ -132,15 +132,15 @@ fn head(page: &mut Page, p: &Plan) {
 
 fn training(page: &mut Page, p: &Plan) {
     let (b, s) = (&p.budget, &p.batch);
-    let ratio = short_float(libm::round(b.tokens as f64 / p.model.params.max(1) as f64 * 10.0) / 10.0);
+    let ratio = words::per_parameter(b.tokens, p.model.params);
     page.line(
         "budget",
         "预算",
         match page.lang {
             Lang::En => format!(
-                "{} tokens in {} steps, {ratio} a parameter; {:.2e} FLOPs (6·N·T {:.2e})",
+                "{} tokens in {}, {ratio} a parameter; {:.2e} FLOPs (6·N·T {:.2e})",
                 grouped(b.trained_tokens),
-                grouped(b.steps),
+                words::several(b.steps, "step"),
                 b.flops,
                 b.flops_6nt
             ),
@@ -158,9 +158,9 @@ fn training(page: &mut Page, p: &Plan) {
         "批大小",
         match page.lang {
             Lang::En => format!(
-                "{} tokens = {} sequences = dp {} × accumulation {} × micro-batch {}; critical {}",
+                "{} tokens = {} = dp {} × accumulation {} × micro-batch {}; critical {}",
                 grouped(s.global_tokens),
-                grouped(s.global_sequences),
+                words::several(s.global_sequences, "sequence"),
                 p.layout.dp,
                 s.accumulation,
                 s.micro_batch_sequences,
@@ -190,9 +190,9 @@ fn training(page: &mut Page, p: &Plan) {
         "学习率",
         match page.lang {
             Lang::En => format!(
-                "{} {schedule}{decay} to {last}%, warm-up {} steps",
+                "{} {schedule}{decay} to {last}%, warm-up {}",
                 short_float(lr.peak),
-                grouped(lr.warmup_steps)
+                words::several(lr.warmup_steps, "step")
             ),
             Lang::Zh => format!(
                 "{} {schedule}{decay} 降至 {last}%，预热 {} 步",
@@ -314,10 +314,10 @@ fn time(page: &mut Page, p: &Plan) {
     let hours = human_time(s.checkpoint_every_steps as f64 * t.step_seconds);
     let text = match page.lang {
         Lang::En => format!(
-            "{} (goodput {}); checkpoint every {} steps ({hours}), evaluation every {}",
+            "{} (goodput {}); checkpoint every {} ({hours}), evaluation every {}",
             human_time(t.train_seconds),
             percent(t.goodput),
-            grouped(s.checkpoint_every_steps),
+            words::several(s.checkpoint_every_steps, "step"),
             grouped(s.eval_every_steps)
         ),
         Lang::Zh => format!(

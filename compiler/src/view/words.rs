@@ -26,6 +26,22 @@ pub fn enum_word<T: serde::Serialize>(value: &T) -> String {
     word(value)
 }
 
+/// `1 step`, `2,000 steps`.
+pub fn several(n: u64, one: &str) -> String {
+    format!("{} {one}{}", grouped(n), if n == 1 { "" } else { "s" })
+}
+
+/// Tokens a parameter: to a tenth, or two digits where there is less than one.
+pub fn per_parameter(tokens: u64, params: u64) -> String {
+    let ratio = tokens as f64 / params.max(1) as f64;
+    let shown = if ratio >= 1.0 {
+        libm::round(ratio * 10.0) / 10.0
+    } else {
+        format!("{ratio:.1e}").parse().unwrap_or(ratio)
+    };
+    short_float(shown)
+}
+
 /// `dp 64 · tp 1 · ZeRO-3`: only what differs from one device.
 pub fn layout_words(l: &Layout, micro: u64, lang: Lang) -> String {
     let mut parts = vec![format!("dp {}", l.dp)];
