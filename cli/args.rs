@@ -12,6 +12,26 @@ const EXAMPLES: &str = "Examples:
   llmc why recipe.llm lr.peak
   llmc run recipe.llm --resume";
 
+const DATA: &str = "Commands of llmc-data (llmc data COMMAND --help has the options):
+  build RECIPE            tokenise a recipe's sources into runs/NAME/data; or --spec data.json --out DIR
+  stats DIR               what a built folder holds: tokens, documents, lengths, padding
+  export DIR --out DIR    write a built folder as Parquet or WebDataset tars
+  dedup FILES...          find equal and similar documents
+  bench DIR               measure the reads and writes of a disk or network mount
+
+Examples:
+  llmc data build recipes/quickstart.llm
+  llmc data stats runs/quickstart/data
+  llmc data bench /mnt/cpfs --out mount.json";
+
+const TOKENIZER: &str = "Commands of llmc-data tokenizer (llmc tokenizer COMMAND --help has the options):
+  train RECIPE            write runs/NAME/tokenizer.json; or --spec data.json --out FILE
+  report DIR              bytes a token by source, unused and longest entries, entries that look like secrets
+
+Examples:
+  llmc tokenizer train recipes/quickstart.llm
+  llmc tokenizer report runs/quickstart/data";
+
 /// A compiler for LLM training: one page of recipe becomes a plan that is true and a run that executes it.
 #[derive(Debug, Parser)]
 #[command(name = "llmc", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
@@ -158,6 +178,9 @@ pub enum Command {
         over: Over,
     },
     /// Evaluate a checkpoint on texts
+    #[command(
+        after_help = "Without DATA, the validation text of the checkpoint's run. DATA: the folder of a built corpus (its validation split), or text files. --threads N: threads an operation may use.\n\nExamples:\n  llmc eval runs/quickstart\n  llmc eval runs/quickstart/checkpoints/step-400 notes.txt"
+    )]
     Eval {
         /// A checkpoint folder, then texts and options of llmc-worker eval
         #[arg(
@@ -168,9 +191,11 @@ pub enum Command {
         )]
         args: Vec<String>,
     },
-    /// Train a tokenizer: `tokenizer train RECIPE` (llmc-data)
+    /// Train a tokenizer or report on one: `tokenizer train RECIPE` (llmc-data)
+    #[command(after_help = TOKENIZER, override_usage = "llmc tokenizer [OPTIONS] <COMMAND> [ARGS]...")]
     Tokenizer(PassOn),
-    /// Build or measure a corpus: `data build RECIPE`, `data stats|export DIR` (llmc-data)
+    /// Build or measure a corpus: `data build RECIPE`, `data stats|export|dedup|bench` (llmc-data)
+    #[command(after_help = DATA, override_usage = "llmc data [OPTIONS] <COMMAND> [ARGS]...")]
     Data(PassOn),
     /// Score the planner's predictions against measured runs
     Score {
@@ -183,9 +208,9 @@ pub enum Command {
         after_help = "Example:\n  llmc calibrate runs.csv vtrain.csv -o profiles --report accuracy.md\n  llmc calibrate runs/* -o profiles\n  llmc calibrate --device -o profiles"
     )]
     Calibrate(CalibrateArgs),
-    /// Explain a diagnostic code, a keyword or a rule; without a name, list every code
+    /// Explain a diagnostic code, a keyword, a rule, a device or the hardware file; without a name, list every code
     Explain {
-        /// Such as LLM0101, budget or lr.step_law
+        /// Such as LLM0101, budget, lr.step_law, H200 or hardware
         name: Option<String>,
     },
     /// Print the JSON schema of plan.json
@@ -290,7 +315,7 @@ pub struct RunArgs {
 /// Arguments that a sibling program reads.
 #[derive(Debug, Args)]
 pub struct PassOn {
-    /// Arguments of that program
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    /// A command and its arguments
+    #[arg(required = true, value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     pub args: Vec<String>,
 }

@@ -1,8 +1,10 @@
 //! `explain CODE | KEYWORD`: the long page of a diagnostic, or what a clause says.
 
 use llmc_grammar::Keyword;
+use llmc_planner::hardware;
 
 use crate::check;
+use crate::chinese;
 use crate::derive;
 use crate::diag::{Lang, Severity, nearest};
 
@@ -16,11 +18,12 @@ pub fn explain(name: &str, lang: Lang) -> Result<String, Option<String>> {
             Lang::En => ("What", "Why", "Example", "Instead"),
             Lang::Zh => ("是什么", "为什么", "示例", "应改为"),
         };
-        let severity = match rule.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-            Severity::Advice => "advice",
+        let (en, zh) = match rule.severity {
+            Severity::Error => ("error", "错误"),
+            Severity::Warning => ("warning", "警告"),
+            Severity::Advice => ("advice", "建议"),
         };
+        let severity = if lang == Lang::En { en } else { zh };
         let page = &rule.page;
         let block = |text: &str| text.lines().map(|l| format!("    {l}\n")).collect::<String>();
         return Ok(format!(
@@ -33,24 +36,77 @@ pub fn explain(name: &str, lang: Lang) -> Result<String, Option<String>> {
         ));
     }
     if let Some(keyword) = Keyword::from_text(name) {
-        return Ok(format!("{keyword}\n\n{}\n", keyword.doc()));
+        return Ok(clause(keyword, lang));
+    }
+    if name == "hardware" {
+        return Ok(hardware_file(lang));
+    }
+    if let Some(file) = hardware::file(name) {
+        return Ok(file.to_owned());
     }
     let rule = derive::find(name).map(|r| (r.doc, r.cite, r.reads, r.writes));
     if let Some((doc, cite, reads, writes)) =
         rule.or_else(|| llmc_planner::rules::find(name).map(|r| (r.doc, r.cite, r.reads, r.writes)))
     {
         let list = |paths: &[&str]| if paths.is_empty() { "–".to_owned() } else { paths.join(", ") };
+        let (doc, from, to, source) = match lang {
+            Lang::En => (doc, "reads   ", "writes  ", "source  "),
+            Lang::Zh => (chinese::rule(name).unwrap_or(doc), "读取  ", "写入  ", "出处  "),
+        };
         return Ok(format!(
-            "{name}\n\n{doc}\n\nreads   {}\nwrites  {}\nsource  {cite}\n",
+            "{name}\n\n{doc}\n\n{from}{}\n{to}{}\n{source}{cite}\n",
             list(reads),
             list(writes)
         ));
     }
     let all = (check::RULES.iter().map(|r| r.code))
         .chain(Keyword::ALL.iter().map(|k| k.text()))
+        .chain(["hardware"])
+        .chain(hardware::names())
         .chain(derive::RULES.iter().map(|r| r.id))
         .chain(llmc_planner::rules::RULES.iter().map(|r| r.id));
     Err(nearest(name, all).map(str::to_owned))
+}
+
+/// The reference, whose table has a row a clause.
+const REFERENCE: &str = include_str!("../../docs/language.md");
+
+/// A clause: what it says, and its row of the reference.
+fn clause(keyword: Keyword, lang: Lang) -> String {
+    let (says, example, options) = match lang {
+        Lang::En => (keyword.doc(), "Example", "Values and options"),
+        Lang::Zh => (chinese::clause(keyword), "示例", "取值与选项"),
+    };
+    let start = format!("| `{keyword}` | ");
+    let row = REFERENCE.lines().find_map(|line| line.strip_prefix(start.as_str())).unwrap_or_default();
+    let plain = |cell: &str| cell.replace("\\|", "|").trim_matches(['|', ' ']).to_owned();
+    let (first, second) = row.split_once(" | ").unwrap_or((row, ""));
+    let mut page = format!(
+        "{keyword}\n\n{says}\n\n{example}\n    {}\n",
+        plain(first).replace("`, `", "\n    ").replace('`', "")
+    );
+    let second = plain(second);
+    if !second.trim_matches(['–', ' ', ':', ';']).is_empty() {
+        page.push_str(&format!("\n{options}\n{}\n", second.trim_start_matches(['–', ' ', ':', ';'])));
+    }
+    page
+}
+
+/// What a file of `--hardware` holds, shown by one that is built in.
+fn hardware_file(lang: Lang) -> String {
+    let names = hardware::names().collect::<Vec<_>>().join(" ");
+    let example = hardware::file("H100").unwrap_or_default();
+    match lang {
+        Lang::En => format!(
+            "hardware\n\nA hardware file describes one kind of device and its machine. Give it with `--hardware FILE`, and its name after \
+             `on`. Every\nfigure has a unit and a source; none may be missing, and bandwidths are those of one direction.\n\n\
+             Built in: {names}\n`llmc explain NAME` prints the file of each. That of H100:\n\n{example}"
+        ),
+        Lang::Zh => format!(
+            "hardware\n\n硬件文件描述一种设备及其所在机器。用 `--hardware FILE` 给出，并在 `on` 之后写它的名字。每个数值都要有单位和\
+             来源，\n不可缺少；带宽按单方向计。\n\n内置：{names}\n`llmc explain NAME` 打印各自的文件。H100 的文件：\n\n{example}"
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +122,14 @@ mod tests {
                 );
             }
         }
-        assert!(explain("budget", Lang::En).is_ok());
+        for keyword in Keyword::ALL {
+            for lang in [Lang::En, Lang::Zh] {
+                let page = explain(keyword.text(), lang).unwrap();
+                assert!(page.lines().count() >= 6 && !page.contains(" |"), "{page}");
+            }
+        }
+        assert!(explain("hardware", Lang::Zh).unwrap().contains("link_bandwidth"));
+        assert!(explain("h200", Lang::En).unwrap().contains("141"));
         assert!(explain("lr.step_law", Lang::En).unwrap().contains("2503.04715"));
         assert_eq!(explain("budgett", Lang::En), Err(Some("budget".into())));
     }

@@ -6,6 +6,7 @@
 //! The pipeline stands on one screen in [`compile()`].
 
 pub mod check;
+mod chinese;
 mod compile;
 pub mod cost;
 pub mod derive;

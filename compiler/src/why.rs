@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::chinese;
 use crate::compile::{Compiled, compile};
 use crate::derive;
 use crate::diag::{Lang, Source, nearest};
@@ -217,7 +218,8 @@ fn draw<'a>(n: &'a Node, depth: usize, lang: Lang, cited: &mut Vec<&'a str>, out
     };
     let reason = match &n.why {
         Some(Why::Typed { overrides, .. }) => {
-            let over = overrides.as_ref().map_or(String::new(), |o| format!(", instead of {o}"));
+            let instead = if lang == Lang::En { ", instead of" } else { "，原为" };
+            let over = overrides.as_ref().map_or(String::new(), |o| format!("{instead} {o}"));
             format!("{typed} {}{over}", n.text.as_deref().unwrap_or(""))
         }
         Some(Why::Set { .. }) => format!("{set} {}", n.text.as_deref().unwrap_or("")),
@@ -229,7 +231,11 @@ fn draw<'a>(n: &'a Node, depth: usize, lang: Lang, cited: &mut Vec<&'a str>, out
     let arrow = if reason.is_empty() { "" } else { "  ← " };
     out.push_str(format!("{indent}{}{value}{arrow}{reason}", n.path).trim_end());
     out.push('\n');
-    if let Some(doc) = n.doc {
+    let chinese = match &n.why {
+        Some(Why::Rule { id } | Why::Search { id }) if lang == Lang::Zh => chinese::rule(id),
+        _ => None,
+    };
+    if let Some(doc) = chinese.or(n.doc) {
         out.push_str(&format!("{indent}    {doc}\n"));
     }
     // A source is named once: all of a preset's rows have the same.

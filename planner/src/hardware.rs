@@ -335,10 +335,15 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().filter_map(|(names, _)| names.first().copied())
 }
 
+/// The file of that preset, in any case; `None` for an unknown one.
+pub fn file(name: &str) -> Option<&'static str> {
+    let of_name = |(names, _): &&(&[&str], _)| names.iter().any(|n| n.eq_ignore_ascii_case(name));
+    PRESETS.iter().find(of_name).map(|(_, text)| *text)
+}
+
 /// The preset of that name, in any case; `None` for an unknown one.
 pub fn preset(name: &str) -> Option<Hardware> {
-    let (_, text) = PRESETS.iter().find(|(names, _)| names.iter().any(|n| n.eq_ignore_ascii_case(name)))?;
-    read(text).ok()
+    read(file(name)?).ok()
 }
 
 #[cfg(test)]

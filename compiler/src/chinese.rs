@@ -1,0 +1,110 @@
+//! What clauses and rules say, in Chinese. The English stands where each is defined.
+
+use llmc_grammar::Keyword;
+
+/// What a clause says, in one line.
+pub fn clause(keyword: Keyword) -> &'static str {
+    match keyword {
+        Keyword::Edition => "语言版本。",
+        Keyword::Model => "模型族与规模，或具体形状。",
+        Keyword::From => "从哪个检查点开始。",
+        Keyword::Budget => "可用的词元、时间、金额或 FLOPs。",
+        Keyword::On => "使用的硬件。",
+        Keyword::Seed => "所有随机数所依据的种子。",
+        Keyword::Batch => "全局批大小。",
+        Keyword::Tokenizer => "文本如何变成词元。",
+        Keyword::Data => "命名的文本来源。",
+        Keyword::Clean => "过滤与去重哪些内容。",
+        Keyword::Pack => "文档如何装入序列。",
+        Keyword::Mix => "各来源的取样比例。",
+        Keyword::Optimizer => "优化器及其设置。",
+        Keyword::Lr => "峰值学习率与调度。",
+        Keyword::Precision => "矩阵乘法的数值格式。",
+        Keyword::Determinism => "快速，或逐位可复现。",
+        Keyword::Freeze => "不训练的部分。",
+        Keyword::Layout => "并行布局中固定的部分。",
+        Keyword::Checkpoint => "何时、如何保存状态。",
+        Keyword::Eval => "评估什么、多久一次。",
+        Keyword::Price => "GPU 小时与电力的价格。",
+        Keyword::Expect => "计划必须满足的界限。",
+    }
+}
+
+/// What a rule says, by its identifier.
+pub fn rule(id: &str) -> Option<&'static str> {
+    RULES.iter().find(|(known, _)| *known == id).map(|(_, words)| *words)
+}
+
+const RULES: &[(&str, &str)] = &[
+    ("model.family", "未指定模型族时为 LLaMA。"),
+    ("model.vocab", "该模型族所发布分词器的词表。"),
+    ("model.tied", "输出头与词嵌入分开，与该族已发布的模型一致。"),
+    ("model.preset", "配方未固定的部分取自该名称的已发布模型。"),
+    ("model.shape", "在固定部分之外，取参数量符合要求且最接近 LLaMA 比例的形状。"),
+    ("model.constants", "RMSNorm 的 ε 与初始化标准差，取该模型族的值。"),
+    ("model.dropout", "不使用 dropout。"),
+    ("model.counts", "精确的参数量，以及能被各种张量并行度整除的词嵌入行数。"),
+    ("rope.base", "基座模型的上下文：取其 config.json，没有则假定为该模型族的值。"),
+    ("model.context", "基座的上下文；没有基座时取该模型族发布时的上下文。"),
+    ("rope.theta", "该模型族旋转频率的底数。"),
+    ("rope.scaling", "从头训练时原上下文为 ctx / s；继续训练时取基座的上下文，s = ctx / 原上下文。"),
+    ("plan.format", "本程序写出的计划格式版本。"),
+    ("recipe.text", "读到的配方原文及其哈希。"),
+    ("freeze.nothing", "除 `freeze` 指定的以外全部训练。"),
+    ("edition.current", "未写版本的配方按最新版本理解。"),
+    ("seed.default", "种子为 1。"),
+    ("precision.default", "GPU 上为 bf16，CPU 上为 f32。"),
+    ("optimizer.default", "AdamW，梯度范数裁剪到 1，动量以 f32 保存。"),
+    ("optimizer.betas", "优化器作者所用的 beta 与 ε；AdamW 取 LLaMA 的值。"),
+    ("optimizer.weight_decay", "0.1；Lion 为其三倍，因为它的学习率相应更低。"),
+    ("batch.sequences", "以序列给出的批大小等于同样多个上下文的词元。"),
+    ("tokenizer.default", "字节级 BPE；数字像 LLaMA 那样逐位切分，或像 Llama 3 那样分组；文档首尾相接。"),
+    ("eval.holdout", "除非配方指定验证文本，否则百分之一的文档用于验证。"),
+    ("budget.chinchilla", "没有预算时每参数 20 个词元，即 Hoffmann 的计算最优比例。"),
+    ("budget.from_flops", "FLOPs 预算可换得 C / (6·N) 个词元。"),
+    ("budget.from_time", "时间预算换得集群在其间训练的词元，故障计入。"),
+    ("budget.from_money", "金额预算换得集群的小时数，再换得词元。"),
+    ("cluster.derive", "未给设备数时，取能在时间或金额内训练完这些词元的最少设备。"),
+    (
+        "batch.step_law",
+        "由训练词元数得出全局批大小，不超过临界批，每个 rank 都是整条序列；若另一批大小的布局能更早达到同样损失（多用的词元计入），则取它（`search.exchange`）。",
+    ),
+    ("batch.critical", "超过此批大小后，批翻倍不再使步数减半。"),
+    ("batch.whole", "整数步，每步整数条序列。"),
+    ("lr.step_law", "峰值学习率；取两条定律中较低者，因为高于最优值时损失上升更快。"),
+    ("lr.rewarm", "继续预训练：基座峰值的若干倍；峰值未知时取规则给出的值。"),
+    ("lr.warmup", "2,000 步，至多为全程的 1 %，但不少于 2/(1−β₂)，也不超过十分之一。"),
+    ("lr.schedule", "除非另有要求，按余弦降到峰值的十分之一。"),
+    ("determinism.default", "GPU 上为 fast，CPU 上为 bitwise。"),
+    ("search", "布局搜索。"),
+    ("memory.closed_form", "各流水级按种类的字节数，由闭式给出。"),
+    ("memory.walk", "可以降级时，取实际执行的程序的字节数。"),
+    ("time.cost_model", "一步的秒数，为未被掩盖的各项之和。"),
+    (
+        "storage.mount",
+        "每个 rank 的一个线程逐条读取样本，每条耗时为一次延迟加其字节数；超过一步的部分需要等待。检查点按实测带宽写出。",
+    ),
+    ("goodput.daly", "按 Daly 间隔保存检查点，计入故障与重启后，真正用于训练的时间比例。"),
+    ("schedule.eval", "除非另有要求，每完成全程的五十分之一评估一次。"),
+    ("schedule.defaults", "保留三个检查点，不压缩；使用全部验证集；允许连续跳过十步。"),
+    ("cost.money", "按给定价格计算；未给出的取假定值并注明。"),
+    (
+        "loss.chinchilla",
+        "训练结束时的损失，区间涵盖常数误差与其他拟合；批大小高于或低于最优值时按较少的词元计。",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_has_its_sentence() {
+        let ids = crate::derive::RULES.iter().map(|r| r.id);
+        let ids: Vec<&str> = ids.chain(llmc_planner::rules::RULES.iter().map(|r| r.id)).collect();
+        for id in &ids {
+            assert!(rule(id).is_some_and(|words| words.ends_with('。')), "{id}");
+        }
+        assert!(RULES.iter().all(|(id, _)| ids.contains(id)), "a rule that is gone");
+    }
+}
