@@ -6,14 +6,14 @@ use crate::args::{Format, Global};
 use crate::exit::{Exit, Outcome};
 use crate::terminal::{Terminal, data, talk};
 use crate::world::Folder;
-use crate::{draw, files};
+use crate::{draw, prepare};
 
 /// Checks each recipe. As JSON, the findings are the data, one object a line on stdout.
 pub fn run(terminal: &Terminal, global: &Global, recipes: &[PathBuf]) -> Outcome {
     let mut exit = Exit::Ok;
     for path in recipes {
         let world = Folder::new(path, &global.hardware)?;
-        let checked = llmc_compiler::check(&files::read(path)?, &global.set, &world);
+        let checked = llmc_compiler::check(&prepare::recipe_text(path)?, &global.set, &world);
         let name = path.display().to_string();
         let drawn = draw::all(terminal, &name, &checked.sources, &checked.diagnostics);
         match terminal.format {

@@ -38,7 +38,7 @@ pub fn run(terminal: &Terminal, global: &Global, command: &str, given: &PassOn) 
 /// Checks a recipe and writes its specification; the folder of its run. `None` when the recipe is wrong.
 fn spec_of(terminal: &Terminal, global: &Global, recipe: &Path) -> Result<Option<PathBuf>, Failure> {
     let world = Folder::new(recipe, &global.hardware)?;
-    let mut checked = llmc_compiler::check(&files::read(recipe)?, &global.set, &world);
+    let mut checked = llmc_compiler::check(&prepare::recipe_text(recipe)?, &global.set, &world);
     prepare::demand_files(&mut checked);
     prepare::report(terminal, recipe, &checked);
     let Some(data) = checked.data.as_ref().filter(|_| !checked.failed()) else {

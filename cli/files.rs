@@ -24,8 +24,13 @@ pub fn read(path: &Path) -> Result<String, Failure> {
     if bytes.len() as u64 > LARGEST {
         return Err(fail(&format!("it is larger than {} MiB", LARGEST >> 20)));
     }
-    String::from_utf8(bytes)
-        .map_err(|error| fail(&format!("no UTF-8 at byte {}", error.utf8_error().valid_up_to())))
+    String::from_utf8(bytes).map_err(|error| {
+        let (path, at) = (path.display(), error.utf8_error().valid_up_to());
+        Failure::new(
+            format!("cannot read {path}: no UTF-8 at byte {at}: save it as UTF-8 text"),
+            format!("无法读取 {path}：第 {at} 字节不是 UTF-8：请另存为 UTF-8 文本"),
+        )
+    })
 }
 
 /// Writes a file so that it appears whole or not at all; folders on the way are created.
@@ -39,6 +44,10 @@ pub fn write(path: &Path, text: &str) -> Result<(), Failure> {
 fn write_bytes(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     // A link is followed, so that the file it names is replaced and not the link.
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    // A device or a pipe is written to; a rename would put a file in its place.
+    if std::fs::metadata(&path).is_ok_and(|old| !old.is_file() && !old.is_dir()) {
+        return std::fs::OpenOptions::new().write(true).open(&path)?.write_all(bytes);
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut builder = tempfile::Builder::new();
@@ -77,6 +86,6 @@ mod tests {
         let path = folder.path().join("bad.llm");
         assert!(read(&path).unwrap_err().en.starts_with("cannot read "));
         std::fs::write(&path, b"seed \xff").unwrap();
-        assert!(read(&path).unwrap_err().en.ends_with("no UTF-8 at byte 5"));
+        assert!(read(&path).unwrap_err().en.ends_with("no UTF-8 at byte 5: save it as UTF-8 text"));
     }
 }

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use crate::exit::{Exit, Outcome};
-use crate::files;
 use crate::terminal::{Terminal, data, talk};
+use crate::{files, prepare};
 
 /// Rewrites recipes in place (`-`: stdin to stdout), or with `check` lists those that would change.
 pub fn run(terminal: &Terminal, recipes: &[PathBuf], check: bool) -> Outcome {
     let mut exit = Exit::Ok;
     for path in recipes {
-        let text = files::read(path)?;
+        let text = prepare::recipe_text(path)?;
         let canonical = llmc_grammar::format(&llmc_grammar::parse(&text));
         let same = canonical == text;
         match (check, path == Path::new("-")) {

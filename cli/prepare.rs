@@ -28,9 +28,26 @@ pub struct Prepared {
 /// Compiles a recipe and draws its findings on stderr.
 pub fn compiled(terminal: &Terminal, global: &Global, recipe: &Path) -> Result<Compiled, Failure> {
     let world = Folder::new(recipe, &global.hardware)?;
-    let compiled = llmc_compiler::compile(&files::read(recipe)?, &global.set, &world);
+    let compiled = llmc_compiler::compile(&recipe_text(recipe)?, &global.set, &world);
     report(terminal, recipe, &compiled);
     Ok(compiled)
+}
+
+/// The text of a recipe. A plan in its place would be hundreds of lines that are no part of the language.
+pub fn recipe_text(path: &Path) -> Result<String, Failure> {
+    let text = files::read(path)?;
+    if text.trim_start().starts_with('{') && text.contains("\"format_version\"") {
+        let path = path.display();
+        return Err(Failure::new(
+            format!(
+                "{path} is a plan, not a recipe: `llmc run`, `llmc diff` and `--against` read plans; its recipe is the `recipe.text` in it"
+            ),
+            format!(
+                "{path} 是计划而不是配方：`llmc run`、`llmc diff` 和 `--against` 读取计划；配方在其中的 `recipe.text`"
+            ),
+        ));
+    }
+    Ok(text)
 }
 
 /// Draws the findings on stderr.
@@ -58,7 +75,7 @@ pub fn prepare_with(
     path: &Path,
 ) -> Result<Option<Prepared>, Failure> {
     let world = Folder::new(path, &global.hardware)?;
-    let mut compiled = llmc_compiler::compile(&files::read(path)?, set, &world);
+    let mut compiled = llmc_compiler::compile(&recipe_text(path)?, set, &world);
     demand_files(&mut compiled);
     if compiled.failed() {
         report(terminal, path, &compiled);
@@ -73,7 +90,7 @@ pub fn prepare(terminal: &Terminal, global: &Global, path: &Path) -> Result<Opti
         return plan_and_data(path, global).map(Some);
     }
     let world = Folder::new(path, &global.hardware)?;
-    let mut compiled = llmc_compiler::compile(&files::read(path)?, &global.set, &world);
+    let mut compiled = llmc_compiler::compile(&recipe_text(path)?, &global.set, &world);
     demand_files(&mut compiled);
     report(terminal, path, &compiled);
     if compiled.failed() { Ok(None) } else { ready(terminal, &compiled, &world) }
@@ -142,6 +159,13 @@ pub fn read_plan(path: &Path) -> Result<(Plan, String), Failure> {
 /// has written the plan: then they are those of the `data.json` beside it.
 fn plan_and_data(path: &Path, global: &Global) -> Result<Prepared, Failure> {
     let (plan, json) = read_plan(path)?;
+    llmc_plan::lower::check(&plan).map_err(|error| {
+        let path = path.display();
+        Failure::new(
+            format!("{path} cannot be run: {error}; plan the recipe again"),
+            format!("{path} 无法运行：{error}；请重新生成计划"),
+        )
+    })?;
     let beside = path.with_file_name("data.json");
     let world = Folder::new(path, &global.hardware)?;
     let mut root = world.root().to_owned();

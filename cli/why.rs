@@ -6,11 +6,11 @@ use llmc_compiler::why::{self, why};
 use llmc_compiler::why_not::{self, Verdict, why_not};
 
 use crate::args::{Format, Global};
+use crate::draw;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::prepare::{self, pretty};
-use crate::terminal::{Terminal, data};
+use crate::terminal::{Terminal, data, talk};
 use crate::world::Folder;
-use crate::{draw, files};
 
 /// The derivation of one value.
 pub fn run(terminal: &Terminal, global: &Global, recipe: &Path, path: &str) -> Outcome {
@@ -22,7 +22,7 @@ pub fn run(terminal: &Terminal, global: &Global, recipe: &Path, path: &str) -> O
     why::explore(
         &mut node,
         &compiled,
-        &files::read(recipe)?,
+        &compiled.sources.recipe,
         &global.set,
         &Folder::new(recipe, &global.hardware)?,
     );
@@ -41,8 +41,15 @@ pub fn not(terminal: &Terminal, global: &Global, recipe: &Path, choice: &str) ->
         return Ok(Exit::Recipe.into());
     }
     let world = Folder::new(recipe, &global.hardware)?;
-    let (verdict, other) = why_not(&files::read(recipe)?, &global.set, choice, &world);
+    let (verdict, other) = why_not(&compiled.sources.recipe, &global.set, choice, &world);
     let name = recipe.display().to_string();
+    // Of words that the language lacks there is nothing to weigh: the command line is wrong, not the choice.
+    if let Verdict::Refused { diagnostics } = &verdict
+        && diagnostics.iter().any(|d| d.code < "LLM0200")
+    {
+        talk(&draw::each(terminal, &name, &other.sources, diagnostics));
+        return Ok(Exit::Usage.into());
+    }
     data(&match (&verdict, terminal.format) {
         (_, Format::Json) => pretty(&verdict)?,
         (Verdict::Refused { diagnostics }, _) => draw::each(terminal, &name, &other.sources, diagnostics),

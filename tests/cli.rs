@@ -102,7 +102,10 @@ fn usage_and_unreadable_files_end_with_2() {
         "exit: 2\n--- stdout\n\n--- stderr\nllmc: cannot read none.llm: No such file or directory (os error 2)\n"
     );
     let bad = run(folder.path(), &["fmt", "bad.llm", "--lang", "zh"]);
-    assert_eq!(show(&bad), "exit: 2\n--- stdout\n\n--- stderr\nllmc: 无法读取 bad.llm：no UTF-8 at byte 5\n");
+    assert_eq!(
+        show(&bad),
+        "exit: 2\n--- stdout\n\n--- stderr\nllmc: 无法读取 bad.llm：第 5 字节不是 UTF-8：请另存为 UTF-8 文本\n"
+    );
 }
 
 #[test]

@@ -111,14 +111,18 @@ pub fn diff(a: &Plan, b: &Plan, lang: Lang) -> Difference {
     let mut paths: Vec<&String> = before.keys().chain(after.keys()).collect();
     paths.sort();
     paths.dedup();
-    for path in paths {
-        let setting = SETTINGS.iter().any(|s| path.starts_with(s));
-        let shown = CONSEQUENCES.iter().any(|c| c.2 == path);
-        let (va, vb) = (before.get(path), after.get(path));
-        if !setting || shown || va == vb {
-            continue;
-        }
-        let text = format!("{path}: {} → {}", shown_value(va), shown_value(vb));
+    let differ = |path: &&&String| before.get(**path) != after.get(**path);
+    let settings = paths.iter().filter(differ).filter(|path| SETTINGS.iter().any(|s| path.starts_with(s)));
+    let settings: Vec<_> = settings.filter(|path| CONSEQUENCES.iter().all(|c| c.2 != **path)).collect();
+    // Plans that differ in nothing of the above, but in figures too close to be told apart or shown nowhere else.
+    let rest = paths.iter().filter(differ).filter(|path| !path.starts_with("recipe."));
+    let shown = if out.is_empty() && settings.is_empty() { rest.collect() } else { settings };
+    for path in shown {
+        let (va, vb) = (before.get(*path), after.get(*path));
+        let text = match (shown_value(va), shown_value(vb)) {
+            (a, b) if a == b => format!("{path}: {} → {}", exact(va), exact(vb)),
+            (a, b) => format!("{path}: {a} → {b}"),
+        };
         out.settings.push(change_of(path, va, vb, text));
     }
     out
@@ -136,6 +140,11 @@ fn change_of(
         after: b.cloned().unwrap_or_default(),
         text,
     }
+}
+
+/// Every digit.
+fn exact(v: Option<&serde_json::Value>) -> String {
+    v.map_or_else(|| "–".to_owned(), ToString::to_string)
 }
 
 fn shown_value(v: Option<&serde_json::Value>) -> String {

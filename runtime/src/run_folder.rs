@@ -106,11 +106,19 @@ pub fn meaning(plan: &Plan) -> Outcome<String> {
     Ok(hex(&Sha256::digest(text)))
 }
 
-/// Writes a file by rename.
+/// Whether a path is a device or a pipe, which a rename would replace by a file.
+pub fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|old| !old.is_file() && !old.is_dir())
+}
+
+/// Writes a file by rename; to a device or a pipe, directly.
 ///
 /// # Errors
 /// Exit code 2 when the folder cannot be written.
 pub fn write_whole(path: &Path, text: &str) -> Outcome<()> {
+    if is_special(path) {
+        return fs::write(path, text).map_err(|e| Failure::io("write", path, &e));
+    }
     let temporary = path.with_extension("tmp");
     fs::write(&temporary, text)
         .and_then(|()| fs::rename(&temporary, path))

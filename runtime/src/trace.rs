@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Failure, Outcome};
 use crate::interpret::{Event, Observer};
 use crate::meter::Measured;
+use crate::run_folder::is_special;
 
 /// One executed instruction.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ impl Trace {
     /// # Errors
     /// Exit code 2 when the folder cannot be written.
     pub fn create(path: &Path) -> Outcome<Trace> {
-        let temporary = path.with_extension("partial");
+        let temporary = if is_special(path) { path.to_path_buf() } else { path.with_extension("partial") };
         let file = File::create(&temporary).map_err(|e| Failure::io("write", path, &e))?;
         Ok(Trace { path: path.to_path_buf(), temporary, file: BufWriter::new(file) })
     }
@@ -59,7 +60,10 @@ impl Trace {
     /// # Errors
     /// Exit code 2 when the file cannot be written.
     pub fn finish(mut self) -> Outcome<()> {
-        let finished = self.file.flush().and_then(|()| fs::rename(&self.temporary, &self.path));
+        let place = |()| {
+            if self.temporary == self.path { Ok(()) } else { fs::rename(&self.temporary, &self.path) }
+        };
+        let finished = self.file.flush().and_then(place);
         finished.map_err(|e| Failure::io("write", &self.path, &e))
     }
 }

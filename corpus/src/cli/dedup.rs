@@ -65,6 +65,7 @@ struct Work {
 /// # Errors
 /// A file that cannot be read, or written.
 pub fn run(files: &[PathBuf], near: Option<f64>, out: Option<&Path>) -> Result<Report> {
+    out.map_or(Ok(()), super::refuse_special)?;
     let partial = out.map(|out| with_suffix(out, ".partial"));
     let mut work = Work {
         near: near.map(Near::new),

@@ -14,11 +14,26 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
 
+/// Refuses a device or a pipe as the place of a file: files appear by rename, which would replace it.
+///
+/// # Errors
+/// Its name, and what to do.
+pub fn refuse_special(path: &Path) -> Result<()> {
+    if std::fs::metadata(path).is_ok_and(|old| !old.is_file() && !old.is_dir()) {
+        let path = path.display();
+        return Err(Error::Usage(format!(
+            "{path} is a device or a pipe: name a file, or leave the option out"
+        )));
+    }
+    Ok(())
+}
+
 /// Writes a file by rename.
 ///
 /// # Errors
-/// The system's.
+/// The system's; a device or a pipe.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    refuse_special(path)?;
     let partial = with_suffix(path, ".partial");
     let mut file = HashingFile::create(&partial)?;
     file.write(bytes)?;

@@ -274,6 +274,16 @@ fn chunks(plan: &Plan, rank: u64) -> Vec<Chunk> {
     vec![Chunk { first: (0..rank).map(held).sum(), layers: held(rank) }]
 }
 
+/// Refuses a plan that no rank could execute: figures that contradict each other, a layout that does not tile the devices.
+/// Plans of the planner pass; edited files may not.
+///
+/// # Errors
+/// [`LowerError::Invalid`] with the first figure that is wrong.
+pub fn check(plan: &Plan) -> Result<(), LowerError> {
+    sound(plan)?;
+    mesh(plan, &Coordinates::default())
+}
+
 /// Refuses plans whose figures contradict each other. Bounds every extent, so that products of a few of
 /// them stay far below 2⁶⁴.
 fn sound(plan: &Plan) -> Result<(), LowerError> {
