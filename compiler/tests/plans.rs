@@ -79,6 +79,7 @@ const BLOCKS: &[(Keyword, &str, Words, Words)] = &[
     (Keyword::Model, "dropout", &["0%", "10%"], &["100%"]),
     (Keyword::Model, "init", &["0.02"], &["0"]),
     (Keyword::On, "mount", &[], &["\"none.json\""]),
+    (Keyword::On, "profile", &[], &["\"none.toml\"", "h100"]),
     (Keyword::Optimizer, "betas", &["0.9 0.95", "0.95 0.98"], &["1 1", "0 0", "0.9"]),
     (Keyword::Optimizer, "wd", &["0.1", "0"], &["-1"]),
     (Keyword::Optimizer, "clip", &["1.0", "0"], &["1e9"]),
