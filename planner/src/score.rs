@@ -369,6 +369,17 @@ mod tests {
             of(&[("source", source), ("notes", "nvidia-smi")]) - of(&[("source", source)])
         };
         assert!(seen("Megatron-LM") > seen("nanotron") + 0.7);
+        // An update that is not fused takes 14 bytes a weight more, once activations are gone.
+        let few = [
+            ("tp", "1"),
+            ("act_ckpt", "full"),
+            ("micro_batch_seqs", "1"),
+            ("seq", "1024"),
+            ("zero_stage", "0"),
+        ];
+        let intern = of(&[&few[..], &[("source", "InternEvo"), ("notes", "max_allocated")]].concat());
+        let weights = 32.0 * (4.0 + 12.0) * 2560.0 * 2560.0 + 2.0 * 50304.0 * 2560.0;
+        assert!(intern > 30.0 * weights / 1073741824.0 && intern < 33.0 * weights / 1073741824.0, "{intern}");
         // Dropout where the notes give it.
         assert!(of(&[("source", "Megatron-LM"), ("notes", "hidden-dropout=0.1")]) > core);
         assert_eq!(of(&[("source", "Megatron-LM"), ("notes", "hidden-dropout=0.0")]), core);

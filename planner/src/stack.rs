@@ -422,8 +422,12 @@ pub fn state(stack: &str, precision: Precision) -> Option<StateBytes> {
         // 16-bit gradients on every rank (deepspeed/runtime/bf16_optimizer.py).
         ("bigscience", Precision::Fp16) => of(2.0, 2.0, 2.0, 16.0),
         ("bigscience", _) => of(2.0, 6.0, 4.0, 16.0),
-        // HybridZeroOptimizer reduces gradients as they are (internlm/solver/optimizer).
-        ("internevo", _) => of(2.0, 4.0, 2.0, 12.0),
+        // HybridZeroOptimizer reduces gradients as they are. For its step it lays them out flat, in 16 bits and then in f32
+        // (internlm/solver/optimizer/hybrid_zero_optim.py, `flat_fp16_avg_grads`), and PyTorch's AdamW, not fused, makes a root
+        // and a quotient as long as the weights.
+        ("internevo", _) => {
+            of(2.0, 2.0, 2.0, 12.0).map(|bytes| StateBytes { scratch: 2.0 + 4.0 + 2.0 * 4.0, ..bytes })
+        }
         // Gradients stay 16 bits wide until the update reads them (deepspeed/runtime/zero/stage3.py, `averaged_gradients`).
         ("deepspeed", _) => of(2.0, 2.0, 4.0, 12.0),
         // Level O2 keeps 16-bit gradients; master weights and moments are AdamW's (paddle.amp.decorate, `master_weight`).

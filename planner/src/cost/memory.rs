@@ -229,6 +229,10 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
         // `get_weight_workspace` and its transpose (transformer_engine/pytorch/module/linear.py).
         buffers += 2.0 * layers * s.shape.layer_matrix_params() as f64 / t;
     }
+    // What the update alone needs is there when activations are gone.
+    let update = s.state.scratch * stage_params(s, point, stage)
+        / if point.zero >= 1 { s.sharded(point) as f64 } else { 1.0 };
+    buffers += (update - activations - logits - buffers).max(0.0);
     Parts { activations, logits, buffers, ..Parts::default() }
 }
 

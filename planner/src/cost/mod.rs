@@ -63,7 +63,8 @@ pub struct StateBytes {
     pub optimizer: f64,
     /// Of `optimizer`, what is in host memory under a paged optimizer.
     pub paged: f64,
-    /// Bytes an element of the block that an update works through, where it is more than one kernel.
+    /// Bytes an element of what an update works through, where it is more than one kernel: a block of ours, all of a rank's
+    /// share elsewhere.
     pub scratch: f64,
 }
 
