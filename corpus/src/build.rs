@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// Name of the tokenizer in the target folder.
 const TOKENIZER: &str = "tokenizer.json";
@@ -134,7 +134,7 @@ pub fn build_noting(
     };
     let (built, mut files, warnings, settling) = built;
     let json = encoder.json();
-    let info = FileInfo { bytes: json.len() as u64, xxh3: format!("{:032x}", xxh3_128(json)) };
+    let info = FileInfo { bytes: json.len() as u64, xxh3: format!("{:032x}", XxHash3_128::oneshot(json)) };
     files.insert(TOKENIZER.to_owned(), info);
     head.warnings.extend(warnings);
     let manifest = assemble(&encoder, &built, files);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 /// Words in a shingle, as in datatrove's and FineWeb's deduplication (Penedo et al. 2024, arXiv
 /// 2406.17557, section 3.4).
@@ -63,7 +63,7 @@ const TOGETHER: usize = 32;
 impl Exact {
     /// xxh3-128 of a text, never 0.
     pub fn hash(text: &str) -> u128 {
-        xxh3_128(text.as_bytes()).max(1)
+        XxHash3_128::oneshot(text.as_bytes()).max(1)
     }
 
     /// True if the text of this hash is new.

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 const BUFFER_BYTES: usize = 1 << 20;
 /// What the system gets at a time, from a multiple of it on: 17.6 MB in pieces of 36 kB, as groups of documents give
@@ -22,7 +22,7 @@ pub struct HashingFile {
     file: File,
     /// The beginning of a piece.
     waiting: Vec<u8>,
-    hash: Box<Xxh3>,
+    hash: Box<XxHash3_128>,
     bytes: u64,
     /// Length up to which the device was asked to take it, and the thread that waits for that.
     asked: u64,
@@ -36,7 +36,7 @@ impl HashingFile {
     /// The system's.
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).map_err(Error::io("create", path))?;
-        let (path, hash) = (path.to_owned(), Box::default());
+        let (path, hash) = (path.to_owned(), Box::new(XxHash3_128::new()));
         Ok(Self { path, file, waiting: Vec::new(), hash, bytes: 0, asked: 0, asking: None })
     }
 
@@ -46,7 +46,7 @@ impl HashingFile {
     /// # Errors
     /// The system's.
     pub fn reopen(path: &Path, info: &FileInfo) -> Result<Option<Self>> {
-        let mut hash = Box::<Xxh3>::default();
+        let mut hash = Box::new(XxHash3_128::new());
         let file = match File::options().read(true).write(true).open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => file.map_err(Error::io("open", path))?,
@@ -78,7 +78,7 @@ impl HashingFile {
     /// # Errors
     /// The system's: a full disk, for instance.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hash.update(bytes);
+        self.hash.write(bytes);
         let mut rest = bytes;
         while let Some((piece, after)) =
             rest.split_at_checked(PIECE_BYTES - (self.bytes % PIECE_BYTES as u64) as usize)
@@ -144,15 +144,15 @@ fn bare(error: Error) -> std::io::Error {
     }
 }
 
-fn digest(hash: &Xxh3) -> String {
-    format!("{:032x}", hash.digest128())
+fn digest(hash: &XxHash3_128) -> String {
+    format!("{:032x}", hash.finish_128())
 }
 
-struct HashOnly<'a>(&'a mut Xxh3);
+struct HashOnly<'a>(&'a mut XxHash3_128);
 
 impl Write for HashOnly<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
+        self.0.write(bytes);
         Ok(bytes.len())
     }
 

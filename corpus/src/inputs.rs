@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_128;
 
 /// A file of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,26 +208,26 @@ pub(crate) fn hash_file(path: &Path, advance: &dyn Fn(u64)) -> std::io::Result<S
 /// Hashes what passes through, and tells how much does.
 pub struct HashingReader<'a, R> {
     inner: R,
-    hash: Xxh3,
+    hash: XxHash3_128,
     advance: &'a dyn Fn(u64),
 }
 
 impl<'a, R> HashingReader<'a, R> {
     /// Wraps a reader.
     pub fn new(inner: R, advance: &'a dyn Fn(u64)) -> Self {
-        Self { inner, hash: Xxh3::new(), advance }
+        Self { inner, hash: XxHash3_128::new(), advance }
     }
 
     /// xxh3-128 of the bytes read so far, hexadecimal.
     pub fn digest(&self) -> String {
-        format!("{:032x}", self.hash.digest128())
+        format!("{:032x}", self.hash.finish_128())
     }
 }
 
 impl<R: Read> Read for HashingReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        self.hash.update(buffer.get(..n).unwrap_or_default());
+        self.hash.write(buffer.get(..n).unwrap_or_default());
         (self.advance)(n as u64);
         Ok(n)
     }

@@ -6,11 +6,11 @@ use crate::inputs::Input;
 use crate::read::{Raw, Sink, read};
 use llmc_plan::data::{DataSpec, OnError};
 use std::ops::ControlFlow;
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 /// Names a document by its content.
 pub fn content_hash(text: &str) -> u64 {
-    xxh3_64(text.as_bytes())
+    XxHash3_64::oneshot(text.as_bytes())
 }
 
 /// True if a document belongs to the validation split: its content decides, so exact copies stay on

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 /// Validation order does not depend on the seed, so losses of runs can be compared.
 const VALIDATION_KEY: u64 = 0;
@@ -89,7 +89,7 @@ pub fn open(dir: &Path, spec: &DataSpec, shape: BatchShape, global_sequences: u6
             name: source.name.clone(),
             samples: Samples::new(train, rule),
             // By name: a new source leaves the order inside the others as it was.
-            key: mix(spec.seed ^ xxh3_64(source.name.as_bytes())),
+            key: mix(spec.seed ^ XxHash3_64::oneshot(source.name.as_bytes())),
             max_epochs: source.max_epochs,
         });
     }
@@ -190,7 +190,7 @@ fn shards(
         let rows = match packing {
             Packing::Concat => None,
             policy => {
-                let key = xxh3_64(listed.xxh3.as_bytes());
+                let key = XxHash3_64::oneshot(listed.xxh3.as_bytes());
                 Some(PackIndex::open(&path, &indexed, policy, spec.context, key)?)
             }
         };

@@ -13,7 +13,7 @@ use crate::tokenizer::Encoder;
 use llmc_plan::data::{CleanSpec, Dedup, OnError, Unicode};
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 /// What one core takes at a time.
 const GROUP_BYTES: usize = 64 << 10;
@@ -242,7 +242,7 @@ impl Context<'_> {
         made: &Buffer,
     ) -> std::result::Result<Decoded, (BadContent, u64)> {
         let (hash, dropped, prints) = match &mut content {
-            Content::Ids(_) => (xxh3_64(raw.bytes), None, Prints::default()),
+            Content::Ids(_) => (XxHash3_64::oneshot(raw.bytes), None, Prints::default()),
             Content::Text(place) => {
                 let text = raw.utf8(input, place, made).map_err(|bad| (bad, raw.bytes.len() as u64))?;
                 if let Text::Stored(range) = place {
