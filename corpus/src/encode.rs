@@ -434,8 +434,11 @@ impl<'a> Output<'a> {
             ));
         }
         warnings.extend(state.dropped.sentences(name));
-        let [train_counts, validation_counts] = self.counts();
+        let [train_counts, mut validation_counts] = self.counts();
         let [train, validation] = self.writers;
+        if validation.tokens == 0 {
+            validation_counts.clear();
+        }
         if train.tokens == 0 {
             return Err(Error::spec(format!(
                 "source `{name}` has no training document: {} documents are validation text, {} could not be read, {} \
