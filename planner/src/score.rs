@@ -380,6 +380,11 @@ mod tests {
         let intern = of(&[&few[..], &[("source", "InternEvo"), ("notes", "max_allocated")]].concat());
         let weights = 32.0 * (4.0 + 12.0) * 2560.0 * 2560.0 + 2.0 * 50304.0 * 2560.0;
         assert!(intern > 30.0 * weights / 1073741824.0 && intern < 33.0 * weights / 1073741824.0, "{intern}");
+        // PyTorch's data parallelism holds gradients twice: here 4 bytes each.
+        let buckets = |zero| {
+            of(&[("source", "PyTorch"), ("tp", "1"), ("zero_stage", zero), ("notes", "max_allocated")])
+        };
+        assert!(buckets("0") > buckets("1") + 4.0 * weights / 1073741824.0);
         // Dropout where the notes give it.
         assert!(of(&[("source", "Megatron-LM"), ("notes", "hidden-dropout=0.1")]) > core);
         assert_eq!(of(&[("source", "Megatron-LM"), ("notes", "hidden-dropout=0.0")]), core);

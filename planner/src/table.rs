@@ -370,6 +370,12 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if pp == 1 && zero >= 1 {
         setting.profile.fixed.workspace_bytes += facts.bucket_bytes;
     }
+    if timed_as(stack) == "torch" && zero == 0 && dp > 1 && !compiled {
+        // DistributedDataParallel's buckets are "equal to the total gradients size" where gradients are no views of them, as they
+        // are not unless asked for (torch/nn/parallel/distributed.py, `gradient_as_bucket_view`).
+        setting.profile.fixed.workspace_bytes +=
+            (setting.state.gradient * setting.shape.params() as f64 / (tp * pp) as f64) as u64;
+    }
     if attention == Some(Attention::Flash2) {
         setting.profile.attention.forward *= setting.profile.attention.flash2;
         setting.profile.attention.backward *= setting.profile.attention.flash2;
