@@ -124,6 +124,8 @@ pub struct Variant {
     pub selective_products: bool,
     /// "Selective" repeats attention's scores alone, which fused attention does not keep anyway (Megatron-LM).
     pub selective_scores: bool,
+    /// "Selective" repeats the whole feed-forward and keeps its input alone.
+    pub selective_feed_forward: bool,
     /// Tensor-parallel ranks keep the gathered outputs of norms for the backward pass instead of gathering them again.
     pub gathered_norms: bool,
     /// Tensor-parallel ranks keep a copy of a norm's output for each of the products that read it: queries, keys, values, and
@@ -133,9 +135,9 @@ pub struct Variant {
     pub kept_gate: bool,
     /// 16-bit copies of attention's tensors that are kept beside them: of the queries' width, of the keys'.
     pub attention_copies: [u64; 2],
-    /// In fp8, weights are kept in 8 bits and transposed beside the 16-bit ones, and inputs of products in 8 bits
-    /// (Transformer Engine).
-    pub quantised_copies: bool,
+    /// In fp8, bytes of 8-bit copies beside a weight of a block's products, with inputs of products kept in 8 bits (Transformer
+    /// Engine: 2, its transpose is one); 0: no such copies.
+    pub quantised_copies: u64,
     /// Weights gathered for a product (ZeRO-3) live until its backward pass.
     pub held_weights: bool,
     /// Tensor-parallel ranks that hold the same stream send a part each to the next stage, which gathers it.

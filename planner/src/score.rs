@@ -385,6 +385,17 @@ mod tests {
             of(&[("source", "PyTorch"), ("tp", "1"), ("zero_stage", zero), ("notes", "max_allocated")])
         };
         assert!(buckets("0") > buckets("1") + 4.0 * weights / 1073741824.0);
+        // Flags of recipes: a recomputed feed-forward, gradients of 16 bits, no transposes.
+        let nemo = |policy: &'static str, notes: &'static str| {
+            let card =
+                [("hardware", "H100-80GB-SXM"), ("precision", "fp8"), ("act_ckpt", policy), ("notes", notes)];
+            of(&[&card[..], &[("source", "NeMo")]].concat())
+        };
+        let plain = nemo("selective (core_attn)", "");
+        assert_eq!(plain, nemo("none", ""));
+        assert!(nemo("selective (mlp)", "") < 0.9 * plain);
+        assert!(nemo("none", "grad_reduce_in_fp32=False") < plain);
+        assert!(nemo("none", "disable_parameter_transpose_cache") < plain);
         // Dropout where the notes give it.
         assert!(of(&[("source", "Megatron-LM"), ("notes", "hidden-dropout=0.1")]) > core);
         assert_eq!(of(&[("source", "Megatron-LM"), ("notes", "hidden-dropout=0.0")]), core);

@@ -50,6 +50,8 @@ pub struct Shape {
     pub selective_products: bool,
     /// Selective recomputation repeats attention's scores alone.
     pub selective_scores: bool,
+    /// Selective recomputation repeats the feed-forward.
+    pub selective_feed_forward: bool,
     /// Gathered outputs of norms are kept.
     pub gathered_norms: bool,
     /// Each column-parallel product keeps its own copy of its input.
@@ -58,8 +60,8 @@ pub struct Shape {
     pub kept_gate: bool,
     /// Copies of attention's tensors that are kept: of the queries' width, of the keys'.
     pub attention_copies: [u64; 2],
-    /// In fp8, 8-bit weights both ways round and 8-bit inputs of products are kept.
-    pub quantised_copies: bool,
+    /// In fp8, bytes of copies beside each weight of a block's products; above 0, their inputs are kept in 8 bits.
+    pub quantised_copies: u64,
     /// Gathered weights live until their backward pass.
     pub held_weights: bool,
     /// A stage's message is split over the tensor-parallel ranks.
@@ -97,6 +99,7 @@ impl Shape {
             upcast_norms: variant.upcast_norms,
             selective_products: variant.selective_products,
             selective_scores: variant.selective_scores,
+            selective_feed_forward: variant.selective_feed_forward,
             gathered_norms: variant.gathered_norms,
             copied_inputs: variant.copied_inputs,
             kept_gate: variant.kept_gate,
@@ -200,11 +203,12 @@ mod tests {
             upcast_norms: false,
             selective_products: false,
             selective_scores: false,
+            selective_feed_forward: false,
             gathered_norms: false,
             copied_inputs: false,
             kept_gate: false,
             attention_copies: [0, 0],
-            quantised_copies: false,
+            quantised_copies: 0,
             held_weights: false,
             scattered_sends: false,
             tensor_traffic: TensorTraffic::Pipelined,

@@ -188,6 +188,8 @@ pub fn facts(stack: &str) -> Facts {
             dropout: 0.1,
             transformer_engine: true,
             tensor_traffic: TensorTraffic::Pipelined,
+            // "no peak-memory win" of `core_attn` (NVIDIA-NeMo/Megatron-Bridge pull request 3880).
+            selective_scores: true,
             ..plain
         },
         // `--hidden-dropout` is 0.1, `--tp-comm-overlap`, `--overlap-grad-reduce` and `--overlap-param-gather` are off

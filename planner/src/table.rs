@@ -213,6 +213,8 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     };
     // A policy of no known name is as good as none stated: the least that fits.
     let given = row.text("act_ckpt").and_then(words::recompute);
+    // Modules of Megatron-LM's selective recomputation (`recompute_modules`).
+    let feed_forward = row.text("act_ckpt").is_some_and(|policy| policy.to_lowercase().contains("mlp"));
     let notes = row.text("notes").unwrap_or_default();
     let attention = row.text("attn_impl").and_then(words::attention);
     // Megatron's "local" layers have no fused attention; Megatron-DeepSpeed of 2021 had none either.
@@ -296,13 +298,19 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             },
             upcast_norms: facts.upcast_norms && !compiled && !liger,
             selective_products: facts.selective_products,
-            selective_scores: facts.selective_scores && given == Some(Recompute::Selective),
+            selective_scores: facts.selective_scores && given == Some(Recompute::Selective) && !feed_forward,
+            selective_feed_forward: feed_forward,
             gathered_norms: facts.gathered_norms,
             copied_inputs: facts.copied_inputs,
             kept_gate: facts.kept_gate,
             attention_copies: facts.attention_copies,
             // A row without a policy ran with what fitted; whether it cached its weights is unknown too.
-            quantised_copies: facts.transformer_engine && precision == Precision::Fp8 && given.is_some(),
+            quantised_copies: match facts.transformer_engine && precision == Precision::Fp8 && given.is_some()
+            {
+                true if notes.contains("disable_parameter_transpose_cache") => 1,
+                true => 2,
+                false => 0,
+            },
             // DeepSpeed replaces PyTorch's linear, which saves the gathered weight, unless told not to
             // (deepspeed/runtime/zero/partition_parameters.py, `mem_efficient_linear`).
             held_weights: ["mem_efficient_linear=False", "memory_efficient_linear=False"]
@@ -342,7 +350,10 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         let of = StateBytes { weight: 2.0, gradient: 2.0, reduced: 2.0, optimizer: 4.0, ..setting.state };
         setting.state = of;
     }
-    if ["bf16 gradients", "grad_accum_dtype=bf16"].iter().any(|flag| notes.contains(flag)) {
+    if ["bf16 gradients", "grad_accum_dtype=bf16", "grad_reduce_in_fp32=False"]
+        .iter()
+        .any(|flag| notes.contains(flag))
+    {
         setting.state.gradient = 2.0;
     }
     if notes.contains("mixed_precision=PURE") {

@@ -39,14 +39,19 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
         return n * (b * (streams * h / spread + 2.0 * q + kv + f) + 4.0 * heads);
     }
     let selective = recompute == Recompute::Selective && !shape.selective_scores;
-    let (streams, products) = if selective { (2.0, wide - 1.0) } else { (4.0, wide) };
+    let (streams, products) = match selective {
+        // Of the feed-forward only the stream that it starts from.
+        true if shape.selective_feed_forward => (3.0, 0.0),
+        true => (2.0, wide - 1.0),
+        false => (4.0, wide),
+    };
     let mut bytes = n * (b * (streams * h / spread + 2.0 * q + 2.0 * kv + products * f) + 4.0 * heads);
     let [queries, keys] = shape.attention_copies.map(|n| n as f64);
     bytes += n * b * (queries * q + keys * kv);
     if shape.gathered_norms && !selective {
         bytes += n * b * 2.0 * (h - h / spread);
     }
-    if shape.quantised_copies && !selective {
+    if shape.quantised_copies > 0 && !selective {
         // Both norms' outputs and the feed-forward's product take a byte less; attention's output has an 8-bit copy, as
         // attention itself needs the other.
         bytes -= n * (2.0 * h / spread + f - q);
@@ -225,9 +230,9 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
         buffers += 4.0 * n * (s.shape.kv_heads * s.shape.head_dim) as f64 / t * b;
     }
     buffers += s.profile.fixed.workspace_bytes as f64;
-    if s.shape.quantised_copies {
+    if s.shape.quantised_copies > 0 {
         // `get_weight_workspace` and its transpose (transformer_engine/pytorch/module/linear.py).
-        buffers += 2.0 * layers * s.shape.layer_matrix_params() as f64 / t;
+        buffers += s.shape.quantised_copies as f64 * layers * s.shape.layer_matrix_params() as f64 / t;
     }
     // What the update alone needs is there when activations are gone.
     let update = s.state.scratch * stage_params(s, point, stage)
