@@ -91,17 +91,30 @@ impl HashingFile {
     /// # Errors
     /// The system's: a full disk, for instance.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hash.write(bytes);
-        self.bytes += bytes.len() as u64;
-        if self.waiting.len() + bytes.len() < PIECE_BYTES {
-            self.waiting.extend_from_slice(bytes);
-        } else {
-            let later = bytes.len().min((self.bytes % PAGE_BYTES) as usize);
-            let (now, later) = bytes.split_at(bytes.len() - later);
-            self.reserve();
-            write_both(&mut self.file, &self.waiting, now).map_err(Error::io("write", &self.path))?;
-            self.waiting.clear();
-            self.waiting.extend_from_slice(later);
+        self.write_all(&[bytes])
+    }
+
+    /// Appends one after the other, without a copy of all in one piece where they are long enough.
+    ///
+    /// # Errors
+    /// As [`HashingFile::write`].
+    pub fn write_all(&mut self, parts: &[&[u8]]) -> Result<()> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        parts.iter().for_each(|part| self.hash.write(part));
+        self.bytes += length as u64;
+        match parts.split_last() {
+            Some((last, others)) if self.waiting.len() + length >= PIECE_BYTES => {
+                let later = last.len().min((self.bytes % PAGE_BYTES) as usize);
+                let (now, later) = last.split_at(last.len() - later);
+                self.reserve();
+                let first = std::iter::once(self.waiting.as_slice());
+                let slices = first.chain(others.iter().copied()).chain([now]).map(IoSlice::new);
+                write_slices(&mut self.file, &mut slices.collect::<Vec<_>>())
+                    .map_err(Error::io("write", &self.path))?;
+                self.waiting.clear();
+                self.waiting.extend_from_slice(later);
+            }
+            _ => parts.iter().for_each(|part| self.waiting.extend_from_slice(part)),
         }
         if self.bytes - self.asked >= ASK_BYTES && self.asking.as_ref().is_none_or(JoinHandle::is_finished) {
             let file = self.file.try_clone().map_err(Error::io("write", &self.path))?;
@@ -159,14 +172,19 @@ impl Write for HashingFile {
     }
 }
 
-/// Writes one after the other, without a copy of both in one piece.
-fn write_both(file: &mut File, first: &[u8], second: &[u8]) -> std::io::Result<()> {
-    let written = match file.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
-        Err(error) if error.kind() == ErrorKind::Interrupted => 0,
-        written => written?,
-    };
-    file.write_all(first.get(written..).unwrap_or_default())?;
-    file.write_all(second.get(written.saturating_sub(first.len())..).unwrap_or_default())
+/// As `Write::write_all_vectored`, which is not stable.
+fn write_slices(file: &mut File, mut slices: &mut [IoSlice]) -> std::io::Result<()> {
+    // Without those that are empty.
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// The system's error without the file it is about.
@@ -273,7 +291,8 @@ mod tests {
         let (mut file, mut rest, mut wanted) = (HashingFile::create(&path).unwrap(), &bytes[..], 1);
         while !rest.is_empty() {
             let (now, after) = rest.split_at(wanted.min(rest.len()));
-            file.write(now).unwrap();
+            let (a, b) = now.split_at(now.len() / 3);
+            file.write_all(&[a, &[], b]).unwrap();
             (rest, wanted) = (after, wanted * 3);
             if after.len() < bytes.len() / 2 && now.len() > bytes.len() / 4 {
                 let info = file.so_far().unwrap();

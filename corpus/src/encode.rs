@@ -372,8 +372,13 @@ impl<'a> Output<'a> {
     }
 
     fn write(&mut self, groups: Vec<Result<Encoded>>) -> Result<()> {
+        let groups = groups.into_iter().collect::<Result<Vec<_>>>()?;
+        for (split, (writer, counts)) in self.writers.iter_mut().zip(&mut self.counts).enumerate() {
+            let tokens: Vec<_> = groups.iter().filter_map(|group| group.splits.get(split)).collect();
+            tokens.iter().for_each(|tokens| tokens.count(counts));
+            writer.append_all(&tokens)?;
+        }
         for group in groups {
-            let group = group?;
             self.state.dropped.append(group.dropped);
             for (bad, bytes) in group.bad {
                 self.state.skipped_documents += 1;
@@ -381,11 +386,6 @@ impl<'a> Output<'a> {
                 if self.state.shown.len() < SHOWN {
                     self.state.shown.push(bad.to_string());
                 }
-            }
-            for ((writer, counts), tokens) in self.writers.iter_mut().zip(&mut self.counts).zip(&group.splits)
-            {
-                tokens.count(counts);
-                writer.append(tokens)?;
             }
             for (sum, bytes) in self.state.text_bytes.iter_mut().zip(group.text_bytes) {
                 *sum += bytes;

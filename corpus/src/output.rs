@@ -91,22 +91,29 @@ impl Tokens {
             .filter(|&length| length <= i32::MAX as u32)
             .ok_or_else(|| too_large(format!("a document of {} tokens", ids.len())))?;
         // Below a power of two if all are.
-        let bits = ids.iter().fold(0, |bits, &id| bits | id);
+        let mut bits = 0;
         let bytes = ids.len() * self.dtype.width() as usize;
         let room = self.bytes.room(bytes).get_mut(..bytes).unwrap_or_default();
         match self.dtype {
-            Dtype::U16 if bits <= u32::from(u16::MAX) => {
-                let room = room.as_chunks_mut::<2>().0;
-                room.iter_mut().zip(ids).for_each(|(bytes, &id)| *bytes = (id as u16).to_le_bytes());
+            Dtype::U16 => {
+                for (bytes, &id) in room.as_chunks_mut::<2>().0.iter_mut().zip(ids) {
+                    bits |= id;
+                    *bytes = (id as u16).to_le_bytes();
+                }
             }
-            Dtype::I32 if i32::try_from(bits).is_ok() => {
-                let room = room.as_chunks_mut::<4>().0;
-                room.iter_mut().zip(ids).for_each(|(bytes, &id)| *bytes = id.to_le_bytes());
+            Dtype::I32 => {
+                for (bytes, &id) in room.as_chunks_mut::<4>().0.iter_mut().zip(ids) {
+                    bits |= id;
+                    *bytes = id.to_le_bytes();
+                }
             }
-            dtype => {
-                let largest = ids.iter().max().copied().unwrap_or(0);
-                return Err(too_large(format!("token id {largest} as {dtype:?}")));
-            }
+            // No other is written.
+            _ => bits = u32::MAX,
+        }
+        let most = if self.dtype == Dtype::U16 { u32::from(u16::MAX) } else { i32::MAX as u32 };
+        if bits > most {
+            let largest = ids.iter().max().copied().unwrap_or(0);
+            return Err(too_large(format!("token id {largest} as {:?}", self.dtype)));
         }
         self.bytes.keep(bytes);
         self.lengths.push(&length.to_le_bytes());
@@ -199,11 +206,20 @@ impl ShardWriter {
     /// # Errors
     /// The system's.
     pub fn append(&mut self, tokens: &Tokens) -> Result<()> {
-        debug_assert_eq!(self.dtype, tokens.dtype);
-        self.bin.write(tokens.bytes.bytes())?;
-        self.lengths.write(tokens.lengths.bytes())?;
-        self.documents += tokens.lengths.len() as u64 / 4;
-        self.tokens += tokens.bytes.len() as u64 / self.dtype.width();
+        self.append_all(&[tokens])
+    }
+
+    /// As [`ShardWriter::append`], one after the other.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn append_all(&mut self, groups: &[&Tokens]) -> Result<()> {
+        debug_assert!(groups.iter().all(|tokens| tokens.dtype == self.dtype));
+        self.bin.write_all(&groups.iter().map(|tokens| tokens.bytes.bytes()).collect::<Vec<_>>())?;
+        self.lengths.write_all(&groups.iter().map(|tokens| tokens.lengths.bytes()).collect::<Vec<_>>())?;
+        self.documents += groups.iter().map(|tokens| tokens.lengths.len() as u64 / 4).sum::<u64>();
+        self.tokens +=
+            groups.iter().map(|tokens| tokens.bytes.len() as u64 / self.dtype.width()).sum::<u64>();
         Ok(())
     }
 
