@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use llmc_compiler::world::World;
 use llmc_planner::accuracy::report;
 use llmc_planner::calibrate::{add_slack, calibrate, file, peaks, rows};
 use llmc_planner::logs::{bench_case, case};
@@ -13,6 +14,11 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::measure::measure;
 use crate::terminal::{Terminal, data, talk};
+use crate::world::Folder;
+
+/// What a profile of one's own may be off by: repeated steps on one quiet machine differ by less, and the bar of a plan is
+/// 3 % (docs/performance.md).
+const SCATTER: f64 = 0.1;
 
 /// `NAME` of a `NAME.bench.json`.
 fn report_name(path: &Path) -> Option<&str> {
@@ -22,6 +28,8 @@ fn report_name(path: &Path) -> Option<&str> {
 /// Fits profiles on the tables and writes one file each.
 pub fn run(terminal: &Terminal, global: &Global, args: &CalibrateArgs) -> Outcome {
     let failure = |error: String| Failure::new(error.clone(), error);
+    let world = Folder::new(Path::new("-"), &global.hardware)?;
+    let devices = world.hardware();
     let (mut tables, mut found) = (Vec::new(), Cases::default());
     let mut paths = args.tables.clone();
     if let Some(device) = &args.device {
@@ -35,7 +43,7 @@ pub fn run(terminal: &Terminal, global: &Global, args: &CalibrateArgs) -> Outcom
         if let Some(name) = report_name(path) {
             let (plan, report) =
                 (files::read(&path.with_file_name(format!("{name}.json")))?, files::read(path)?);
-            match bench_case(name, &plan, &report) {
+            match bench_case(name, &plan, &report, devices) {
                 Ok(case) => found.cases.push(case),
                 Err(reason) => found.refused.push((path.display().to_string(), reason)),
             }
@@ -45,7 +53,7 @@ pub fn run(terminal: &Terminal, global: &Global, args: &CalibrateArgs) -> Outcom
             let summary = if summary.exists() { Some(files::read(&summary)?) } else { None };
             let (plan, metrics) =
                 (files::read(&path.join("plan.json"))?, files::read(&path.join("metrics.jsonl"))?);
-            match case(&name, &plan, &metrics, summary.as_deref()) {
+            match case(&name, &plan, &metrics, summary.as_deref(), devices) {
                 Ok(case) => found.cases.push(case),
                 Err(reason) => found.refused.push((path.display().to_string(), reason)),
             }
@@ -110,6 +118,16 @@ pub fn run(terminal: &Terminal, global: &Global, args: &CalibrateArgs) -> Outcom
         let path = args.output.join(format!("{}.toml", profile.name));
         let next = terminal.say("plans use it with", "在计划中使用");
         talk(&format!("{next} `on 1x{device} < profile \"{}\" >`\n", path.display()));
+        if profile.fit.cross_validated > SCATTER {
+            let (percent, folder) = (100.0 * profile.fit.cross_validated, args.keep.display());
+            let en = format!(
+                "held out by fold it is {percent:.0} % off: the timings scatter; remove {folder} and time again with \
+                 the machine to itself\n"
+            );
+            let zh =
+                format!("留出误差 {percent:.0} %：计时波动大；请删除 {folder}，并在机器空闲时重新计时\n");
+            talk(terminal.say(&en, &zh));
+        }
     }
     Ok(Exit::Ok.into())
 }

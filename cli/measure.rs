@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use llmc_compiler::world::World;
 use llmc_planner::hardware;
 use serde::Deserialize;
 
@@ -82,7 +83,13 @@ pub fn measure(
     folder: &Path,
 ) -> Result<(Vec<PathBuf>, Option<u8>), Failure> {
     WORKER.find()?;
-    let (sku, set) = if device == "cpu" { ("CPU", CPU) } else { (card()?, CUDA) };
+    let world = Folder::new(Path::new("-"), &global.hardware)?;
+    let described = world.hardware().iter().find(|found| found.kind == hardware::Kind::Cuda);
+    let (sku, set) = match (device, described) {
+        ("cpu", _) => ("CPU", CPU),
+        (_, Some(described)) => (described.name.as_str(), CUDA),
+        _ => (card()?, CUDA),
+    };
     let mut reports = Vec::new();
     for (at, (name, recipe)) in set.iter().enumerate() {
         let report = folder.join(format!("{name}.bench.json"));
@@ -185,9 +192,9 @@ fn card() -> Result<&'static str, Failure> {
         let (name, known) = (&found.name, hardware::names().collect::<Vec<_>>().join(", "));
         Failure::new(
             format!(
-                "{name} is none of the devices that have a preset ({known}): describe it in a hardware file"
+                "{name} is none of the devices that have a preset ({known}): describe it in a hardware file and give that with --hardware"
             ),
-            format!("{name} 不在预设设备之列（{known}）：请用硬件文件描述"),
+            format!("{name} 不在预设设备之列（{known}）：请用硬件文件描述，并以 --hardware 指定"),
         )
     })
 }

@@ -188,6 +188,9 @@ fn calibration_times_and_fits_this_machine() {
         assert!(profile.contains(row), "{profile}");
     }
     assert!(profile.contains("rows = 6"), "{profile}");
+    let recipe = "model llama < layers 2 hidden 64 vocab 256 ctx 64 >\nbudget 100k tokens\non 1xCPU < profile \"profiles/cpu-llmc.toml\" >\n";
+    std::fs::write(folder.path().join("own.llm"), recipe).unwrap();
+    well(folder.path(), &["plan", "own.llm"]);
     // What was timed before is a table like any other.
     let again =
         well(folder.path(), &["calibrate", "calibration/deep.bench.json", "--device", "cpu", "-o", "again"]);

@@ -5,7 +5,7 @@ use llmc_plan::plan::Plan;
 use serde::Deserialize;
 
 use crate::cost::Point;
-use crate::hardware;
+use crate::hardware::{self, Hardware};
 use crate::question::{Cluster, Question};
 use crate::solve::own_base;
 use crate::table::{Case, Peak};
@@ -49,7 +49,13 @@ struct Compared {
 ///
 /// # Errors
 /// Which file is wrong, in which line, and what was expected.
-pub fn case(name: &str, plan: &str, metrics: &str, summary: Option<&str>) -> Result<Case, String> {
+pub fn case(
+    name: &str,
+    plan: &str,
+    metrics: &str,
+    summary: Option<&str>,
+    devices: &[Hardware],
+) -> Result<Case, String> {
     let plan = Plan::from_json(plan).map_err(|e| format!("plan.json: {e}"))?;
     let mut seconds = Vec::new();
     for (at, text) in metrics.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
@@ -82,14 +88,14 @@ pub fn case(name: &str, plan: &str, metrics: &str, summary: Option<&str>) -> Res
         }
         None => None,
     };
-    row(name, "llmc run", &plan, seconds, peak_bytes)
+    row(name, "llmc run", &plan, devices, seconds, peak_bytes)
 }
 
 /// The case of a `llmc-worker bench` report of `plan`.
 ///
 /// # Errors
 /// Which file is wrong, and what was expected.
-pub fn bench_case(name: &str, plan: &str, report: &str) -> Result<Case, String> {
+pub fn bench_case(name: &str, plan: &str, report: &str, devices: &[Hardware]) -> Result<Case, String> {
     let plan = Plan::from_json(plan).map_err(|e| format!("plan: {e}"))?;
     let report: Bench = serde_json::from_str(report).map_err(|e| format!("report: {e}"))?;
     let seconds = report.step_seconds.measured;
@@ -97,13 +103,22 @@ pub fn bench_case(name: &str, plan: &str, report: &str) -> Result<Case, String> 
         return Err(format!("report: step_seconds.measured: expected more than 0, found {seconds}"));
     }
     let peak = Some(report.peak_bytes.measured).filter(|bytes| *bytes > 0.0);
-    row(name, "llmc calibrate", &plan, seconds, peak)
+    row(name, "llmc calibrate", &plan, devices, seconds, peak)
 }
 
-fn row(name: &str, source: &str, plan: &Plan, seconds: f64, peak_bytes: Option<f64>) -> Result<Case, String> {
+fn row(
+    name: &str,
+    source: &str,
+    plan: &Plan,
+    devices: &[Hardware],
+    seconds: f64,
+    peak_bytes: Option<f64>,
+) -> Result<Case, String> {
     let card = &plan.hardware.name;
-    let hardware =
-        hardware::preset(card).ok_or_else(|| format!("plan.json: hardware {card} is no preset"))?;
+    let given = devices.iter().find(|device| device.name == *card).cloned();
+    let hardware = given
+        .or_else(|| hardware::preset(card))
+        .ok_or_else(|| format!("plan.json: hardware {card} is no preset: give its file with --hardware"))?;
     let l = &plan.layout;
     let cluster = Cluster { nodes: l.nodes.max(1), gpus_per_node: (l.gpus / l.nodes.max(1)).max(1) };
     let q = Question {
@@ -193,7 +208,7 @@ mod tests {
     #[test]
     fn a_run_becomes_its_row() {
         let summary = "{\"peak_memory_bytes\":{\"measured\":1e9}}";
-        let case = case("first", &plan(), &metrics(0.5), Some(summary)).unwrap();
+        let case = case("first", &plan(), &metrics(0.5), Some(summary), &[]).unwrap();
         assert_eq!((case.seconds, case.peak_bytes, case.stack), (Some(0.5), Some(1e9), OWN));
         assert_eq!(case.setting.gpus(), 8);
     }
@@ -205,15 +220,27 @@ mod tests {
                 "{{\"step_seconds\":{{\"measured\":{seconds}}},\"peak_bytes\":{{\"measured\":2e9}},\"steps\":[1]}}"
             )
         };
-        let case = bench_case("first", &plan(), &report(0.25)).unwrap();
+        let case = bench_case("first", &plan(), &report(0.25), &[]).unwrap();
         assert_eq!((case.seconds, case.peak_bytes, case.stack), (Some(0.25), Some(2e9), OWN));
-        assert!(bench_case("x", &plan(), &report(-1.0)).unwrap_err().contains("more than 0, found -1"));
-        assert!(bench_case("x", &plan(), "{}").unwrap_err().contains("step_seconds"));
+        assert!(bench_case("x", &plan(), &report(-1.0), &[]).unwrap_err().contains("more than 0, found -1"));
+        assert!(bench_case("x", &plan(), "{}", &[]).unwrap_err().contains("step_seconds"));
+    }
+
+    #[test]
+    fn a_device_of_ones_own_needs_its_file() {
+        let mut plan = Plan::from_json(&plan()).unwrap();
+        let mine = Hardware { name: "Mine".into(), ..hardware::preset(&plan.hardware.name).unwrap() };
+        plan.hardware.name = mine.name.clone();
+        let plan = plan.to_json().unwrap();
+        let refused = case("x", &plan, &metrics(0.5), None, &[]).unwrap_err();
+        assert!(refused.contains("hardware Mine is no preset: give its file with --hardware"), "{refused}");
+        let found = case("x", &plan, &metrics(0.5), None, &[mine]).unwrap();
+        assert_eq!(found.setting.hardware.name, "Mine");
     }
 
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
-        let error = |plan: &str, metrics: &str| case("x", plan, metrics, None).unwrap_err();
+        let error = |plan: &str, metrics: &str| case("x", plan, metrics, None, &[]).unwrap_err();
         let plan = plan();
         assert!(error(&plan, &metrics(-1.0)).contains("line 1: seconds: expected more than 0, found -1"));
         assert!(error(&plan, &(metrics(1.0) + "{broken")).contains("line 11"));

@@ -204,13 +204,11 @@ pub fn own_base(q: &Question, cluster: Cluster, sequences: u64) -> Option<Settin
 /// As [`own_base`], with what was fitted on our runs: the profile that the recipe names, else the built-in one.
 pub fn own_setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting> {
     let mut setting = own_base(q, cluster, sequences)?;
-    if q.hardware.efficiencies.is_none() && cluster.gpus() == 1 {
-        let own = q.fitted.as_ref().or_else(|| fitted::own(&q.hardware, q.precision));
-        if let Some(own) = own {
-            setting.profile = fitted::scaled(&setting.profile, &own.scale);
-            setting.profile.name.clone_from(&own.name);
-            setting.profile.measured.hardware.extend(own.hardware.clone());
-        }
+    let built_in = || fitted::own(&q.hardware, q.precision).filter(|_| q.hardware.efficiencies.is_none());
+    if let Some(own) = q.fitted.as_ref().or_else(built_in).filter(|_| cluster.gpus() == 1) {
+        setting.profile = fitted::scaled(&setting.profile, &own.scale);
+        setting.profile.name.clone_from(&own.name);
+        setting.profile.measured.hardware.extend(own.hardware.clone());
     }
     Some(setting)
 }
