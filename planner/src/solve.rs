@@ -82,7 +82,8 @@ fn limits(q: &Question) -> Result<Limits, Infeasible> {
                 ));
             }
             Some(_) => {}
-            None => found.tokens = Some(buys as u64),
+            // Less than a token is one, as in a budget of one token: either trains a step.
+            None => found.tokens = Some((buys as u64).max(1)),
         }
     }
     Ok(found)

@@ -377,6 +377,9 @@ pub fn improve(
                 }
                 costed.split = Some(found.splits.len());
                 found.splits.push((held, *node));
+                // Beside the even points: counted as one more everywhere, so that no more fit than were evaluated.
+                found.considered += 1;
+                found.evaluated += 1;
                 found.feasible += 1;
                 consider(found, costed);
             }
