@@ -138,6 +138,60 @@ fn a_killed_export_goes_on_where_it_was() {
     assert!(contents(&out) == contents(&root.join("whole")), "a killed export gives other bytes");
 }
 
+/// Ctrl-C, for real: the folder shows nothing of an export or all of it, what is said of what was kept is true, and the same
+/// command goes on from there.
+#[test]
+#[cfg(unix)]
+fn an_interrupted_export_shows_nothing_half_written() {
+    let dir = corpus();
+    let root = dir.path();
+    assert!(export(root, "whole", &SMALL).status.success());
+    let whole = contents(&root.join("whole"));
+    let out = root.join("interrupted");
+    let (partial, note) = (out.join(".partial"), out.join(".partial/export.note.json"));
+    let arguments = ["export", "out", "--out", "interrupted", "--format", "webdataset", "--tar-mib", "1"];
+    let mut stopped = 0;
+    // Before anything is worth keeping, after the first tar, after the next.
+    for wanted in [Some(false), Some(true), Some(true), None] {
+        let before = std::fs::read(&note).ok();
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_llmc-data"))
+            .args(arguments)
+            .current_dir(root)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let early = |noted: bool| if noted { std::fs::read(&note).ok() == before } else { !partial.exists() };
+        while wanted.is_some_and(early) && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+        if wanted.is_some() {
+            // It may be done by now.
+            let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).output();
+        }
+        let output = child.wait_with_output().unwrap();
+        let (said, code) = (stderr(&output), output.status.code());
+        let entries = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = entries.map(|name| name.to_string_lossy().into_owned());
+        let shown: std::collections::BTreeSet<String> =
+            names.filter(|name| name != ".partial" && name != ".lock").collect();
+        let all = shown.iter().eq(whole.keys());
+        assert!(all || shown.is_empty(), "{shown:?}");
+        assert!(shown.iter().all(|name| std::fs::read(out.join(name)).unwrap() == whole[name]));
+        if code == Some(130) && !all {
+            let kept = "interrupted; interrupted holds what it did; the same command goes on from here";
+            assert_eq!(said.contains(kept), note.exists(), "{said}");
+            assert_eq!(partial.exists(), note.exists(), "{said}");
+            stopped += 1;
+        } else if code != Some(130) {
+            assert_eq!(code, Some(0), "{said}");
+            assert!(all, "{said}");
+            let continued = said.contains("an unfinished export was continued");
+            assert!(said.contains("(up to date)") || continued == before.is_some(), "{said}");
+        }
+    }
+    println!("{stopped} stopped");
+}
+
 /// What an interrupted export leaves is built upon, and a changed byte of a tar is found by the hash in its index.
 #[test]
 fn what_is_not_as_it_was_is_not_used() {
