@@ -246,6 +246,8 @@ fn findings(c: &Compiled, text: &str) {
 /// What the parts of a plan say of each other.
 fn consistent(p: &Plan) {
     let (l, b, m, t) = (&p.layout, &p.batch, &p.model, &p.time);
+    // A rank could execute it.
+    assert_eq!(llmc_plan::lower::check(p), Ok(()));
     assert_eq!(l.dp * l.tp * l.pp * l.cp, l.gpus);
     assert!(l.gpus >= l.nodes && l.gpus % l.nodes == 0 && l.dp % l.shard_group == 0);
     assert_eq!(b.global_sequences, l.dp * b.accumulation * b.micro_batch_sequences);
@@ -326,7 +328,7 @@ fn examine(recipe: &Recipe) {
     consistent(plan);
     let json = c.plan_json().unwrap();
     assert!(compile(&text, &[], &Nowhere).plan_json().as_ref() == Some(&json), "planned twice, two plans");
-    assert!(Plan::from_json(&json).is_ok());
+    assert!(Plan::from_json(&json).unwrap().to_json().unwrap() == json, "read back, it is another plan");
     let value: Value = serde_json::from_str(&json).unwrap();
     for (option, pinned) in recipe.pins() {
         let found = value.pointer(path_of(option)).unwrap();
@@ -345,6 +347,13 @@ fn examine(recipe: &Recipe) {
     assert!(view::markdown(plan).unwrap().starts_with('#'));
 }
 
+/// 1e-30, Adafactor's ε, was read back as 9.999999999999999e-31: a plan differed from itself.
+#[test]
+fn a_plan_is_read_as_it_was_written() {
+    let json = compile("model llama 350m on 1xH100 optimizer adafactor", &[], &Nowhere).plan_json().unwrap();
+    assert!(Plan::from_json(&json).unwrap().to_json().unwrap() == json);
+}
+
 fn cases(by_default: u32) -> ProptestConfig {
     let asked = std::env::var("LLMC_FUZZ_CASES").ok().and_then(|n| n.parse().ok());
     ProptestConfig {
@@ -357,7 +366,7 @@ fn cases(by_default: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(24))]
+    #![proptest_config(cases(16))]
 
     #[test]
     fn a_plan_keeps_its_promises(recipe in recipe()) {
@@ -366,7 +375,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(6))]
+    #![proptest_config(cases(4))]
 
     #[test]
     fn every_choice_gets_an_answer(recipe in recipe(), option in select(BLOCKS), at in any::<prop::sample::Index>()) {
