@@ -6,7 +6,8 @@ use std::path::Path;
 use llmc_compiler::world::World;
 use llmc_planner::accuracy::report;
 use llmc_planner::calibrate::{add_slack, calibrate, file, peaks, rows};
-use llmc_planner::logs::{bench_case, case};
+use llmc_planner::fitted::{Fitted, read};
+use llmc_planner::logs::{OWN, bench_case, case};
 use llmc_planner::table::{Cases, cases};
 
 use crate::args::{CalibrateArgs, Global};
@@ -23,6 +24,23 @@ const SCATTER: f64 = 0.1;
 /// `NAME` of a `NAME.bench.json`.
 fn report_name(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()?.strip_suffix(".bench.json")
+}
+
+/// Names of the profiles in `folder` that are not among `fitted`: those of our own runs, which run tables do not fit anew and
+/// so stay listed, and all others, which no longer come of any.
+fn others(folder: &Path, fitted: &[Fitted]) -> (Vec<String>, Vec<String>) {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let toml = |path: &Path| path.extension().is_some_and(|extension| extension == "toml");
+    let mut found: Vec<Fitted> = files
+        .map(|file| file.path())
+        .filter(|path| toml(path))
+        .filter_map(|path| read(&files::read(&path).ok()?).ok())
+        .filter(|old| fitted.iter().all(|new| new.name != old.name))
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    let (own, stale): (Vec<_>, Vec<_>) = found.into_iter().partition(|profile| profile.stack == OWN);
+    let names = |profiles: Vec<Fitted>| profiles.into_iter().map(|p| format!("{}.toml", p.name)).collect();
+    (names(own), names(stale))
 }
 
 /// Fits profiles on the tables and writes one file each.
@@ -101,6 +119,15 @@ pub fn run(terminal: &Terminal, global: &Global, args: &CalibrateArgs) -> Outcom
             fit.mape * 100.0,
             fit.cross_validated * 100.0
         ));
+    }
+    let (own, stale) = others(&args.output, &fitted);
+    own.iter().for_each(|name| list.push_str(&format!("    include_str!(\"{name}\"),\n")));
+    for name in stale {
+        let (path, says) = (
+            args.output.join(name),
+            terminal.say("not listed: these rows do not give it", "未列入：这些行得不出它"),
+        );
+        talk(&format!("{}: {says}\n", path.display()));
     }
     list.push_str("];\n");
     files::write(&args.output.join("list.rs"), &list)?;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use llmc_plan::plan::Precision;
 
 use crate::cost::memory::{stage_memory, totals};
-use crate::fit::{Sample, choose, cross_validated, fit, mape, residuals};
+use crate::fit::{Sample, choose, cross_validated, fit, fit_widely, mape, residuals};
 use crate::fitted::{Evidence, Fitted, KNOBS, Knob, POOLED, Scale};
 use crate::logs::OWN;
 use crate::settle;
@@ -268,7 +268,10 @@ fn level(
     if knobs.is_empty() && !from_base {
         return None;
     }
-    let scale: Scale = fit(samples, &knobs, prior).into_iter().map(|(k, v)| (k, settle4(v))).collect();
+    // Over all stacks their kinds of network average out.
+    let found =
+        if stack == POOLED { fit(samples, &knobs, prior) } else { fit_widely(samples, &knobs, prior) };
+    let scale: Scale = found.into_iter().map(|(k, v)| (k, settle4(v))).collect();
     let errors = residuals(samples, &scale);
     let families: BTreeSet<&str> = samples.iter().map(|s| s.setting.profile.name.as_str()).collect();
     let evidence = Evidence {

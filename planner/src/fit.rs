@@ -49,6 +49,22 @@ pub fn residuals(samples: &[&Sample], scale: &Scale) -> Vec<f64> {
 
 /// Factors of `knobs` that meet `samples`, around `prior` (1 where it says nothing), which also gives all others.
 pub fn fit(samples: &[&Sample], knobs: &[Knob], prior: &Scale) -> Scale {
+    descend(samples, knobs, prior, 0.0).0
+}
+
+/// [`fit`] from two starts. Rate and latency of a network trade against each other along a ridge with a hollow at either end:
+/// one start is a latency ten times as long.
+pub fn fit_widely(samples: &[&Sample], knobs: &[Knob], prior: &Scale) -> Scale {
+    let near = descend(samples, knobs, prior, 0.0);
+    if !knobs.contains(&Knob::Latency) {
+        return near.0;
+    }
+    let far = descend(samples, knobs, prior, 2.3);
+    if far.1 < near.1 { far.0 } else { near.0 }
+}
+
+/// The factors and their cost, from `prior` with the logarithm of the latency's raised by `latency`.
+fn descend(samples: &[&Sample], knobs: &[Knob], prior: &Scale, latency: f64) -> (Scale, f64) {
     let start: Vec<f64> = knobs.iter().map(|k| libm::log(*prior.get(k).unwrap_or(&1.0))).collect();
     let scale_of = |x: &[f64]| {
         let mut scale = prior.clone();
@@ -69,7 +85,8 @@ pub fn fit(samples: &[&Sample], knobs: &[Knob], prior: &Scale) -> Scale {
         let pull: f64 = x.iter().zip(&start).map(|(a, b)| (a - b) * (a - b)).sum();
         rows / (SCATTER * SCATTER) + pull / (PRIOR * PRIOR)
     };
-    let mut x = start.clone();
+    let first = |(x, knob): (&f64, &Knob)| if *knob == Knob::Latency { x + latency } else { *x };
+    let mut x: Vec<f64> = start.iter().zip(knobs).map(first).collect();
     let mut r = residuals(samples, &scale_of(&x));
     let mut best = cost(&r, &x);
     let mut damping = 1e-2;
@@ -149,7 +166,7 @@ pub fn fit(samples: &[&Sample], knobs: &[Knob], prior: &Scale) -> Scale {
         }
         damping = 1e-2;
     }
-    scale_of(&x)
+    (scale_of(&x), best)
 }
 
 /// Gaussian elimination with pivoting; `None` for a singular matrix.

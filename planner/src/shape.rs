@@ -3,7 +3,7 @@
 
 use llmc_plan::model::Model;
 
-use crate::question::{TensorTraffic, Variant};
+use crate::question::{Redone, TensorTraffic, Variant};
 
 /// Shape of a dense decoder. The defaults of the second half are LLaMA's; the rest exists to score published runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +72,8 @@ pub struct Shape {
     pub late_reduction: bool,
     /// A recomputed block leaves its last product out.
     pub early_stop: bool,
+    /// What selective recomputation repeats.
+    pub redone: Redone,
 }
 
 impl Shape {
@@ -110,6 +112,7 @@ impl Shape {
             tensor_traffic: variant.tensor_traffic,
             late_reduction: variant.late_reduction,
             early_stop: variant.early_stop,
+            redone: variant.redone,
         }
     }
 
@@ -214,6 +217,7 @@ mod tests {
             tensor_traffic: TensorTraffic::Pipelined,
             late_reduction: false,
             early_stop: false,
+            redone: Redone::Pointwise,
         }
     }
 

@@ -3,7 +3,7 @@
 use llmc_plan::plan::{Precision, Recompute};
 
 use crate::cost::StateBytes;
-use crate::question::TensorTraffic;
+use crate::question::{Redone, TensorTraffic};
 
 /// Stack of a row: what its `source` names, else its address, else its notes; where none names one, its layout tells:
 /// fully sharded parameters point to PyTorch's FSDP, else tensor or pipeline ranks to Megatron.
@@ -68,12 +68,12 @@ pub fn stack(source: &str, address: &str, notes: &str, sharding: &str, ranks: u6
     named(&source).or_else(|| named(&address)).or_else(|| named(&notes)).unwrap_or(layout)
 }
 
-/// The stack whose fitted profile times `stack`: torchtitan holds other things than PyTorch's other trainers, but runs
-/// the same kernels; Megatron's descendants run Megatron's.
+/// The stack whose fitted profile times `stack`: torchtitan and nanotron hold other things than PyTorch's other trainers, but
+/// run the same kernels; Megatron's descendants run Megatron's.
 pub fn timed_as(stack: &'static str) -> &'static str {
     match stack {
-        "torchtitan" => "torch",
-        "neox" | "paddle" | "nanotron" | "megatron-legacy" => "megatron",
+        "torchtitan" | "nanotron" => "torch",
+        "neox" | "paddle" | "megatron-legacy" => "megatron",
         other => other,
     }
 }
@@ -124,6 +124,8 @@ pub struct Facts {
     pub attention_copies: [u64; 2],
     /// Segments of PyTorch's allocator do not grow (nor Paddle's).
     pub torn_segments: bool,
+    /// What "selective" repeats, unless a row names its policy.
+    pub redone: Redone,
     /// Transformer Engine's GEMM workspace is the only large one.
     pub transformer_engine: bool,
     /// Device bytes of ZeRO's buckets where no pipeline runs.
@@ -176,6 +178,7 @@ pub fn facts(stack: &str) -> Facts {
         kept_gate: false,
         attention_copies: [0, 0],
         torn_segments: false,
+        redone: Redone::Pointwise,
         transformer_engine: false,
         bucket_bytes: 0,
         global_communicators: false,
@@ -222,8 +225,11 @@ pub fn facts(stack: &str) -> Facts {
         // before FlashAttention and its output laid out anew; gathered inputs of column-parallel products stay for the
         // backward pass (pull request 203). Of a logit live its f32 copy and the softmax (nn/functional.py,
         // `sharded_cross_entropy`).
+        // Its steps are PyTorch's, eager but for Triton's norms and flash-attention's rotation; gradients are reduced beside the last
+        // backward pass (parallel/data_parallel/utils.py), column-parallel products gather beside their gradients
+        // (`tp_linear_async_communication`, parallel/tensor_parallel).
         "nanotron" => Facts {
-            late_reduction: true,
+            eager: true,
             gathered_norms: true,
             attention_copies: [1, 2],
             kept_gate: true,
@@ -309,6 +315,7 @@ pub fn facts(stack: &str) -> Facts {
             logit_bytes: [14, 4],
             upcast_norms: true,
             selective_products: true,
+            redone: Redone::Products,
             recompute: Some(Recompute::Selective),
             ..plain
         },
@@ -321,6 +328,25 @@ pub fn facts(stack: &str) -> Facts {
         // 8,192 tokens and 128,256 entries (stas00/ml-engineering).
         "deepspeed" => Facts { logit_bytes: [20, 20], eager: true, upcast_norms: true, ..plain },
         _ => plain,
+    }
+}
+
+/// What a row's selective recomputation repeats, where its notes name the policy; else what its stack does.
+pub fn redone(notes: &str, facts: &Facts) -> Redone {
+    if notes.contains("selective layer") { Redone::Layers } else { facts.redone }
+}
+
+/// What runs beside tensor-parallel collectives, where flags in `notes` say so: a stack that cuts them up may be told not to.
+pub fn tensor_traffic(notes: &str, usual: TensorTraffic) -> TensorTraffic {
+    let notes = notes.to_lowercase().replace(['-', ' '], "_");
+    let switched = |name: &str| {
+        let rest = notes.split_once(name)?.1.trim_start_matches([':', '=', '_']);
+        Some(!["false", "off", "no", "0", "none"].iter().any(|word| rest.starts_with(word)))
+    };
+    match switched("tp_comm_overlap").or_else(|| switched("async_tp").or_else(|| switched("asynctp"))) {
+        Some(true) => TensorTraffic::Pipelined,
+        Some(false) if usual == TensorTraffic::Pipelined => TensorTraffic::Beside,
+        _ => usual,
     }
 }
 
@@ -424,6 +450,9 @@ pub fn state(stack: &str, precision: Precision) -> Option<StateBytes> {
         // 16-bit gradients on every rank (deepspeed/runtime/bf16_optimizer.py).
         ("bigscience", Precision::Fp16) => of(2.0, 2.0, 2.0, 16.0),
         ("bigscience", _) => of(2.0, 6.0, 4.0, 16.0),
+        // `grad_sync_dtype: bf16` (NeMo-Framework-Launcher conf/training, gpu-recipes src/frameworks), `grad_reduce_in_fp32`
+        // off (Megatron-Bridge src/megatron/bridge/training/mixed_precision.py): the buffer has the format of the reduction.
+        ("nemo", _) => of(2.0, 2.0, 2.0, 12.0),
         // HybridZeroOptimizer reduces gradients as they are. For its step it lays them out flat, in 16 bits and then in f32
         // (internlm/solver/optimizer/hybrid_zero_optim.py, `flat_fp16_avg_grads`), and PyTorch's AdamW, not fused, makes a root
         // and a quotient as long as the weights.
@@ -452,9 +481,32 @@ mod tests {
         assert_eq!(stack("somebody's blog", "NVIDIA/Megatron-LM@abc:README.md", "", "fsdp", 1), "megatron");
         assert_eq!(stack("Megatron-Turing NLG", "", "", "", 8), "bigscience");
         assert_eq!(stack("somebody's blog", "", "PaddlePaddle 2.5", "", 2), "paddle");
+        assert_eq!(stack("somebody's blog", "huggingface/nanotron@abc:README.md", "", "", 8), "nanotron");
         assert_eq!(stack("somebody's blog", "", "", "", 8), "megatron");
         assert_eq!(stack("somebody's blog", "", "", "fsdp2-full (8)", 4), "torch");
         assert_eq!(stack("somebody's blog", "", "", "", 1), "torch");
+    }
+
+    #[test]
+    fn policies_and_overlap_are_read_from_notes() {
+        let titan = facts("torchtitan");
+        assert_eq!(redone("", &facts("jax")), Redone::Pointwise);
+        assert_eq!(
+            (redone("selective layer", &titan), redone("", &titan)),
+            (Redone::Layers, Redone::Products)
+        );
+        let (cut, beside, alone) = (TensorTraffic::Pipelined, TensorTraffic::Beside, TensorTraffic::Alone);
+        for (notes, usual, meant) in [
+            ("flags: sequence-parallel,tp-comm-overlap,overlap-grad-reduce", beside, cut),
+            ("ub_tp_comm_overlap: false", cut, beside),
+            ("TP_COMM_OVERLAP=False; 8 nodes", cut, beside),
+            ("ub_tp_comm_overlap: true", cut, cut),
+            ("Async TP", alone, cut),
+            ("tp_comm_overlap off", alone, alone),
+            ("", cut, cut),
+        ] {
+            assert_eq!(tensor_traffic(notes, usual), meant, "{notes}");
+        }
     }
 
     #[test]

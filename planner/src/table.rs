@@ -13,7 +13,7 @@ use crate::cost::{Point, Setting, StateBytes};
 use crate::hardware;
 use crate::question::*;
 use crate::solve::setting;
-use crate::stack::{TORN, facts, network, stack, stages, state, timed_as};
+use crate::stack::{TORN, facts, network, redone, stack, stages, state, tensor_traffic, timed_as};
 use crate::words::{self, Attention};
 
 /// Devices of a machine whose board has links between each pair and no switch.
@@ -319,16 +319,10 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             // Megatron's scatter-gather (arXiv 2104.04473, section 4.1), DeepSpeed's `PartitionedTensor`, InternEvo's
             // `scatter_gather`: on in all of them where tensor-parallel ranks hold the same stream.
             scattered_sends: true,
-            tensor_traffic: if ["tp-comm-overlap", "async TP", "async-TP", "AsyncTP", "Async TP"]
-                .iter()
-                .any(|flag| notes.contains(flag))
-            {
-                TensorTraffic::Pipelined
-            } else {
-                facts.tensor_traffic
-            },
+            tensor_traffic: tensor_traffic(notes, facts.tensor_traffic),
             late_reduction: facts.late_reduction && !notes.contains("overlap-grad-reduce"),
             early_stop: facts.early_stop,
+            redone: redone(notes, &facts),
         },
         hardware: card,
         cluster: Some(Cluster { nodes, gpus_per_node: per_node }),
@@ -347,7 +341,8 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         setting.state = state;
     }
     if ["pure-bf16", "bf16-true"].iter().any(|flag| notes.contains(flag)) {
-        let of = StateBytes { weight: 2.0, gradient: 2.0, reduced: 2.0, optimizer: 4.0, ..setting.state };
+        let reduced = if notes.contains("reduced in f32") { 4.0 } else { 2.0 };
+        let of = StateBytes { weight: 2.0, gradient: 2.0, reduced, optimizer: 4.0, ..setting.state };
         setting.state = of;
     }
     if ["bf16 gradients", "grad_accum_dtype=bf16", "grad_reduce_in_fp32=False"]

@@ -6,7 +6,7 @@ use llmc_plan::plan::{Precision, Recompute, Schedule};
 use super::comm::{Group, all_reduce, scatter};
 use super::kernels::{attention, bandwidth, gemm};
 use super::{Point, Setting, passes};
-use crate::question::TensorTraffic;
+use crate::question::{Redone, TensorTraffic};
 
 /// Seconds of one layer and micro-batch on one rank, by part; the stack factor is included.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -71,20 +71,38 @@ pub fn layer(s: &Setting, point: &Point) -> LayerTime {
 
 /// What recomputation adds to a layer whose other parts are `time`.
 pub fn recompute(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
-    let n = tokens(s, point);
-    let h = s.shape.hidden as f64 / if point.sp { point.tp as f64 } else { 1.0 };
-    let f = s.shape.ffn as f64 / point.tp as f64;
     match point.recompute {
         Recompute::None => 0.0,
-        // Two norms (read h, write h) and the SwiGLU product (read 2f, write f).
-        Recompute::Selective => n * (4.0 * h + 3.0 * f) / pointwise_rate(s),
+        Recompute::Selective => selective(s, point, time),
         Recompute::Full if s.own() => passes::redone(s, point, time, whole_stream(s, point)),
-        Recompute::Full if s.shape.early_stop => {
-            let (f, columns) = (s.shape.ffn as f64 / point.tp as f64, s.shape.hidden as f64);
-            let last = if point.sp { time.tensor_forward / 4.0 } else { time.tensor_forward / 2.0 };
-            time.forward() - s.profile.fixed.stack * gemm(s, n, columns, f, false) - last
-        }
+        Recompute::Full if s.shape.early_stop => stopped(s, point, time),
         Recompute::Full => s.profile.fixed.redo * time.forward(),
+    }
+}
+
+/// A second forward pass of a block without its last product.
+fn stopped(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
+    let (f, columns) = (s.shape.ffn as f64 / point.tp as f64, s.shape.hidden as f64);
+    let last = if point.sp { time.tensor_forward / 4.0 } else { time.tensor_forward / 2.0 };
+    time.forward() - s.profile.fixed.stack * gemm(s, tokens(s, point), columns, f, false) - last
+}
+
+/// What a selective policy repeats of a block.
+fn selective(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
+    let (n, t) = (tokens(s, point), point.tp as f64);
+    let (hidden, f) = (s.shape.hidden as f64, s.shape.ffn as f64 / t);
+    let spread = if point.sp { t } else { 1.0 };
+    // Two norms (read h, write h) and the SwiGLU product (read 2f, write f).
+    let pointwise = n * (4.0 * hidden / spread + 3.0 * f) / pointwise_rate(s);
+    let dim = s.shape.head_dim as f64;
+    let product = |rows: f64, columns: f64| s.profile.fixed.stack * gemm(s, n, rows, columns, false);
+    let key = || product(s.shape.kv_heads as f64 * dim / t, hidden);
+    let output = || product(hidden, s.shape.heads as f64 * dim / t);
+    match s.shape.redone {
+        Redone::Pointwise => pointwise,
+        // Of query, key, value, output, gate, up, down: key, output, up.
+        Redone::Products => pointwise + key() + output() + product(f, hidden),
+        Redone::Layers => 0.5 * if s.shape.early_stop { stopped(s, point, time) } else { time.forward() },
     }
 }
 

@@ -212,8 +212,17 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
     let outer = Group::strided(replicas / shard.max(1), point.tp * shard, s.link_domain);
     let o = if s.shape.late_reduction && point.zero < 3 { 0.0 } else { s.profile.comm.overlap };
     let m = c.micro_batches;
-    let backward = c.layers * c.layer.backward();
-    let forward = c.layers * c.layer.forward();
+    // Of an interleaved pipeline's chunks the last one's gradients are whole once it has seen every micro-batch, while the
+    // others still work through their last round of them; weights are gathered for the first rounds alike (Megatron-LM,
+    // `grad_sync_func` and `param_sync_func` in core/pipeline_parallel/schedules.py).
+    let passes = if point.schedule == Schedule::Interleaved && !s.own() {
+        let v = point.vp as f64;
+        (m.min(point.pp as f64) * (v - 1.0) + 1.0) / v
+    } else {
+        1.0
+    };
+    let backward = passes * c.layers * c.layer.backward();
+    let forward = passes * c.layers * c.layer.forward();
     // What is still to be reduced when the last layer of a backward ends, or to be gathered before the first.
     let edge = 1.0 / c.layers.max(1.0);
     let expose = |wire: f64, room: f64| {
