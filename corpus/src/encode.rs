@@ -16,7 +16,7 @@ use crate::inputs::Input;
 use crate::journal::{Done, Journal, Note, Open};
 use crate::output::{Closed, Dtype, ShardWriter, Tokens};
 use crate::read::{Buffer, Form, Found, Place, Raw, Sink, each_document, read};
-use crate::stats::{Tally, bytes_per_token, unigram_entropy};
+use crate::stats::{Tally, bytes_per_token, spread, unigram_entropy};
 use crate::tokenizer::Encoder;
 use crate::work::{Chunk, Context, Encoded, Item, put_back};
 use llmc_plan::data::{DataSpec, Dedup, FileInfo, OnError, SourceInfo, SplitInfo};
@@ -375,7 +375,11 @@ impl<'a> Output<'a> {
         let groups = groups.into_iter().collect::<Result<Vec<_>>>()?;
         for (split, (writer, counts)) in self.writers.iter_mut().zip(&mut self.counts).enumerate() {
             let tokens: Vec<_> = groups.iter().filter_map(|group| group.splits.get(split)).collect();
-            tokens.iter().for_each(|tokens| tokens.count(counts));
+            let mut position = writer.tokens;
+            for tokens in &tokens {
+                tokens.count(position, counts);
+                position += tokens.tokens();
+            }
             writer.append_all(&tokens)?;
         }
         for group in groups {
@@ -434,8 +438,10 @@ impl<'a> Output<'a> {
             ));
         }
         warnings.extend(state.dropped.sentences(name));
-        let [train_counts, mut validation_counts] = self.counts();
+        let [mut train_counts, mut validation_counts] = self.counts();
         let [train, validation] = self.writers;
+        spread(&mut train_counts, train.tokens);
+        spread(&mut validation_counts, validation.tokens);
         if validation.tokens == 0 {
             validation_counts.clear();
         }

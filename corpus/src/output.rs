@@ -7,7 +7,7 @@ pub use crate::durable::HashingFile;
 use crate::durable::{Written, settle_all};
 use crate::error::{Error, Result};
 use crate::read::{Buffer, KEPT_BYTES};
-use crate::stats::Tally;
+use crate::stats::{Tally, counted};
 use llmc_plan::data::FileInfo;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -120,12 +120,20 @@ impl Tokens {
         Ok(())
     }
 
-    /// Counts the ids.
-    pub fn count(&self, tally: &mut Tally) {
-        let bytes = self.bytes.bytes();
-        match self.dtype {
-            Dtype::U16 => tally.count_small(bytes.as_chunks().0.iter().map(|id| u16::from_le_bytes(*id))),
-            _ => tally.count(bytes.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id))),
+    /// Tokens of all documents.
+    pub fn tokens(&self) -> u64 {
+        self.bytes.len() as u64 / self.dtype.width()
+    }
+
+    /// Counts the ids that are [`counted`] where the first of them is token `position` of its split.
+    pub fn count(&self, position: u64, tally: &mut Tally) {
+        let (bytes, width) = (self.bytes.bytes(), self.dtype.width() as usize);
+        for part in counted(position, bytes.len() / width) {
+            let bytes = bytes.get(part.start * width..part.end * width).unwrap_or_default();
+            match self.dtype {
+                Dtype::U16 => tally.count_small(bytes.as_chunks().0.iter().map(|id| u16::from_le_bytes(*id))),
+                _ => tally.count(bytes.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id))),
+            }
         }
     }
 
@@ -218,8 +226,7 @@ impl ShardWriter {
         self.bin.write_all(&groups.iter().map(|tokens| tokens.bytes.bytes()).collect::<Vec<_>>())?;
         self.lengths.write_all(&groups.iter().map(|tokens| tokens.lengths.bytes()).collect::<Vec<_>>())?;
         self.documents += groups.iter().map(|tokens| tokens.lengths.len() as u64 / 4).sum::<u64>();
-        self.tokens +=
-            groups.iter().map(|tokens| tokens.bytes.len() as u64 / self.dtype.width()).sum::<u64>();
+        self.tokens += groups.iter().map(|tokens| tokens.tokens()).sum::<u64>();
         Ok(())
     }
 

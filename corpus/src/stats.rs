@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::indexed::Indexed;
 use llmc_plan::data::{Manifest, SplitInfo};
 use serde::Serialize;
+use std::ops::Range;
 use std::path::Path;
 
 /// −Σ p ln p of the frequencies in `counts`, nats a token; 0 for no tokens.
@@ -22,6 +23,41 @@ pub fn unigram_entropy(counts: &[u64]) -> f64 {
         })
         .sum();
     entropy.max(0.0)
+}
+
+/// Of a split, all of so many first tokens are counted,
+const WHOLE: u64 = 1 << 20;
+/// and from there on the first `RUN` of every `EVERY`.
+const RUN: u64 = 1 << 16;
+const EVERY: u64 = 1 << 19;
+
+/// Which of `tokens` that follow `position` others of their split have their ids counted while it is written: counting all took
+/// 3 % of a build (2-core AMD EPYC VM, 2026-11-30). From a sample of n, the entropy of V ids comes out low by about (V − 1)/2n
+/// (Miller 1955, "Note on the bias of information estimates"): for 32,000 ids less than 0.015 nats, and less with every token more.
+pub fn counted(position: u64, tokens: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = position.saturating_add(tokens as u64);
+    let mut at = position;
+    std::iter::from_fn(move || {
+        let (first, last) = if at < WHOLE {
+            (at, WHOLE)
+        } else {
+            let window = at - at % EVERY;
+            if at - window < RUN { (at, window + RUN) } else { (window + EVERY, window + EVERY + RUN) }
+        };
+        let last = last.min(end);
+        at = last.max(WHOLE.min(end));
+        (first < last).then(|| (first - position) as usize..(last - position) as usize)
+    })
+}
+
+/// Frequencies of the [`counted`] of a split as those of all its tokens.
+pub fn spread(counts: &mut [u64], tokens: u64) {
+    let sum: u64 = counts.iter().sum();
+    if tokens > WHOLE && sum > 0 {
+        for count in counts {
+            *count = (u128::from(*count) * u128::from(tokens) / u128::from(sum)) as u64;
+        }
+    }
 }
 
 /// `bytes / tokens`, 0 for no tokens.
@@ -134,6 +170,36 @@ pub fn lengths(dir: &Path, manifest: &Manifest, split: &SplitInfo) -> Result<Len
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever pieces a split comes in, the same tokens are counted: all of the first million, an eighth of the rest.
+    #[test]
+    fn what_is_counted_depends_on_the_place_alone() {
+        let all = 5 << 20;
+        let of = |pieces: &mut dyn Iterator<Item = usize>| {
+            let (mut position, mut marks) = (0u64, vec![false; all]);
+            for piece in pieces {
+                let piece = piece.min(all - position as usize);
+                for part in counted(position, piece) {
+                    assert!(part.start < part.end && part.end <= piece);
+                    marks[position as usize + part.start..position as usize + part.end].fill(true);
+                }
+                position += piece as u64;
+            }
+            assert_eq!(position as usize, all);
+            marks
+        };
+        let whole = of(&mut std::iter::once(all));
+        for piece in [77_777, 65_536, 1_048_577, 524_287] {
+            assert!(of(&mut std::iter::repeat_n(piece, all.div_ceil(piece))) == whole, "{piece}");
+        }
+        assert!(whole[..1 << 20].iter().all(|&counted| counted));
+        assert_eq!(whole[1 << 20..].iter().filter(|&&counted| counted).count(), (4 << 20) / 8);
+        let mut counts = [3, 0, 1];
+        spread(&mut counts, 4 << 20);
+        assert_eq!(counts, [3 << 20, 0, 1 << 20]);
+        spread(&mut counts, 5);
+        assert_eq!(counts, [3 << 20, 0, 1 << 20]);
+    }
 
     #[test]
     fn both_ways_count_what_is_there() {
