@@ -351,6 +351,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     {
         setting.state.gradient = 2.0;
     }
+    if notes.contains("grad_reduce_in_fp32=True") {
+        (setting.state.gradient, setting.state.reduced) = (4.0, 4.0);
+    }
     if notes.contains("mixed_precision=PURE") {
         // Composer's `get_mixed_precision`: "PURE" reduces in the precision of the products, "DEFAULT" in f32.
         setting.state.reduced = 2.0;
