@@ -126,7 +126,7 @@ fn adopt(
         let length = (shard.tokens() - from).min(PIECE as u64);
         let ids = piece.get_mut(..length as usize).unwrap_or_default();
         shard.read(from, ids).map_err(foreign)?;
-        split.counts.count(ids.iter().copied());
+        split.counts.count(ids.iter().copied(), 1);
         observer.advance(length * shard.width());
     }
     let (end, mut last, mut result) = (encoder.end_of_document(), [0], Ok(()));

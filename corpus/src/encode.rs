@@ -16,7 +16,7 @@ use crate::inputs::Input;
 use crate::journal::{Done, Journal, Note, Open};
 use crate::output::{Closed, Dtype, ShardWriter, Tokens};
 use crate::read::{Buffer, Form, Found, Place, Raw, Sink, each_document, read};
-use crate::stats::{Tally, bytes_per_token, spread, unigram_entropy};
+use crate::stats::{Tally, bytes_per_token, unigram_entropy};
 use crate::tokenizer::Encoder;
 use crate::work::{Chunk, Context, Encoded, Item, put_back};
 use llmc_plan::data::{DataSpec, Dedup, FileInfo, OnError, SourceInfo, SplitInfo};
@@ -438,10 +438,8 @@ impl<'a> Output<'a> {
             ));
         }
         warnings.extend(state.dropped.sentences(name));
-        let [mut train_counts, mut validation_counts] = self.counts();
+        let [train_counts, mut validation_counts] = self.counts();
         let [train, validation] = self.writers;
-        spread(&mut train_counts, train.tokens);
-        spread(&mut validation_counts, validation.tokens);
         if validation.tokens == 0 {
             validation_counts.clear();
         }

@@ -128,11 +128,13 @@ impl Tokens {
     /// Counts the ids that are [`counted`] where the first of them is token `position` of its split.
     pub fn count(&self, position: u64, tally: &mut Tally) {
         let (bytes, width) = (self.bytes.bytes(), self.dtype.width() as usize);
-        for part in counted(position, bytes.len() / width) {
+        for (part, weight) in counted(position, bytes.len() / width) {
             let bytes = bytes.get(part.start * width..part.end * width).unwrap_or_default();
             match self.dtype {
-                Dtype::U16 => tally.count_small(bytes.as_chunks().0.iter().map(|id| u16::from_le_bytes(*id))),
-                _ => tally.count(bytes.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id))),
+                Dtype::U16 => {
+                    tally.count_small(bytes.as_chunks().0.iter().map(|id| u16::from_le_bytes(*id)), weight)
+                }
+                _ => tally.count(bytes.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id)), weight),
             }
         }
     }

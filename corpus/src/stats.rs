@@ -27,37 +27,28 @@ pub fn unigram_entropy(counts: &[u64]) -> f64 {
 
 /// Of a split, all of so many first tokens are counted,
 const WHOLE: u64 = 1 << 20;
-/// and from there on the first `RUN` of every `EVERY`.
-const RUN: u64 = 1 << 16;
-const EVERY: u64 = 1 << 19;
+/// and from there on the first `RUN` of every `EVERY`, each for as many as it stands for.
+const RUN: u64 = 1 << 12;
+const EVERY: u64 = 1 << 15;
 
-/// Which of `tokens` that follow `position` others of their split have their ids counted while it is written: counting all took
-/// 3 % of a build (2-core AMD EPYC VM, 2026-11-30). From a sample of n, the entropy of V ids comes out low by about (V − 1)/2n
-/// (Miller 1955, "Note on the bias of information estimates"): for 32,000 ids less than 0.015 nats, and less with every token more.
-pub fn counted(position: u64, tokens: usize) -> impl Iterator<Item = Range<usize>> {
+/// Which of `tokens` that follow `position` others of their split have their ids counted while it is written, and for how many
+/// each: counting all took 3 % of a build (2-core AMD EPYC VM, 2026-11-30).
+pub fn counted(position: u64, tokens: usize) -> impl Iterator<Item = (Range<usize>, u32)> {
     let end = position.saturating_add(tokens as u64);
     let mut at = position;
     std::iter::from_fn(move || {
-        let (first, last) = if at < WHOLE {
-            (at, WHOLE)
+        let (first, last, weight) = if at < WHOLE {
+            (at, WHOLE, 1)
         } else {
             let window = at - at % EVERY;
-            if at - window < RUN { (at, window + RUN) } else { (window + EVERY, window + EVERY + RUN) }
+            let (first, window) =
+                if at - window < RUN { (at, window) } else { (window + EVERY, window + EVERY) };
+            (first, window + RUN, (EVERY / RUN) as u32)
         };
         let last = last.min(end);
         at = last.max(WHOLE.min(end));
-        (first < last).then(|| (first - position) as usize..(last - position) as usize)
+        (first < last).then(|| ((first - position) as usize..(last - position) as usize, weight))
     })
-}
-
-/// Frequencies of the [`counted`] of a split as those of all its tokens.
-pub fn spread(counts: &mut [u64], tokens: u64) {
-    let sum: u64 = counts.iter().sum();
-    if tokens > WHOLE && sum > 0 {
-        for count in counts {
-            *count = (u128::from(*count) * u128::from(tokens) / u128::from(sum)) as u64;
-        }
-    }
 }
 
 /// `bytes / tokens`, 0 for no tokens.
@@ -84,30 +75,31 @@ impl Tally {
         vec![0; vocab as usize].into()
     }
 
-    /// Counts ids that lie below the vocabulary.
-    pub fn count(&mut self, ids: impl ExactSizeIterator<Item = u32>) {
-        self.make_room(ids.len());
+    /// Counts ids that lie below the vocabulary, each for `weight`.
+    pub fn count(&mut self, ids: impl ExactSizeIterator<Item = u32>, weight: u32) {
+        self.make_room(ids.len(), weight);
         for id in ids {
             if let Some(count) = self.recent.get_mut(id as usize) {
                 // A check would cost as much as the rest, and there is room.
-                *count = count.wrapping_add(1);
+                *count = count.wrapping_add(weight);
             }
         }
     }
 
     /// As [`Tally::count`] for ids of two bytes.
-    pub fn count_small(&mut self, ids: impl ExactSizeIterator<Item = u16>) {
-        self.make_room(ids.len());
+    pub fn count_small(&mut self, ids: impl ExactSizeIterator<Item = u16>, weight: u32) {
+        self.make_room(ids.len(), weight);
         if let Some(counters) = self.recent.first_chunk_mut::<SMALL_IDS>() {
             for id in ids {
                 // No id of two bytes is outside of the counters.
                 let count = &mut counters[usize::from(id)];
-                *count = count.wrapping_add(1);
+                *count = count.wrapping_add(weight);
             }
         }
     }
 
-    fn make_room(&mut self, tokens: usize) {
+    fn make_room(&mut self, ids: usize, weight: u32) {
+        let tokens = ids.saturating_mul(weight as usize);
         self.tokens = self.tokens.saturating_add(tokens);
         if self.tokens > u32::MAX as usize {
             let counts = self.recent.iter_mut().map(std::mem::take);
@@ -171,44 +163,41 @@ pub fn lengths(dir: &Path, manifest: &Manifest, split: &SplitInfo) -> Result<Len
 mod tests {
     use super::*;
 
-    /// Whatever pieces a split comes in, the same tokens are counted: all of the first million, an eighth of the rest.
+    /// Whatever pieces a split comes in, the same tokens are counted: all of the first million, and of the rest an eighth for
+    /// all of them.
     #[test]
     fn what_is_counted_depends_on_the_place_alone() {
         let all = 5 << 20;
         let of = |pieces: &mut dyn Iterator<Item = usize>| {
-            let (mut position, mut marks) = (0u64, vec![false; all]);
+            let (mut position, mut weights) = (0u64, vec![0; all]);
             for piece in pieces {
                 let piece = piece.min(all - position as usize);
-                for part in counted(position, piece) {
+                for (part, weight) in counted(position, piece) {
                     assert!(part.start < part.end && part.end <= piece);
-                    marks[position as usize + part.start..position as usize + part.end].fill(true);
+                    weights[position as usize + part.start..position as usize + part.end].fill(weight);
                 }
                 position += piece as u64;
             }
             assert_eq!(position as usize, all);
-            marks
+            weights
         };
         let whole = of(&mut std::iter::once(all));
-        for piece in [77_777, 65_536, 1_048_577, 524_287] {
+        for piece in [77_777, 4_096, 1_048_577, 524_287, 99] {
             assert!(of(&mut std::iter::repeat_n(piece, all.div_ceil(piece))) == whole, "{piece}");
         }
-        assert!(whole[..1 << 20].iter().all(|&counted| counted));
-        assert_eq!(whole[1 << 20..].iter().filter(|&&counted| counted).count(), (4 << 20) / 8);
-        let mut counts = [3, 0, 1];
-        spread(&mut counts, 4 << 20);
-        assert_eq!(counts, [3 << 20, 0, 1 << 20]);
-        spread(&mut counts, 5);
-        assert_eq!(counts, [3 << 20, 0, 1 << 20]);
+        assert!(whole[..1 << 20].iter().all(|&weight| weight == 1));
+        assert_eq!(whole[1 << 20..].iter().filter(|&&weight| weight == 8).count(), (4 << 20) / 8);
+        assert_eq!(whole.iter().sum::<u32>() as usize, all);
     }
 
     #[test]
     fn both_ways_count_what_is_there() {
         let ids: Vec<u16> = (0..1001u32).map(|n| (n * n % 300) as u16).collect();
         let (mut plain, mut small) = (Tally::new(300), Tally::from(vec![1; 300]));
-        plain.count(ids.iter().map(|&id| u32::from(id)));
-        small.count_small(ids.iter().copied());
+        plain.count(ids.iter().map(|&id| u32::from(id)), 1);
+        small.count_small(ids.iter().copied(), 1);
         // What was counted moves on when there is no room.
-        small.make_room(u32::MAX as usize);
+        small.make_room(u32::MAX as usize, 1);
         let (mut a, mut b) = (vec![1; 300], vec![0; 300]);
         plain.add_to(&mut a);
         small.add_to(&mut b);

@@ -417,7 +417,7 @@ pub struct SplitInfo {
     /// `bytes / tokens`; 0 without tokens.
     pub bytes_per_token: f64,
     /// −Σ p ln p over the token frequencies of this split, nats a token: what a model that knows
-    /// only frequencies can reach. Of a split built from text, the first 2²⁰ tokens and an eighth of those after are counted.
+    /// only frequencies can reach. Of a split built from text, the first 2²⁰ tokens are counted and of the others an eighth, evenly.
     pub unigram_entropy: f64,
 }
 
