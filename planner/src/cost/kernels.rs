@@ -44,7 +44,7 @@ pub fn gemm(s: &Setting, m: f64, n: f64, k: f64, wide: bool) -> f64 {
 pub fn attention(s: &Setting, sequences: f64, tokens: f64, heads: f64, share: f64) -> (f64, f64) {
     let p = &s.profile.attention;
     let dim = s.shape.head_dim as f64;
-    if s.shape.unfused_attention {
+    if s.shape.variant.unfused_attention {
         return unfused(s, sequences, tokens, heads, share);
     }
     let flops = 2.0 * sequences * heads * tokens * tokens * dim * share;

@@ -75,7 +75,7 @@ pub fn recompute(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
         Recompute::None => 0.0,
         Recompute::Selective => selective(s, point, time),
         Recompute::Full if s.own() => passes::redone(s, point, time, whole_stream(s, point)),
-        Recompute::Full if s.shape.early_stop => stopped(s, point, time),
+        Recompute::Full if s.shape.variant.early_stop => stopped(s, point, time),
         Recompute::Full => s.profile.fixed.redo * time.forward(),
     }
 }
@@ -98,11 +98,13 @@ fn selective(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
     let product = |rows: f64, columns: f64| s.profile.fixed.stack * gemm(s, n, rows, columns, false);
     let key = || product(s.shape.kv_heads as f64 * dim / t, hidden);
     let output = || product(hidden, s.shape.heads as f64 * dim / t);
-    match s.shape.redone {
+    match s.shape.variant.redone {
         Redone::Pointwise => pointwise,
         // Of query, key, value, output, gate, up, down: key, output, up.
         Redone::Products => pointwise + key() + output() + product(f, hidden),
-        Redone::Layers => 0.5 * if s.shape.early_stop { stopped(s, point, time) } else { time.forward() },
+        Redone::Layers => {
+            0.5 * if s.shape.variant.early_stop { stopped(s, point, time) } else { time.forward() }
+        }
     }
 }
 
@@ -133,7 +135,7 @@ pub fn scheduled(s: &Setting, point: &Point, time: LayerTime) -> LayerTime {
 
 /// Elements per second of fused pointwise passes, gaps included.
 fn pointwise_rate(s: &Setting) -> f64 {
-    bandwidth(s) / (s.act() * s.profile.fixed.stack * if s.shape.eager { 2.0 } else { 1.0 })
+    bandwidth(s) / (s.act() * s.profile.fixed.stack * if s.shape.variant.eager { 2.0 } else { 1.0 })
 }
 
 /// One layer without recomputation; reads tp, sp, cp and micro-batch only.
@@ -145,7 +147,7 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
     let q = (shape.heads * shape.head_dim) as f64 / t;
     let kv = (shape.kv_heads * shape.head_dim) as f64 / t;
     let f = shape.ffn as f64 / t;
-    let up = if shape.gated { 2.0 * f } else { f };
+    let up = if shape.gated() { 2.0 * f } else { f };
     let stack = s.profile.fixed.stack;
     let mut time = LayerTime::default();
     // Backward products of what tensor parallelism splits by columns: attention's input and the feed-forward's.
@@ -193,7 +195,7 @@ pub fn plain_layer(s: &Setting, point: &Point) -> LayerTime {
         };
         // Of the backward pass, the gradient of a column-parallel product's input and the gathering of that input.
         let (beside, alone) = (each * (way / 2.0 + again), each * way / 2.0);
-        (time.tensor_forward, time.tensor_backward) = match s.shape.tensor_traffic {
+        (time.tensor_forward, time.tensor_backward) = match s.shape.variant.tensor_traffic {
             // Our lowering gathers and reduces on the stream that computes.
             _ if s.own() => (way * each, (way + again) * each),
             TensorTraffic::Pipelined => {

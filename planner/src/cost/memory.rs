@@ -14,6 +14,7 @@ use super::{Point, Setting, own};
 /// gate, up and product (3f), each in the activation's width, and one f32 log-sum-exp a head.
 pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f64 {
     let shape = &s.shape;
+    let variant = &shape.variant;
     let n = tokens(s, point);
     let t = point.tp as f64;
     let spread = if point.sp { t } else { 1.0 };
@@ -26,48 +27,48 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
     let kv = (shape.kv_heads * shape.head_dim) as f64 / t;
     let f = shape.ffn as f64 / t;
     let heads = shape.heads as f64 / t;
-    let wide = match (shape.gated, shape.eager || shape.kept_gate) {
+    let wide = match (shape.gated(), variant.eager || variant.kept_gate) {
         (true, false) => 3.0,
         (true, true) => 4.0,
         (false, _) => 2.0,
     };
-    if recompute == Recompute::Selective && shape.selective_products {
+    if recompute == Recompute::Selective && variant.selective_products {
         // torchtitan's per-operator policy keeps attention's output and products 1, 3, 5, 7 of q, k, v, o, gate, up, down
         // (torchtitan/models/*/infra/parallelize.py, `mm_count % 2`), and the layer's input. No backward reads the output
         // of down, which a compiler therefore drops.
-        let streams = if shape.eager { 2.0 } else { 1.0 };
+        let streams = if variant.eager { 2.0 } else { 1.0 };
         return n * (b * (streams * h / spread + 2.0 * q + kv + f) + 4.0 * heads);
     }
-    let selective = recompute == Recompute::Selective && !shape.selective_scores;
+    let selective = recompute == Recompute::Selective && !variant.selective_scores;
     let (streams, products) = match selective {
         // Of the feed-forward only the stream that it starts from.
-        true if shape.selective_feed_forward => (3.0, 0.0),
+        true if variant.selective_feed_forward => (3.0, 0.0),
         true => (2.0, wide - 1.0),
         false => (4.0, wide),
     };
     let mut bytes = n * (b * (streams * h / spread + 2.0 * q + 2.0 * kv + products * f) + 4.0 * heads);
-    let [queries, keys] = shape.attention_copies.map(|n| n as f64);
+    let [queries, keys] = variant.attention_copies.map(|n| n as f64);
     bytes += n * b * (queries * q + keys * kv);
-    if shape.gathered_norms && !selective {
+    if variant.gathered_norms && !selective {
         bytes += n * b * 2.0 * (h - h / spread);
     }
-    if shape.quantised_copies > 0 && !selective {
+    if variant.quantised_copies > 0 && !selective {
         // Both norms' outputs and the feed-forward's product take a byte less; attention's output has an 8-bit copy, as
         // attention itself needs the other.
         bytes -= n * (2.0 * h / spread + f - q);
     }
-    if shape.copied_inputs && point.tp > 1 && !selective {
+    if variant.copied_inputs && point.tp > 1 && !selective {
         // Queries, keys, values and the feed-forward's instead of two norm outputs.
-        bytes += n * b * (1.0 + if shape.gated { 2.0 } else { 1.0 }) * h / spread;
+        bytes += n * b * (1.0 + if shape.gated() { 2.0 } else { 1.0 }) * h / spread;
     }
     if shape.dropout {
         bytes += n * 2.0 * h / spread;
     }
-    if shape.upcast_norms {
+    if variant.upcast_norms {
         // Each of two norms: the input in f32 and the normalised stream in 16 bits.
         bytes += n * 2.0 * (4.0 + b) * h / spread;
     }
-    if shape.unfused_attention && recompute == Recompute::None {
+    if variant.unfused_attention && recompute == Recompute::None {
         // Softmax output, its dropout and mask: 5 bytes a score in 16 bits (arXiv 2205.05198, equation 2).
         bytes += n * shape.context as f64 * heads * (2.0 * b + 1.0);
     }
@@ -176,7 +177,7 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
     }
     if point.zero >= 3 && g > 1.0 {
         // Those of the layer that runs and of the next, or of all.
-        let layers = if s.shape.held_weights { s.stage_layers(point.pp, stage) as f64 } else { 2.0 };
+        let layers = if s.shape.variant.held_weights { s.stage_layers(point.pp, stage) as f64 } else { 2.0 };
         p.parameters += layers * layer * s.state.weight;
         if stage == point.pp - 1 {
             // FSDP and DeepSpeed gather the head whole; its gradient is whole in 16 bits until it is scattered.
@@ -207,8 +208,8 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     }
     let vocab = s.shape.vocab as f64 / t;
     // A whole micro-batch's logits, and copies for the loss; or a block of rows where they are fused.
-    let (rows, width) = if s.shape.logit_bytes > 0 {
-        (n, s.shape.logit_bytes as f64)
+    let (rows, width) = if s.shape.variant.logit_bytes > 0 {
+        (n, s.shape.variant.logit_bytes as f64)
     } else {
         (n.min((67108864.0 / (vocab * b)).max(1024.0)), b)
     };
@@ -230,9 +231,10 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
         buffers += 4.0 * n * (s.shape.kv_heads * s.shape.head_dim) as f64 / t * b;
     }
     buffers += s.profile.fixed.workspace_bytes as f64;
-    if s.shape.quantised_copies > 0 {
+    if s.shape.variant.quantised_copies > 0 {
         // `get_weight_workspace` and its transpose (transformer_engine/pytorch/module/linear.py).
-        buffers += s.shape.quantised_copies as f64 * layers * s.shape.layer_matrix_params() as f64 / t;
+        buffers +=
+            s.shape.variant.quantised_copies as f64 * layers * s.shape.layer_matrix_params() as f64 / t;
     }
     // What the update alone needs is there when activations are gone.
     let update = s.state.scratch * stage_params(s, point, stage)

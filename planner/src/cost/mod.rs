@@ -150,7 +150,7 @@ impl Setting {
 
     /// Whether the program is our own lowering's, not another stack's that is scored.
     pub fn own(&self) -> bool {
-        !self.shape.whole_logits
+        !self.shape.variant.whole_logits
     }
 
     /// Ranks that a sharded copy is spread over. Context-parallel ranks hold the same weights; other stacks shard over

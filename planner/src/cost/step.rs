@@ -112,7 +112,7 @@ pub fn sends(s: &Setting, point: &Point, slack: f64) -> f64 {
     }
     let crossing = point.tp * point.cp * point.dp >= s.link_domain;
     let whole = tokens(s, point) * s.shape.hidden as f64 * s.act();
-    let split = point.sp || s.shape.scattered_sends;
+    let split = point.sp || s.shape.variant.scattered_sends;
     let mut each = send(s, whole / if split { point.tp as f64 } else { 1.0 }, crossing && s.nodes > 1);
     if split && !point.sp {
         each += scatter(s, Group::strided(point.tp, 1, s.link_domain), whole);
@@ -210,7 +210,7 @@ fn data_parallel(s: &Setting, point: &Point, c: &Compute) -> (f64, f64) {
     let apart = point.tp * if s.own() { point.cp } else { 1 };
     let inner = Group::strided(shard, apart, s.link_domain);
     let outer = Group::strided(replicas / shard.max(1), point.tp * shard, s.link_domain);
-    let o = if s.shape.late_reduction && point.zero < 3 { 0.0 } else { s.profile.comm.overlap };
+    let o = if s.shape.variant.late_reduction && point.zero < 3 { 0.0 } else { s.profile.comm.overlap };
     let m = c.micro_batches;
     // Of an interleaved pipeline's chunks the last one's gradients are whole once it has seen every micro-batch, while the
     // others still work through their last round of them; weights are gathered for the first rounds alike (Megatron-LM,
