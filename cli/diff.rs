@@ -15,7 +15,7 @@ pub fn run(terminal: &Terminal, global: &Global, a: &Path, b: &Path) -> Outcome 
     let (Some(a), Some(b)) = (plan(terminal, global, a)?, plan(terminal, global, b)?) else {
         return Ok(Exit::Recipe.into());
     };
-    let difference = diff(&a, &b, terminal.lang);
+    let difference = diff(&a, &b, terminal.data_lang());
     data(&match terminal.format {
         Format::Json => pretty(&difference)?,
         _ => difference.lines(terminal.lang),

@@ -1,8 +1,7 @@
 //! `llmc plan`: the plan of a recipe, shown, written, or compared with an earlier one.
 
-use llmc_compiler::diff::diff;
+use llmc_compiler::diff::{decisions, diff};
 use llmc_compiler::view;
-use llmc_plan::plan::Plan;
 
 use crate::args::{Format, Global, PlanArgs};
 use crate::exit::{Exit, Failure, Outcome};
@@ -31,16 +30,10 @@ pub fn run(terminal: &Terminal, global: &Global, args: &PlanArgs) -> Outcome {
         })?;
         return Ok(Exit::Ok.into());
     };
-    let difference = diff(&earlier, plan, terminal.lang);
+    let difference = diff(&earlier, plan, terminal.data_lang());
     data(&match terminal.format {
         Format::Json => pretty(&difference)?,
         _ => difference.lines(terminal.lang),
     })?;
     Ok(if decisions(&earlier) == decisions(plan) { Exit::Ok } else { Exit::Difference }.into())
-}
-
-/// What a plan decides and predicts: comments of its recipe and reasons left out.
-fn decisions(plan: &Plan) -> Plan {
-    let recipe = llmc_plan::plan::Recipe { hash: String::new(), text: String::new(), ..plan.recipe.clone() };
-    Plan { recipe, facts: Default::default(), ..plan.clone() }
 }

@@ -39,6 +39,11 @@ impl Terminal {
         Terminal { lang, format: global.format, color, verbose: global.verbose }
     }
 
+    /// The language of data: what programs read stays English.
+    pub fn data_lang(&self) -> Lang {
+        if self.format == Format::Json { Lang::En } else { self.lang }
+    }
+
     /// One of two sentences.
     pub fn say<'a>(&self, en: &'a str, zh: &'a str) -> &'a str {
         match self.lang {

@@ -35,17 +35,25 @@ pub fn run(terminal: &Terminal, global: &Global, recipe: &Path, path: &str) -> O
 
 /// The consequences of another choice, or the rule that refuses it. The question is answered in either case.
 pub fn not(terminal: &Terminal, global: &Global, recipe: &Path, choice: &str) -> Outcome {
+    if choice.trim().is_empty() {
+        return Err(Failure::new(
+            "no choice is given: write it as in `llmc why-not recipe.llm tp=8`",
+            "没有给出选择：请写成 `llmc why-not recipe.llm tp=8` 的形式",
+        ));
+    }
     // The recipe itself must stand before a choice can be judged.
     let compiled = prepare::compiled(terminal, global, recipe)?;
     if compiled.plan.is_none() {
         return Ok(Exit::Recipe.into());
     }
     let world = Folder::new(recipe, &global.hardware)?;
-    let (verdict, other) = why_not(&compiled.sources.recipe, &global.set, choice, &world);
+    let (verdict, other) =
+        why_not(&compiled.sources.recipe, &global.set, choice, &world, terminal.data_lang());
     let name = recipe.display().to_string();
-    // Of words that the language lacks there is nothing to weigh: the command line is wrong, not the choice.
+    // Of words and kinds of value that the language lacks there is nothing to weigh: the command line is wrong, not the
+    // choice.
     if let Verdict::Refused { diagnostics } = &verdict
-        && diagnostics.iter().any(|d| d.code < "LLM0200")
+        && diagnostics.iter().any(|d| d.code < "LLM0300")
     {
         talk(&draw::each(terminal, &name, &other.sources, diagnostics));
         return Ok(Exit::Usage.into());

@@ -285,6 +285,12 @@ fn reasons_are_answered() {
     );
     let (two, quoted) = (["why-not", "a.llm", "tp=8", "zero=3"], ["why-not", "a.llm", "tp=8 zero=3"]);
     assert_eq!(show(&run(folder.path(), &two)), show(&run(folder.path(), &quoted)));
+    // A value of two words needs no quotes; no choice, and one of the wrong kind, is no question.
+    let words = run(folder.path(), &["why-not", "a.llm", "budget=2", "days"]);
+    assert!(String::from_utf8_lossy(&words.stdout).starts_with("LLM0502"), "{}", show(&words));
+    for wrong in ["", "tp=x", "tp=0"] {
+        assert_eq!(run(folder.path(), &["why-not", "a.llm", wrong]).status.code(), Some(2), "{wrong}");
+    }
     let refused = run(folder.path(), &["why-not", "a.llm", "tp=7"]);
     assert_eq!(refused.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&refused.stdout).contains("does not divide"), "{}", show(&refused));

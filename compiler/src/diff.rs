@@ -1,6 +1,6 @@
 //! Two plans compared in consequences: GiB, tokens/s, days, money, loss; then the settings that differ.
 
-use llmc_plan::plan::Plan;
+use llmc_plan::plan::{Plan, Recipe};
 use serde::Serialize;
 
 use crate::diag::{Lang, money, short_float};
@@ -126,6 +126,12 @@ pub fn diff(a: &Plan, b: &Plan, lang: Lang) -> Difference {
         out.settings.push(change_of(path, va, vb, text));
     }
     out
+}
+
+/// What a plan decides and predicts: comments of its recipe and reasons left out.
+pub fn decisions(plan: &Plan) -> Plan {
+    let recipe = Recipe { hash: String::new(), text: String::new(), ..plan.recipe.clone() };
+    Plan { recipe, facts: Default::default(), ..plan.clone() }
 }
 
 fn change_of(

@@ -1,10 +1,11 @@
 //! `why-not CHOICE`: the recipe planned again with another choice, and what that costs or what forbids it.
 
+use llmc_plan::plan::Plan;
 use serde::Serialize;
 
 use crate::compile::{Compiled, compile};
 use crate::diag::{Diagnostic, Lang, Severity, render};
-use crate::diff::{Difference, diff};
+use crate::diff::{Difference, decisions, diff};
 use crate::world::World;
 
 /// The verdict on a choice.
@@ -25,27 +26,38 @@ pub enum Verdict {
     },
 }
 
-/// A choice such as `tp=8 zero=3`, `recompute=full`, `model.ctx=4k` as overrides: a bare name is the layout's.
+/// A choice such as `tp=8 zero=3`, `recompute=full`, `budget=3 days` as overrides: a bare name is the layout's, a word
+/// without `=` goes on with the value before it.
 pub fn overrides(choice: &str) -> Vec<String> {
-    let parts = choice.split([',', ' ']).map(str::trim).filter(|p| !p.is_empty());
-    parts
-        .map(|part| {
-            let name = part.split(['=', '<', '>']).next().unwrap_or("");
-            let clause = name.split('.').next().unwrap_or("");
-            if llmc_grammar::Keyword::from_text(clause).is_some() {
-                part.to_owned()
-            } else {
-                format!("layout.{part}")
+    let mut all: Vec<String> = Vec::new();
+    for part in choice.split([',', ' ']).filter(|part| !part.is_empty()) {
+        match all.last_mut() {
+            Some(before) if !part.contains(['=', '<', '>']) => {
+                before.push(' ');
+                before.push_str(part);
             }
-        })
-        .collect()
+            _ => {
+                let clause = part.split(['=', '<', '>', '.']).next().unwrap_or("");
+                let known = llmc_grammar::Keyword::from_text(clause).is_some();
+                all.push(if known { part.to_owned() } else { format!("layout.{part}") });
+            }
+        }
+    }
+    all
 }
 
 /// Clauses that decide speed and cost only.
 const SCHEDULE: &[&str] = &["on", "layout", "precision", "determinism"];
 
-/// Plans the choice and compares. The planned recipe with the choice comes back too, for its texts.
-pub fn why_not(recipe: &str, sets: &[String], choice: &str, world: &dyn World) -> (Verdict, Compiled) {
+/// Plans the choice and compares, in the words of `lang`. The planned recipe with the choice comes back too, for its
+/// texts.
+pub fn why_not(
+    recipe: &str,
+    sets: &[String],
+    choice: &str,
+    world: &dyn World,
+    lang: Lang,
+) -> (Verdict, Compiled) {
     let base = compile(recipe, sets, world);
     let mut with: Vec<String> = sets.to_vec();
     let changes = overrides(choice);
@@ -74,15 +86,16 @@ pub fn why_not(recipe: &str, sets: &[String], choice: &str, world: &dyn World) -
                 .cloned()
                 .collect(),
         },
-        (Some(a), Some(b))
-            if a.layout == b.layout && a.batch == b.batch && a.model == b.model && a.lr == b.lr =>
-        {
-            Verdict::Chosen
-        }
-        (Some(a), Some(b)) => Verdict::Worse { difference: diff(a, b, Lang::En) },
+        (Some(a), Some(b)) if same(a, b) => Verdict::Chosen,
+        (Some(a), Some(b)) => Verdict::Worse { difference: diff(a, b, lang) },
         (None, Some(_)) => Verdict::Worse { difference: Difference::default() },
     };
     (verdict, other)
+}
+
+/// Whether both decide and predict the same; the way there may differ, a pin shortens it.
+fn same(a: &Plan, b: &Plan) -> bool {
+    decisions(a) == Plan { search: a.search.clone(), ..decisions(b) }
 }
 
 /// The verdict as lines.
@@ -116,19 +129,37 @@ mod tests {
     fn bare_names_are_the_layouts() {
         assert_eq!(overrides("tp=8 zero=3"), ["layout.tp=8", "layout.zero=3"]);
         assert_eq!(overrides("model.ctx=4k, recompute=full"), ["model.ctx=4k", "layout.recompute=full"]);
+        assert_eq!(overrides("budget=3 days tp=2"), ["budget=3 days", "layout.tp=2"]);
+        assert_eq!(overrides("expect.memory<=70 GiB"), ["expect.memory<=70 GiB"]);
     }
 
     #[test]
     fn a_worse_choice_shows_its_price() {
-        let (verdict, other) = why_not(RECIPE, &[], "tp=8", &crate::Nowhere);
+        let (verdict, other) = why_not(RECIPE, &[], "tp=8", &crate::Nowhere, Lang::En);
         let Verdict::Worse { difference } = &verdict else { panic!("{verdict:?}") };
         let step = difference.consequences.iter().find(|c| c.path == "time.step_seconds").unwrap();
         assert!(step.after.as_f64() > step.before.as_f64(), "{}", lines(&verdict, &other, Lang::En));
     }
 
     #[test]
+    fn only_what_the_plan_has_is_chosen() {
+        for (choice, chosen) in [
+            ("micro=1", true),
+            ("precision=bf16", true),
+            ("seed=2", false),
+            ("precision=fp8", false),
+            ("price.gpu=¥9/h", false),
+        ] {
+            let (verdict, other) = why_not(RECIPE, &[], choice, &crate::Nowhere, Lang::Zh);
+            let said = lines(&verdict, &other, Lang::Zh);
+            assert_eq!(matches!(verdict, Verdict::Chosen), chosen, "{choice}: {said}");
+            assert!(!said.contains("step:"), "{said}");
+        }
+    }
+
+    #[test]
     fn an_impossible_choice_names_the_rule() {
-        let (verdict, _) = why_not(RECIPE, &[], "tp=3", &crate::Nowhere);
+        let (verdict, _) = why_not(RECIPE, &[], "tp=3", &crate::Nowhere, Lang::En);
         let Verdict::Refused { diagnostics } = verdict else { panic!("{verdict:?}") };
         assert_eq!(diagnostics[0].code, "LLM0801");
     }

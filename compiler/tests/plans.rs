@@ -384,7 +384,7 @@ proptest! {
         let choice = format!("{}.{name}={}", keyword.text(), values[at.index(values.len())]);
         let text = recipe.text();
         findings(&compile(&text, std::slice::from_ref(&choice), &Nowhere), &text);
-        let (verdict, other) = why_not::why_not(&text, &[], &choice, &Nowhere);
+        let (verdict, other) = why_not::why_not(&text, &[], &choice, &Nowhere, Lang::En);
         for lang in [Lang::En, Lang::Zh] {
             no_placeholder(&why_not::lines(&verdict, &other, lang), &text);
         }
