@@ -12,6 +12,10 @@ pub const RULE: Rule = Rule {
     help: &[
         text("did you mean `{near}`?", "是否想写 `{near}`？"),
         text("`{owner}` takes {known}", "`{owner}` 支持：{known}"),
+        text(
+            "`{owner}` takes no options; `llmc explain {owner}` has examples",
+            "`{owner}` 没有选项；示例见 `llmc explain {owner}`",
+        ),
     ],
     page: Page {
         what: text("A block names an option that its clause does not have.", "块里写了该子句没有的选项。"),
@@ -27,11 +31,8 @@ pub const RULE: Rule = Rule {
 /// The option (whole), its name's span, and the options there are.
 pub fn found(whole: Span, at: Span, name: &str, owner: &str, known: &[&str]) -> Diagnostic {
     let near = crate::diag::nearest(name, known.iter().copied());
-    let list = known.iter().map(|k| (*k).to_owned()).collect();
-    Diagnostic::new(&RULE)
-        .at(whole)
-        .text("name", crate::diag::shorten(name))
-        .text("owner", owner)
-        .arg("known", Value::List(list))
-        .near(at, near)
+    let list: Vec<String> = known.iter().map(|k| (*k).to_owned()).collect();
+    let d = Diagnostic::new(&RULE).at(whole).text("name", crate::diag::shorten(name)).text("owner", owner);
+    let d = if list.is_empty() { d } else { d.arg("known", Value::List(list)) };
+    d.near(at, near)
 }
