@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 
 /// How long the other ranks have to stop after one has failed: they may be inside a collective that never ends.
 const GRACE: Duration = Duration::from_secs(20);
@@ -161,14 +161,15 @@ fn stop(children: &mut [Child]) {
     }
 }
 
-/// The code of a process; of a signal, what a shell would say.
+/// The code of a process; of a signal, what a shell would say. One that is neither (Windows says so of a crash) is a
+/// bug of ours.
 fn code(status: ExitStatus) -> u8 {
     #[cfg(unix)]
     let signal = std::os::unix::process::ExitStatusExt::signal(&status);
     #[cfg(not(unix))]
     let signal: Option<i32> = None;
-    let code = status.code().or(signal.map(|signal| 128 + signal)).unwrap_or(1);
-    u8::try_from(code).unwrap_or(1)
+    let code = status.code().or(signal.map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(Exit::Bug as u8)
 }
 
 /// Where libtorch and the CUDA libraries lie, so that the loader finds them without the user's help: `LIBTORCH`, else

@@ -8,7 +8,7 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// 1 the plan or program is wrong · 2 usage, environment, files · 70 a bug of ours.
+    /// 1 the recipe is wrong · 2 usage, environment, files, a plan or program among them · 70 a bug of ours.
     pub code: u8,
     /// What happened, with the figures, and what to do.
     pub message: String,
@@ -18,8 +18,8 @@ pub struct Failure {
 pub type Outcome<T> = std::result::Result<T, Failure>;
 
 impl Failure {
-    /// The plan, the program or the training itself is at fault.
-    pub fn refused(message: impl Into<String>) -> Failure {
+    /// What the recipe asks for cannot be trained: it diverges, or its text does not last.
+    pub fn recipe(message: impl Into<String>) -> Failure {
         Failure { code: 1, message: message.into() }
     }
 

@@ -46,9 +46,12 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The corpus's sentence, as a failure of the environment.
+/// The corpus's sentence: text that does not last is the recipe's fault, a file that cannot be read the environment's.
 pub fn data_failure(error: llmc_corpus::Error) -> Failure {
-    Failure::environment(error.to_string())
+    match error {
+        llmc_corpus::Error::Exhausted { .. } => Failure::recipe(error.to_string()),
+        _ => Failure::environment(error.to_string()),
+    }
 }
 
 impl Host for Session<'_> {
@@ -57,7 +60,7 @@ impl Host for Session<'_> {
         self.next_micro_batch += 1;
         let from_corpus = |e| Error::Host(data_failure(e));
         let missing = || {
-            Error::Host(Failure::refused(format!(
+            Error::Host(Failure::environment(format!(
                 "the program loads micro-batch {micro_batch}, which this list does not have"
             )))
         };
@@ -82,6 +85,6 @@ impl Host for Session<'_> {
     }
 
     fn exchange(&mut self, op: &Op, _inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
-        Err(Error::Host(Failure::refused(format!("{} needs other ranks; this run has one", op.key()))))
+        Err(Error::Host(Failure::environment(format!("{} needs other ranks; this run has one", op.key()))))
     }
 }

@@ -209,8 +209,9 @@ impl<'p> Machine<'p> {
         }
         for call in calls {
             let segment = self.program.segment(call.segment);
-            let segment = segment
-                .ok_or_else(|| Failure::refused(format!("the program has no segment {}", call.segment.0)))?;
+            let segment = segment.ok_or_else(|| {
+                Failure::environment(format!("the program has no segment {}", call.segment.0))
+            })?;
             for (index, instr) in segment.instrs.iter().enumerate() {
                 let place = place(segment, index, call);
                 let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);

@@ -19,9 +19,12 @@ use llmc_runtime::selftest::selftest;
 use llmc_runtime::stop::Stop;
 use llmc_runtime::train::{Ended, Options, train};
 
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 the recipe diverges or its text does not last, 2 usage, environment or a file, \
+    70 a bug of ours, 130 and 143 stopped by a signal with the state saved.";
+
 /// Executes the plans of llmc.
 #[derive(Debug, Parser)]
-#[command(name = "llmc-worker", version)]
+#[command(name = "llmc-worker", version, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -121,11 +124,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command, Instant::now()) {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
+    let command = Arguments::parse().command;
+    match std::panic::catch_unwind(|| run(command, Instant::now())) {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(failure)) => {
             eprintln!("llmc-worker: {failure}");
             ExitCode::from(failure.code)
+        }
+        Err(_) => {
+            eprintln!("llmc-worker: this is a bug of ours; please report it with the lines above");
+            ExitCode::from(70)
         }
     }
 }

@@ -67,7 +67,7 @@ impl Memory {
     /// The only instance of a buffer, by name.
     pub fn named(&self, program: &Program, name: &str) -> Outcome<&Tensor> {
         let found = program.buffer_named(name).and_then(|id| self.instance(id, 0));
-        found.ok_or_else(|| Failure::refused(format!("the program has no buffer `{name}`")))
+        found.ok_or_else(|| Failure::environment(format!("the program has no buffer `{name}`")))
     }
 
     /// What an operand means in a call: its buffer, instance and tensor, row range applied.
@@ -80,7 +80,10 @@ impl Memory {
         let missing = || {
             let name = program.buffer(reference.buffer).map_or("?", |b| b.name.as_str());
             let layer = call.layer as i64 + reference.layer;
-            Failure::refused(format!("buffer `{name}` has no instance for layer {layer}, slot {}", call.slot))
+            Failure::environment(format!(
+                "buffer `{name}` has no instance for layer {layer}, slot {}",
+                call.slot
+            ))
         };
         let buffer = program.buffer(reference.buffer).ok_or_else(missing)?;
         let layer = i64::try_from(call.layer).unwrap_or(i64::MAX).saturating_add(reference.layer);
@@ -116,7 +119,7 @@ fn instances(buffer: &Buffer, arena: &Tensor, device: Device) -> Outcome<Vec<Ten
         return (0..buffer.instances()).map(|_| one()).collect();
     }
     if buffer.offsets.len() as u64 != buffer.instances() {
-        return Err(Failure::refused(format!(
+        return Err(Failure::environment(format!(
             "buffer `{}` has {} addresses for {} instances",
             buffer.name,
             buffer.offsets.len(),

@@ -25,7 +25,7 @@ fn documents_per_sequence(data: &DataSpec) -> Option<u64> {
 /// The plan's program with addresses.
 ///
 /// # Errors
-/// Exit code 1 when the plan cannot be lowered, 70 when lowering wrote something that does not verify.
+/// Exit code 2 when the plan cannot be lowered, 70 when lowering wrote something that does not verify.
 pub fn lowered(plan: &Plan, data: Option<&DataSpec>) -> Outcome<Program> {
     lowered_for(plan, data, if device::is_cpu(plan) { Backend::Cpu } else { Backend::Cuda })
 }
@@ -42,7 +42,7 @@ pub fn lowered_for(plan: &Plan, data: Option<&DataSpec>, backend: Backend) -> Ou
     };
     let mut program = lower_with(plan, &Coordinates::default(), &options).map_err(|error| match error {
         LowerError::Bug { .. } => Failure::bug(error.to_string()),
-        _ => Failure::refused(error.to_string()),
+        _ => Failure::environment(error.to_string()),
     })?;
     arena::assign(&mut program);
     let violations = violations(&program);
@@ -52,7 +52,7 @@ pub fn lowered_for(plan: &Plan, data: Option<&DataSpec>, backend: Backend) -> Ou
 /// A program somebody edited: verified, with addresses of its own.
 ///
 /// # Errors
-/// Exit code 1 with every violation, 2 when the file is not a program.
+/// Exit code 2 with every violation, or when the file is not a program.
 pub fn edited(path: &Path) -> Outcome<Program> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::io("read", path, &e))?;
     let mut program: Program = serde_json::from_str(&text)
@@ -62,7 +62,7 @@ pub fn edited(path: &Path) -> Outcome<Program> {
     if violations.is_empty() {
         return Ok(program);
     }
-    Err(Failure::refused(format!("{} is refused:\n{}", path.display(), violations.join("\n"))))
+    Err(Failure::environment(format!("{} is refused:\n{}", path.display(), violations.join("\n"))))
 }
 
 fn violations(program: &Program) -> Vec<String> {
@@ -81,7 +81,7 @@ pub fn corpus(folder: &Path, plan: &Plan, data: &DataSpec) -> Outcome<Stream> {
         )));
     }
     let narrow = |what: &str, value: u64| {
-        u32::try_from(value).map_err(|_| Failure::refused(format!("{what} of {value} exceeds 2^32 − 1")))
+        u32::try_from(value).map_err(|_| Failure::environment(format!("{what} of {value} exceeds 2^32 − 1")))
     };
     let sequences = narrow("a micro-batch", plan.batch.micro_batch_sequences)?;
     let documents = narrow("a segment count", documents_per_sequence(data).unwrap_or(1))?;

@@ -68,7 +68,7 @@ impl Snapshot {
         for ((call, reference), tensor) in references.zip(tensors) {
             let (param, role) = owner(program, &call, &reference).ok_or_else(|| {
                 let name = program.buffer(reference.buffer).map_or("?", |b| b.name.as_str());
-                Failure::refused(format!("the program saves `{name}`, which belongs to no parameter"))
+                Failure::environment(format!("the program saves `{name}`, which belongs to no parameter"))
             })?;
             if role == Role::Weight || role == Role::Master {
                 let weight = program.buffer(param.buffers.weight).map_or(DType::F32, |b| b.dtype);
@@ -162,7 +162,7 @@ pub fn parameter_tensor(
     let tensor = instance.and_then(|i| memory.instance(buffer, i));
     tensor
         .map(Tensor::shallow_clone)
-        .ok_or_else(|| Failure::refused(format!("parameter {} has no buffer {}", param.name, buffer.0)))
+        .ok_or_else(|| Failure::environment(format!("parameter {} has no buffer {}", param.name, buffer.0)))
 }
 
 /// Hugging Face name, first row and rows of each part, without the rows that pad the vocabulary.

@@ -76,6 +76,6 @@ impl Host for Synthetic {
     }
 
     fn exchange(&mut self, op: &Op, _inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
-        Err(Error::Host(Failure::refused(format!("{} needs other ranks", op.key()))))
+        Err(Error::Host(Failure::environment(format!("{} needs other ranks", op.key()))))
     }
 }

@@ -452,7 +452,7 @@ impl Run<'_> {
             if metrics.grad_norm.is_some() { "finite" } else { "not finite" },
         );
         if self.skipped_in_a_row > self.plan().schedule.skip_steps {
-            return Err(Failure::refused(format!(
+            return Err(Failure::recipe(format!(
                 "{what}, number {} in a row: lower the peak learning rate, lengthen the warm-up, or look \
                  at these samples; the last checkpoint is untouched",
                 self.skipped_in_a_row

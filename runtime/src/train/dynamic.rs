@@ -65,7 +65,7 @@ pub struct Following {
 /// Makes the changes of the ledger, where the data asks for any; of a run that begins anew there is none.
 ///
 /// # Errors
-/// Exit code 2 when the ledger cannot be read or followed, 1 when the program does not tell sources apart.
+/// Exit code 2 when the ledger cannot be read or followed, or the program does not tell sources apart.
 pub fn open(
     folder: &RunFolder,
     stream: &mut Stream,
@@ -76,7 +76,7 @@ pub fn open(
         return Ok(None);
     };
     if SourceSums::new(machine, stream).sums().is_empty() {
-        return Err(Failure::refused(
+        return Err(Failure::environment(
             "the mixture is to follow losses, and this program does not tell the losses of sources apart: add \
              `source_loss` to it, or take `dynamic` out of `mix`",
         ));

@@ -143,7 +143,7 @@ fn a_deleted_accumulate_is_refused_and_a_deleted_rotation_changes_the_loss() {
     let file = write_program(folder.path(), &delete("head.loss", "norm.backward"));
     let output = train(folder.path(), &["--program", &file.to_string_lossy()]);
     eprintln!("{}", said(&output));
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("is refused"), "{}", said(&output));
     assert!(!folder.path().join("metrics.jsonl").exists(), "nothing was run");
 
@@ -153,7 +153,7 @@ fn a_deleted_accumulate_is_refused_and_a_deleted_rotation_changes_the_loss() {
     let file = write_program(other.path(), &delete("block.forward.none", "rope.rotate"));
     let output =
         train(other.path(), &["--threads", "1", "--steps", "2", "--program", &file.to_string_lossy()]);
-    let refused = output.status.code() == Some(1);
+    let refused = output.status.code() == Some(2);
     assert!(refused || summary(other.path()).loss != sound_loss, "{}", said(&output));
 }
 
@@ -230,6 +230,15 @@ fn bad_environments_are_one_sentence() {
     let mut vocab = plan();
     (vocab.model.vocab, vocab.model.vocab_padded) = (200, 256);
     refused(run_folder(&vocab).path(), &[], 2, &["300", "200"]);
+
+    // The recipe asks for more text than there is.
+    let short = run_folder(&plan());
+    let path = short.path().join("data.json");
+    let mut data: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).expect("read")).expect("json");
+    data["sources"][0]["max_epochs"] = 1e-3.into();
+    std::fs::write(&path, data.to_string()).expect("write");
+    refused(short.path(), &[], 1, &["limit of 0.001 epochs", "raise its limit"]);
 
     let mut ranks = worker(folder.path(), &[]);
     let output = ranks.env("WORLD_SIZE", "8").env("RANK", "3").output().expect("start");
