@@ -50,7 +50,7 @@ pub fn run(terminal: &Terminal, global: &Global, recipes: &[PathBuf], speed: Opt
             pretty(&costs)?
         }
         _ if lines.is_empty() => String::new(),
-        _ => table(&lines, terminal.lang),
+        _ => table(&lines, terminal.lang, terminal.columns),
     })?;
     Ok(exit.into())
 }

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use llmc_compiler::columns;
 use llmc_planner::score::{Doubt, Odd, Scores, Summary, score};
 
 use crate::args::Format;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::prepare::pretty;
-use crate::terminal::{Terminal, data, talk};
+use crate::terminal::{Lang, Terminal, data, talk};
 
 /// Scores one table.
 pub fn run(terminal: &Terminal, table: &Path) -> Outcome {
@@ -67,28 +68,19 @@ fn cells(name: &str, s: &Summary) -> [String; 9] {
 
 const HEAD: [&str; 9] =
     ["source", "rows", "predicted", "time MAPE", "median", "max", "memory MAPE", "median", "max"];
+const HEAD_ZH: [&str; 9] =
+    ["来源", "行数", "已预测", "时间 MAPE", "中位", "最大", "显存 MAPE", "中位", "最大"];
 
-fn lines(scores: &Scores) -> Vec<[String; 9]> {
+fn lines(scores: &Scores, overall: &str) -> Vec<[String; 9]> {
     let sources = scores.by_source.iter().map(|(name, summary)| cells(name, summary));
-    sources.chain([cells("overall", &scores.overall)]).collect()
+    sources.chain([cells(overall, &scores.overall)]).collect()
 }
 
 fn human(terminal: &Terminal, scores: &Scores) -> String {
-    let lines = lines(scores);
-    let head = HEAD.map(str::to_owned);
-    let width = |at: usize| {
-        let cells = lines.iter().chain([&head]).filter_map(|line| line.get(at));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let mut out = String::new();
-    for line in [&head].into_iter().chain(&lines) {
-        let padded = line.iter().enumerate().map(|(at, cell)| match at {
-            0 => format!("{cell:<0$}", width(0)),
-            _ => format!("{cell:>0$}", width(at)),
-        });
-        out.push_str(&padded.collect::<Vec<_>>().join("  "));
-        out.push('\n');
-    }
+    let head = if terminal.lang == Lang::En { HEAD } else { HEAD_ZH }.map(str::to_owned);
+    let lines = lines(scores, terminal.say("overall", "总计"));
+    let rows: Vec<Vec<String>> = [head].into_iter().chain(lines).map(|row| row.to_vec()).collect();
+    let mut out = columns::table(&rows, terminal.columns);
     for row in &scores.rows {
         if let Some(reason) = &row.refused {
             out.push_str(&format!("{} {}: {reason}\n", terminal.say("refused", "拒绝"), row.id));
@@ -99,7 +91,7 @@ fn human(terminal: &Terminal, scores: &Scores) -> String {
 
 fn markdown(scores: &Scores) -> String {
     let mut out = format!("| {} |\n|{}\n", HEAD.join(" | "), "---|".repeat(HEAD.len()));
-    for line in lines(scores) {
+    for line in lines(scores, "overall") {
         out.push_str(&format!("| {} |\n", line.join(" | ")));
     }
     out

@@ -2,6 +2,8 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 
+use terminal_size::{Width, terminal_size_of};
+
 use crate::args::{Color, Format, Global, LangArg};
 use crate::exit::Failure;
 
@@ -18,6 +20,8 @@ pub struct Terminal {
     pub color: bool,
     /// Whether to say more.
     pub verbose: bool,
+    /// Columns of stdout, where it is a terminal; `COLUMNS` counts first.
+    pub columns: Option<usize>,
 }
 
 impl Terminal {
@@ -36,7 +40,13 @@ impl Terminal {
                     && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             }
         };
-        Terminal { lang, format: global.format, color, verbose: global.verbose }
+        let columns = terminal_size_of(std::io::stdout()).map(|(Width(columns), _)| {
+            let given = std::env::var("COLUMNS").ok().and_then(|given| given.parse().ok());
+            given.unwrap_or(usize::from(columns))
+        });
+        // A terminal that does not know its width says 0.
+        let columns = columns.filter(|columns| *columns > 0);
+        Terminal { lang, format: global.format, color, verbose: global.verbose, columns }
     }
 
     /// The language of data: what programs read stays English.

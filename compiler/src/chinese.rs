@@ -35,6 +35,34 @@ pub fn rule(id: &str) -> Option<&'static str> {
     RULES.iter().find(|(known, _)| *known == id).map(|(_, words)| *words)
 }
 
+/// What the planner says of a value outside its measurements (`search.extrapolated`); as it is where it is not known.
+pub fn extrapolated(said: &str) -> String {
+    EXTRAPOLATED.iter().find_map(|(en, zh)| fill(said, en, zh)).unwrap_or_else(|| said.to_owned())
+}
+
+/// Each `{}` of a template takes the words that stand in the other's place.
+const EXTRAPOLATED: &[(&str, &str)] = &[
+    ("hardware {}: scaled by its peaks from profile {}", "硬件 {}：由档案 {} 按峰值换算"),
+    ("{} devices: measured up to {}", "{} 张卡：实测最多 {} 张"),
+    ("context {}: measured up to {}", "上下文 {}：实测最长 {}"),
+    ("precision {}: not measured", "精度 {}：未曾实测"),
+    ("loss of {} parameters: law fitted on {} to {}", "{} 参数的损失：定律拟合于 {} 至 {}"),
+    ("loss after {} tokens: law fitted on {} to {}", "{} 词元后的损失：定律拟合于 {} 至 {}"),
+];
+
+fn fill(said: &str, en: &str, zh: &str) -> Option<String> {
+    let mut pieces = en.split("{}");
+    let mut rest = said.strip_prefix(pieces.next()?)?;
+    let mut out = zh.to_owned();
+    for piece in pieces {
+        let at = if piece.is_empty() { rest.len() } else { rest.find(piece)? };
+        let (word, after) = rest.split_at(at);
+        out = out.replacen("{}", word, 1);
+        rest = after.strip_prefix(piece)?;
+    }
+    rest.is_empty().then_some(out)
+}
+
 const RULES: &[(&str, &str)] = &[
     ("model.family", "未指定模型族时为 LLaMA。"),
     ("model.vocab", "该模型族所发布分词器的词表。"),
@@ -106,5 +134,22 @@ mod tests {
             assert!(rule(id).is_some_and(|words| words.ends_with('。')), "{id}");
         }
         assert!(RULES.iter().all(|(id, _)| ids.contains(id)), "a rule that is gone");
+    }
+
+    /// The planner words these itself: a new one needs its line here.
+    #[test]
+    fn what_lies_outside_is_said_in_chinese() {
+        let mut seen = 0;
+        for recipe in [
+            "model llama 1.3b < ctx 128k > budget 6e11 tokens on 64xH20 precision fp16",
+            "model llama < layers 2  hidden 256 > budget 1B tokens on 2048xH100",
+        ] {
+            for said in crate::compile(recipe, &[], &crate::Nowhere).plan.unwrap().search.extrapolated {
+                let chinese = extrapolated(&said);
+                assert!(chinese.contains(|c| c > '\u{2e80}') && !chinese.contains("measured"), "{chinese}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 7);
     }
 }

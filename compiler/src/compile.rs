@@ -16,7 +16,7 @@ use crate::check::meaning::{
 };
 use crate::check::{self, syntax};
 use crate::derive;
-use crate::diag::{Diagnostic, Severity, Source, Sources, Value};
+use crate::diag::{Diagnostic, Severity, Source, Sources};
 use crate::ledger::{Fact, Facts, Ledger, Why};
 use crate::question;
 use crate::resolve::mix::Table;
@@ -382,10 +382,7 @@ fn nearest(r: &Resolved, diagnostics: &mut [Diagnostic]) {
     let Some(q) = question::question(r).filter(|_| of_pins) else { return };
     let Err(why) = llmc_planner::solve(&q) else { return };
     let currency = r.facts.word("cost.currency").unwrap_or("CNY");
-    let fixes: Vec<String> = why.fixes().iter().map(|fix| unfit::fix_words(fix, currency)).collect();
-    if !fixes.is_empty() {
-        *only = only.clone().arg("fixes", Value::List(fixes));
-    }
+    *only = unfit::with_fixes(only.clone(), why.fixes(), currency);
 }
 
 fn ledger_of(facts: &Facts) -> Ledger {

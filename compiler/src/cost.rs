@@ -2,6 +2,7 @@
 
 use llmc_plan::plan::Plan;
 
+use crate::columns;
 use crate::diag::{Lang, money};
 use crate::unit::{grouped, human_count, human_time};
 
@@ -46,8 +47,8 @@ pub fn at_speed(plan: &Plan, per_device: f64) -> Plan {
     p
 }
 
-/// A table of plans, one line each, by name.
-pub fn table(plans: &[(String, &Plan)], lang: Lang) -> String {
+/// A table of plans, one line each, by name, in `limit` columns of a terminal.
+pub fn table(plans: &[(String, &Plan)], lang: Lang, limit: Option<usize>) -> String {
     let owned = plans.iter().any(|(_, p)| p.cost.ownership.is_some());
     let head: Vec<&str> = match lang {
         Lang::En => vec![
@@ -96,7 +97,7 @@ pub fn table(plans: &[(String, &Plan)], lang: Lang) -> String {
             human_count(p.budget.trained_tokens as f64),
             format!("{}x{}", p.layout.gpus, p.hardware.name),
             grouped(p.time.tokens_per_second as u64),
-            human_time(p.time.train_seconds),
+            human_time(p.time.train_seconds, lang),
             grouped(p.cost.gpu_hours as u64),
             money(p.cost.gpu_per_hour, &p.cost.currency),
             grouped(p.cost.electricity_kwh as u64),
@@ -110,22 +111,7 @@ pub fn table(plans: &[(String, &Plan)], lang: Lang) -> String {
             row.push(own.map_or(String::new(), |o| money(o.total, &p.cost.currency)));
         }
     }
-    // Chinese characters take two columns.
-    let width = |s: &str| -> usize {
-        s.chars().map(|c| if ('\u{2e80}'..'\u{ffe0}').contains(&c) { 2 } else { 1 }).sum()
-    };
-    let columns: Vec<usize> = (0..head.len())
-        .map(|i| rows.iter().filter_map(|r| r.get(i)).map(|c| width(c)).max().unwrap_or(0))
-        .collect();
-    let mut out = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&columns).enumerate().map(|(i, (cell, &w))| {
-            let pad = " ".repeat(w.saturating_sub(width(cell)));
-            if i == 0 { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
-        });
-        out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        out.push('\n');
-    }
+    let mut out = columns::table(&rows, limit);
     if plans.iter().any(|(_, p)| !p.cost.assumed.is_empty()) {
         let note = if lang == Lang::En {
             "* over assumed prices; give yours with `price < … >`\n"

@@ -154,6 +154,8 @@ pub enum Value {
     Dimensions(Vec<Dimension>),
     /// A list of words.
     List(Vec<String>),
+    /// A list of anything else.
+    Each(Vec<Value>),
     /// Words that differ by language.
     Both(String, String),
 }
@@ -176,7 +178,7 @@ impl Value {
             }
             Value::Ratio(x) => format!("{}%", short_float(x * 100.0)),
             Value::Bytes(n) => human_bytes(*n),
-            Value::Seconds(x) => human_time(*x),
+            Value::Seconds(x) => human_time(*x, lang),
             Value::Money(amount, currency) => money(*amount, currency),
             Value::Dimensions(ds) => {
                 let names = ds.iter().map(|d| if lang == Lang::En { d.names().0 } else { d.names().1 });
@@ -184,6 +186,7 @@ impl Value {
                 names.join(if lang == Lang::En { " or " } else { "或" })
             }
             Value::List(items) => join(items.clone()),
+            Value::Each(items) => join(items.iter().map(|item| item.show(lang)).collect()),
             Value::Both(en, zh) => {
                 if lang == Lang::En {
                     en.clone()
@@ -243,6 +246,7 @@ impl Serialize for Value {
             }
             Value::Dimensions(ds) => s.collect_seq(ds),
             Value::List(items) => s.collect_seq(items),
+            Value::Each(items) => s.collect_seq(items),
             Value::Both(en, _) => s.serialize_str(en),
         }
     }

@@ -46,18 +46,18 @@ impl Difference {
 }
 
 /// Consequences in the order people ask for them: name in both languages, path, how to show it.
-type Show = fn(f64, &str) -> String;
+type Show = fn(f64, &str, Lang) -> String;
 const CONSEQUENCES: &[(&str, &str, &str, Show)] = &[
-    ("parameters", "参数", "model.params", |x, _| human_count(x)),
-    ("tokens", "词元", "budget.tokens", |x, _| human_count(x)),
-    ("devices", "设备", "layout.gpus", |x, _| grouped(x as u64)),
-    ("memory", "显存", "memory.device_bytes", |x, _| human_bytes(x as u64)),
-    ("step", "每步", "time.step_seconds", |x, _| human_time(x)),
-    ("tokens/s", "词元/秒", "time.tokens_per_second", |x, _| grouped(x as u64)),
-    ("MFU", "MFU", "time.mfu", |x, _| format!("{:.1}%", x * 100.0)),
-    ("run", "全程", "time.train_seconds", |x, _| human_time(x)),
-    ("cost", "费用", "cost.total", money),
-    ("loss", "损失", "loss.predicted", |x, _| format!("{x:.3}")),
+    ("parameters", "参数", "model.params", |x, _, _| human_count(x)),
+    ("tokens", "词元", "budget.tokens", |x, _, _| human_count(x)),
+    ("devices", "设备", "layout.gpus", |x, _, _| grouped(x as u64)),
+    ("memory", "显存", "memory.device_bytes", |x, _, _| human_bytes(x as u64)),
+    ("step", "每步", "time.step_seconds", |x, _, lang| human_time(x, lang)),
+    ("tokens/s", "词元/秒", "time.tokens_per_second", |x, _, _| grouped(x as u64)),
+    ("MFU", "MFU", "time.mfu", |x, _, _| format!("{:.1}%", x * 100.0)),
+    ("run", "全程", "time.train_seconds", |x, _, lang| human_time(x, lang)),
+    ("cost", "费用", "cost.total", |x, currency, _| money(x, currency)),
+    ("loss", "损失", "loss.predicted", |x, _, _| format!("{x:.3}")),
 ];
 
 /// Sections whose leaves are decisions rather than consequences.
@@ -92,7 +92,7 @@ pub fn diff(a: &Plan, b: &Plan, lang: Lang) -> Difference {
         if x == y {
             continue;
         }
-        let (before, after) = (show(x, &a.cost.currency), show(y, &b.cost.currency));
+        let (before, after) = (show(x, &a.cost.currency, lang), show(y, &b.cost.currency, lang));
         if before == after {
             continue;
         }

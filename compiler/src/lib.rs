@@ -7,6 +7,7 @@
 
 pub mod check;
 mod chinese;
+pub mod columns;
 mod compile;
 pub mod cost;
 pub mod derive;

@@ -7,6 +7,8 @@
 
 use serde::Serialize;
 
+use crate::diag::Lang;
+
 /// What a number measures. Two dimensions never mix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -443,15 +445,16 @@ pub fn human_bytes(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
-/// Seconds for people: `18.5 days`, `3.2 h`, `4.1 min`, `12.3 s`, `8.4 ms`.
-pub fn human_time(seconds: f64) -> String {
-    match seconds {
-        s if s >= 172_800.0 => format!("{:.1} days", s / 86_400.0),
-        s if s >= 7_200.0 => format!("{:.1} h", s / 3_600.0),
-        s if s >= 120.0 => format!("{:.1} min", s / 60.0),
-        s if s >= 1.0 => format!("{s:.2} s"),
-        s => format!("{:.2} ms", s * 1e3),
-    }
+/// Seconds for people: `18.5 days`, `3.2 h`, `4.1 min`, `12.3 s`, `8.4 ms`; `18.5 天`.
+pub fn human_time(seconds: f64, lang: Lang) -> String {
+    let (value, digits, en, zh) = match seconds {
+        s if s >= 172_800.0 => (s / 86_400.0, 1, "days", "天"),
+        s if s >= 7_200.0 => (s / 3_600.0, 1, "h", "小时"),
+        s if s >= 120.0 => (s / 60.0, 1, "min", "分钟"),
+        s if s >= 1.0 => (s, 2, "s", "秒"),
+        s => (s * 1e3, 2, "ms", "毫秒"),
+    };
+    format!("{value:.digits$} {}", if lang == Lang::En { en } else { zh })
 }
 
 /// A count for people: `1.00T`, `6.74B`, `4.19M`, `950`.
@@ -540,7 +543,8 @@ mod tests {
         assert_eq!(grouped(6_738_415_616), "6,738,415,616");
         assert_eq!(grouped(12), "12");
         assert_eq!(human_bytes(80 << 30), "80.0 GiB");
-        assert_eq!(human_time(86_400.0 * 18.5), "18.5 days");
+        assert_eq!(human_time(86_400.0 * 18.5, Lang::En), "18.5 days");
+        assert_eq!(human_time(0.0084, Lang::Zh), "8.40 毫秒");
         assert_eq!(human_count(6.738e9), "6.74B");
     }
 }

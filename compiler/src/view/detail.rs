@@ -4,6 +4,7 @@ use llmc_plan::plan::Plan;
 
 use super::human::Page;
 use super::words;
+use crate::columns::right;
 use crate::diag::{Lang, money, short_float};
 use crate::unit::{grouped, human_bytes, human_count, human_time};
 
@@ -45,14 +46,14 @@ pub(super) fn search(page: &mut Page, p: &Plan) {
         page.more(match page.lang {
             Lang::En => format!(
                 "dual of memory: {} a step and GiB in this layout; the best plan with 1 GiB more saves {}, {}",
-                human_time(m.relaxed_step_seconds),
-                human_time(m.step_seconds),
+                human_time(m.relaxed_step_seconds, page.lang),
+                human_time(m.step_seconds, page.lang),
                 money(m.cost, &p.cost.currency)
             ),
             Lang::Zh => format!(
                 "显存对偶价：此布局每 GiB 每步 {}；多 1 GiB 的最佳计划每步省 {}，共 {}",
-                human_time(m.relaxed_step_seconds),
-                human_time(m.step_seconds),
+                human_time(m.relaxed_step_seconds, page.lang),
+                human_time(m.step_seconds, page.lang),
                 money(m.cost, &p.cost.currency)
             ),
         });
@@ -69,21 +70,22 @@ pub(super) fn search(page: &mut Page, p: &Plan) {
             .map(|l| format!("{} {}", l.law, show(l.value)))
             .collect();
         let taken = page.t("taken", "取");
-        page.more(format!("{}: {}; {taken} {}", page.t(en, zh), laws.join(", "), show(chosen)));
+        let (of, then) = (page.t(": ", "："), page.t("; ", "；"));
+        page.more(format!("{}{of}{}{then}{taken} {}", page.t(en, zh), laws.join(", "), show(chosen)));
     }
     let hours = p.time.train_seconds / 3600.0;
     page.more(match page.lang {
         Lang::En => format!(
             "failures: {} expected, one in {}; checkpoint every {} (Young/Daly)",
             short_float(libm::round(p.cost.failures * 100.0) / 100.0),
-            human_time(hours * 3600.0 / p.cost.failures.max(1e-9)),
-            human_time(p.schedule.checkpoint_every_steps as f64 * p.time.step_seconds)
+            human_time(hours * 3600.0 / p.cost.failures.max(1e-9), page.lang),
+            human_time(p.schedule.checkpoint_every_steps as f64 * p.time.step_seconds, page.lang)
         ),
         Lang::Zh => format!(
-            "故障：预计 {} 次，平均 {} 一次；每 {} 保存检查点（Young/Daly）",
+            "故障：预计 {} 次，平均 {}一次；每 {}保存检查点（Young/Daly）",
             short_float(libm::round(p.cost.failures * 100.0) / 100.0),
-            human_time(hours * 3600.0 / p.cost.failures.max(1e-9)),
-            human_time(p.schedule.checkpoint_every_steps as f64 * p.time.step_seconds)
+            human_time(hours * 3600.0 / p.cost.failures.max(1e-9), page.lang),
+            human_time(p.schedule.checkpoint_every_steps as f64 * p.time.step_seconds, page.lang)
         ),
     });
     if !s.ramp.is_empty() {
@@ -99,29 +101,29 @@ pub(super) fn search(page: &mut Page, p: &Plan) {
         page.more(format!("{text}{}", steps.join(" → ")));
     }
     for e in &s.exchange {
-        page.more(format!(
-            "{}: {}{}% loss, {}{} tokens, {}{}, {}{}",
-            e.change,
-            sign(e.loss),
-            short_float(libm::round(libm::fabs(e.loss) * 1e5) / 1e3),
-            sign(e.tokens),
-            human_count(libm::fabs(e.tokens)),
-            sign(e.seconds),
-            human_time(libm::fabs(e.seconds)),
-            sign(e.cost),
-            money(libm::fabs(e.cost), &p.cost.currency)
-        ));
+        let loss = short_float(libm::round(libm::fabs(e.loss) * 1e5) / 1e3);
+        let loss = format!("{}{loss}%", sign(e.loss));
+        let tokens = format!("{}{}", sign(e.tokens), human_count(libm::fabs(e.tokens)));
+        let time = format!("{}{}", sign(e.seconds), human_time(libm::fabs(e.seconds), page.lang));
+        let cost = format!("{}{}", sign(e.cost), money(libm::fabs(e.cost), &p.cost.currency));
+        page.more(match page.lang {
+            Lang::En => format!("{}: {loss} loss, {tokens} tokens, {time}, {cost}", e.change),
+            Lang::Zh => {
+                let change = words::change_words(&e.change);
+                format!("{change}：损失 {loss}，词元 {tokens}，时间 {time}，费用 {cost}")
+            }
+        });
     }
     let text = page.t("frontier of time, money, loss and free memory", "时间、费用、损失、剩余显存的前沿");
     page.line("frontier", "前沿", text);
     let last = s.pareto.len().saturating_sub(2);
     for x in s.pareto.iter().take(last.min(8)).chain(s.pareto.iter().skip(last)) {
         page.more(format!(
-            "{:>9} {:>12} {:.3} {:>9}  {}",
-            human_time(x.train_seconds),
-            money(x.cost, &p.cost.currency),
+            "{} {} {:.3} {}  {}",
+            right(&human_time(x.train_seconds, page.lang), 9),
+            right(&money(x.cost, &p.cost.currency), 12),
             x.loss,
-            human_bytes(x.margin_bytes),
+            right(&human_bytes(x.margin_bytes), 9),
             words::layout_words(&x.layout, x.micro_batch_sequences, page.lang)
         ));
     }

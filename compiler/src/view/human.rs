@@ -3,11 +3,15 @@
 use llmc_plan::plan::{DType, Plan, StageMemory, Storage};
 
 use super::words;
+use crate::chinese;
+use crate::columns::{left, right};
 use crate::diag::{Lang, money, short_float};
 use crate::unit::{grouped, human_bytes, human_count, human_time};
 
 /// Width of the label column.
 const LABEL: usize = 11;
+/// Width of the figure before a bar.
+const FIGURE: usize = 10;
 
 pub(super) struct Page {
     pub(super) lang: Lang,
@@ -22,10 +26,7 @@ impl Page {
     /// A labelled line; an empty label continues the line above.
     pub(super) fn line(&mut self, en: &'static str, zh: &'static str, text: impl AsRef<str>) {
         let label = self.t(en, zh);
-        // Chinese characters take two columns.
-        let width: usize = label.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum();
-        let pad = " ".repeat(LABEL.saturating_sub(width).max(1));
-        self.lines.push(format!("{label}{pad}{}", text.as_ref()).trim_end().to_owned());
+        self.lines.push(format!("{}{}", left(label, LABEL), text.as_ref()).trim_end().to_owned());
     }
 
     pub(super) fn more(&mut self, text: impl AsRef<str>) {
@@ -112,13 +113,11 @@ fn head(page: &mut Page, p: &Plan) {
     let padded =
         if m.vocab_padded == m.vocab { String::new() } else { format!(" ({})", grouped(m.vocab_padded)) };
     let rope = words::rope_words(p, page.lang);
-    let second = format!(
-        "{} {}, {} {}{padded}, {rope}",
-        page.t("context", "上下文"),
-        grouped(m.context),
-        page.t("vocabulary", "词表"),
-        grouped(m.vocab)
-    );
+    let (context, vocab) = (grouped(m.context), grouped(m.vocab));
+    let second = match page.lang {
+        Lang::En => format!("context {context}, vocabulary {vocab}{padded}, {rope}"),
+        Lang::Zh => format!("上下文 {context}，词表 {vocab}{padded}，{rope}"),
+    };
     page.more(second);
     if let Some(base) = &p.from {
         let frozen = if p.freeze.is_empty() {
@@ -180,7 +179,11 @@ fn training(page: &mut Page, p: &Plan) {
     let lr = &p.lr;
     let last = short_float(lr.final_fraction * 100.0);
     let decay = if lr.decay_fraction > 0.0 {
-        format!(" ({} {}%)", page.t("decay", "衰减"), short_float(lr.decay_fraction * 100.0))
+        let share = short_float(lr.decay_fraction * 100.0);
+        match page.lang {
+            Lang::En => format!(" (decay {share}%)"),
+            Lang::Zh => format!("（衰减 {share}%）"),
+        }
     } else {
         String::new()
     };
@@ -273,7 +276,7 @@ fn memory(page: &mut Page, p: &Plan) {
     for (en, zh, bytes) in words::memory_terms(stage) {
         let share = bytes as f64 / stage.device.max(1) as f64;
         let name = page.t(en, zh);
-        page.more(format!("{:>10}  {name} {}", human_bytes(bytes), bar(share)).trim_end());
+        page.more(format!("{}  {name} {}", right(&human_bytes(bytes), FIGURE), bar(share)).trim_end());
     }
 }
 
@@ -282,14 +285,14 @@ fn time(page: &mut Page, p: &Plan) {
     let text = match page.lang {
         Lang::En => format!(
             "{} a step, {} tokens/s, {} a device, MFU {}",
-            human_time(t.step_seconds),
+            human_time(t.step_seconds, page.lang),
             grouped(t.tokens_per_second as u64),
             grouped(t.tokens_per_second_per_gpu as u64),
             percent(t.mfu)
         ),
         Lang::Zh => format!(
             "每步 {}，{} 词元/秒，每卡 {}，MFU {}",
-            human_time(t.step_seconds),
+            human_time(t.step_seconds, page.lang),
             grouped(t.tokens_per_second as u64),
             grouped(t.tokens_per_second_per_gpu as u64),
             percent(t.mfu)
@@ -302,27 +305,30 @@ fn time(page: &mut Page, p: &Plan) {
     for (i, (name, seconds)) in terms.iter().enumerate() {
         let share = seconds / t.step_seconds.max(f64::MIN_POSITIVE);
         if i < 6 {
-            page.more(format!("{:>10}  {name} {}", human_time(*seconds), bar(share)).trim_end());
+            page.more(
+                format!("{}  {name} {}", right(&human_time(*seconds, page.lang), FIGURE), bar(share))
+                    .trim_end(),
+            );
         }
     }
     let rest: f64 = terms.iter().skip(6).map(|(_, s)| s).sum();
     if rest > 0.0 {
         let other = page.t("other", "其他");
-        page.more(format!("{:>10}  {other}", human_time(rest)));
+        page.more(format!("{}  {other}", right(&human_time(rest, page.lang), FIGURE)));
     }
     let s = &p.schedule;
-    let hours = human_time(s.checkpoint_every_steps as f64 * t.step_seconds);
+    let hours = human_time(s.checkpoint_every_steps as f64 * t.step_seconds, page.lang);
     let text = match page.lang {
         Lang::En => format!(
             "{} (goodput {}); checkpoint every {} ({hours}), evaluation every {}",
-            human_time(t.train_seconds),
+            human_time(t.train_seconds, page.lang),
             percent(t.goodput),
             words::several(s.checkpoint_every_steps, "step"),
             grouped(s.eval_every_steps)
         ),
         Lang::Zh => format!(
             "{}（有效率 {}）；每 {} 步保存检查点（{hours}），每 {} 步评估",
-            human_time(t.train_seconds),
+            human_time(t.train_seconds, page.lang),
             percent(t.goodput),
             grouped(s.checkpoint_every_steps),
             grouped(s.eval_every_steps)
@@ -337,8 +343,8 @@ fn time(page: &mut Page, p: &Plan) {
 /// What the measured mount means.
 fn storage(page: &mut Page, s: &Storage) {
     let read = format!("{} MB/s", grouped((s.read_bytes_per_second / 1e6) as u64));
-    let (data, stop) = (human_time(s.data_seconds), human_time(s.checkpoint_seconds));
-    let longer = (s.exposed_seconds > 0.0).then(|| human_time(s.exposed_seconds));
+    let (data, stop) = (human_time(s.data_seconds, page.lang), human_time(s.checkpoint_seconds, page.lang));
+    let longer = (s.exposed_seconds > 0.0).then(|| human_time(s.exposed_seconds, page.lang));
     let shard = s.shard_bytes.div_ceil(1 << 20);
     let (text, more) = match page.lang {
         Lang::En => {
@@ -445,11 +451,15 @@ fn search(page: &mut Page, p: &Plan) {
         let text = match page.lang {
             Lang::En => format!(
                 "runner-up {layout}: {} slower a step, by {}",
-                human_time(r.slower_by_seconds),
+                human_time(r.slower_by_seconds, page.lang),
                 r.decided_by
             ),
             Lang::Zh => {
-                format!("次优 {layout}：每步慢 {}，取决于 {}", human_time(r.slower_by_seconds), r.decided_by)
+                format!(
+                    "次优 {layout}：每步慢 {}，取决于 {}",
+                    human_time(r.slower_by_seconds, page.lang),
+                    r.decided_by
+                )
             }
         };
         page.more(text);
@@ -466,8 +476,10 @@ fn search(page: &mut Page, p: &Plan) {
         page.more(text);
     }
     for item in &s.extrapolated {
-        let text = page.t("extrapolated: ", "外推：");
-        page.more(format!("{text}{item}"));
+        page.more(match page.lang {
+            Lang::En => format!("extrapolated: {item}"),
+            Lang::Zh => format!("外推：{}", chinese::extrapolated(item)),
+        });
     }
 }
 
@@ -504,12 +516,12 @@ fn prices(page: &mut Page, p: &Plan) {
         page.more(match page.lang {
             Lang::En => format!(
                 "1 GiB more on every device saves {} a step, {}",
-                human_time(m.step_seconds),
+                human_time(m.step_seconds, page.lang),
                 money(m.cost, &p.cost.currency)
             ),
             Lang::Zh => format!(
                 "每卡多 1 GiB 显存，每步省 {}，共省 {}",
-                human_time(m.step_seconds),
+                human_time(m.step_seconds, page.lang),
                 money(m.cost, &p.cost.currency)
             ),
         });

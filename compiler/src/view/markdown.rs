@@ -70,7 +70,7 @@ fn context(p: &Plan) -> Report {
             ),
             row("layout", words::layout_words(&p.layout, p.batch.micro_batch_sequences, Lang::En)),
             row("memory", words::of_device(p, Lang::En)),
-            row("step", human_time(t.step_seconds)),
+            row("step", human_time(t.step_seconds, Lang::En)),
             row(
                 "tokens/s",
                 format!(
@@ -80,7 +80,10 @@ fn context(p: &Plan) -> Report {
                 ),
             ),
             row("MFU", format!("{:.1}%", t.mfu * 100.0)),
-            row("run", format!("{}, goodput {:.1}%", human_time(t.train_seconds), t.goodput * 100.0)),
+            row(
+                "run",
+                format!("{}, goodput {:.1}%", human_time(t.train_seconds, Lang::En), t.goodput * 100.0),
+            ),
             row("cost", format!("{} = {}", money(c.total, &c.currency), words::sum_of_money(p, Lang::En))),
             row(
                 "loss",
@@ -90,11 +93,11 @@ fn context(p: &Plan) -> Report {
         memory: stage.map_or(Vec::new(), |s| {
             words::memory_terms(s).into_iter().map(|(name, _, bytes)| row(name, human_bytes(bytes))).collect()
         }),
-        time: t.breakdown.iter().map(|(name, s)| row(name, human_time(*s))).collect(),
+        time: t.breakdown.iter().map(|(name, s)| row(name, human_time(*s, Lang::En))).collect(),
         pareto: (p.search.pareto.iter())
             .map(|x| Point {
                 layout: words::layout_words(&x.layout, x.micro_batch_sequences, Lang::En),
-                step: human_time(x.step_seconds),
+                step: human_time(x.step_seconds, Lang::En),
                 cost: money(x.cost, &c.currency),
                 free: human_bytes(x.margin_bytes),
             })

@@ -108,13 +108,11 @@ pub fn rope_words(p: &Plan, lang: Lang) -> String {
     if r.method == RopeMethod::None {
         return format!("RoPE θ {theta}");
     }
-    let over = if lang == Lang::En { "over" } else { "原上下文" };
-    format!(
-        "RoPE {} s={} {over} {}, θ {theta}",
-        word(&r.method),
-        short_float(r.factor),
-        grouped(r.original_context)
-    )
+    let (method, factor, original) = (word(&r.method), short_float(r.factor), grouped(r.original_context));
+    match lang {
+        Lang::En => format!("RoPE {method} s={factor} over {original}, θ {theta}"),
+        Lang::Zh => format!("RoPE {method} s={factor}，原上下文 {original}，θ {theta}"),
+    }
 }
 
 /// `¥467,997 + ¥18,928 = ¥486,925`
@@ -135,6 +133,12 @@ pub fn sum_of_money(p: &Plan, lang: Lang) -> String {
         }
     }
     parts.join(" + ")
+}
+
+/// A departure from the plan, as `search.exchange` names it, in Chinese.
+pub fn change_words(change: &str) -> String {
+    let names = [("loss ", "损失 "), ("batch ", "批 "), ("lr ", "学习率 ")];
+    names.iter().fold(change.replace(" x", " ×"), |text, (en, zh)| text.replace(en, zh))
 }
 
 /// Bytes of the terms of a stage, largest first.

@@ -2,9 +2,9 @@
 
 use llmc_planner::Infeasible;
 
-use crate::diag::{Diagnostic, Page, Rule, Severity, Value, money, text};
+use crate::diag::{Diagnostic, Page, Rule, Severity, Value, text};
 use crate::resolve::Resolved;
-use crate::unit::{grouped, human_time};
+use crate::unit::grouped;
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -48,9 +48,12 @@ pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Option<Diagnosti
     let late = late.filter(|(asked, needed)| needed > asked);
     let dear = figure("money_asked").zip(figure("money_needed").or(figure("money_there")));
     let (asked, needed, at) = match (late, dear) {
-        (Some((asked, needed)), _) => (human_time(asked), human_time(needed), f.span("budget.asked_seconds")),
+        (Some((asked, needed)), _) => {
+            (Value::Seconds(asked), Value::Seconds(needed), f.span("budget.asked_seconds"))
+        }
         (None, Some((asked, needed))) => {
-            (money(asked, currency), money(needed, currency), f.span("budget.asked_money"))
+            let of = |amount| Value::Money(amount, currency.to_owned());
+            (of(asked), of(needed), f.span("budget.asked_money"))
         }
         _ => return None,
     };
@@ -66,8 +69,7 @@ pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Option<Diagnosti
         .at_maybe(tokens.and(f.span("on.nodes").or(f.span("hardware.name"))))
         .arg("tokens", Value::Large(figure("tokens")?))
         .arg("devices", devices)
-        .text("needed", needed)
-        .text("asked", asked);
-    let fixes: Vec<String> = fixes.iter().map(|fix| super::unfit::fix_words(fix, currency)).collect();
-    Some(if fixes.is_empty() { d } else { d.arg("fixes", Value::List(fixes)) })
+        .arg("needed", needed)
+        .arg("asked", asked);
+    Some(super::unfit::with_fixes(d, fixes, currency))
 }

@@ -125,8 +125,7 @@ pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Diagnostic {
         .arg("words", known.map_or(Value::Text(rule.clone()), |(_, _, words)| (*words).into()))
         .text("rule", rule);
     let d = if shown.is_empty() { d } else { d.arg("figures", Value::List(shown)) };
-    let fixes: Vec<String> = fixes.iter().map(|fix| super::unfit::fix_words(fix, currency)).collect();
-    if fixes.is_empty() { d } else { d.arg("fixes", Value::List(fixes)) }
+    super::unfit::with_fixes(d, fixes, currency)
 }
 
 /// Where a path was typed, or another pin of the same clause.

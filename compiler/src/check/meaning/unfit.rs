@@ -2,7 +2,7 @@
 
 use llmc_planner::Infeasible;
 
-use crate::diag::{Diagnostic, Page, Rule, Severity, Span, Value, money, text};
+use crate::diag::{Diagnostic, Lang, Page, Rule, Severity, Span, Value, money, text};
 use crate::resolve::Resolved;
 use crate::unit::{human_bytes, human_time};
 
@@ -89,21 +89,25 @@ pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Option<Diagnosti
     for (name, _, bytes) in terms {
         d = d.arg(name, Value::Bytes(bytes));
     }
-    let fixes: Vec<String> = fixes.iter().map(|fix| fix_words(fix, currency)).collect();
-    Some(if fixes.is_empty() { d } else { d.arg("fixes", Value::List(fixes)) })
+    Some(with_fixes(d, fixes, currency))
+}
+
+/// The finding with the ways out that were planned, where there are any.
+pub fn with_fixes(d: Diagnostic, fixes: &[llmc_planner::Fix], currency: &str) -> Diagnostic {
+    let words = |fix| Value::Both(fix_words(fix, currency, Lang::En), fix_words(fix, currency, Lang::Zh));
+    if fixes.is_empty() { d } else { d.arg("fixes", Value::Each(fixes.iter().map(words).collect())) }
 }
 
 /// `--set "on=16xH100"` (71.2 GiB, 3.1 s/step, ¥120,000)
-pub fn fix_words(fix: &llmc_planner::Fix, currency: &str) -> String {
+fn fix_words(fix: &llmc_planner::Fix, currency: &str, lang: Lang) -> String {
     let also = fix.also.iter().map(|(path, value)| format!(" --set \"{path}={value}\"")).collect::<String>();
-    format!(
-        "`--set \"{}={}\"{also}` ({}, {}/step, {})",
-        fix.path,
-        fix.value,
-        human_bytes(fix.device_bytes),
-        human_time(fix.step_seconds),
-        money(fix.cost, currency)
-    )
+    let (memory, step) = (human_bytes(fix.device_bytes), human_time(fix.step_seconds, lang));
+    let (command, cost) =
+        (format!("`--set \"{}={}\"{also}`", fix.path, fix.value), money(fix.cost, currency));
+    match lang {
+        Lang::En => format!("{command} ({memory}, {step}/step, {cost})"),
+        Lang::Zh => format!("{command}（{memory}，每步 {step}，{cost}）"),
+    }
 }
 
 /// Where the devices are named, else the model.
