@@ -472,7 +472,10 @@ fn score_tells_of_odd_rows_and_goes_on() {
     ] {
         let output = run(folder.path(), &["score", "runs.csv", "--lang", lang]);
         assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), told));
-        assert!(String::from_utf8_lossy(&output.stdout).contains(if lang == "en" { "overall" } else { "总计" }), "{lang}");
+        assert!(
+            String::from_utf8_lossy(&output.stdout).contains(if lang == "en" { "overall" } else { "总计" }),
+            "{lang}"
+        );
     }
     let json = run(folder.path(), &["score", "runs.csv", "--format", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();

@@ -3,9 +3,9 @@
 use llmc_plan::plan::{Plan, Recipe};
 use serde::Serialize;
 
-use crate::diag::{Lang, money, short_float};
+use crate::diag::{Lang, money};
 use crate::join;
-use crate::unit::{grouped, human_bytes, human_count, human_time};
+use crate::unit::{figure, grouped, human_bytes, human_count, human_time};
 
 /// One consequence or setting that differs.
 #[derive(Clone, Debug, Serialize, PartialEq)]
@@ -157,10 +157,7 @@ fn shown_value(v: Option<&serde_json::Value>) -> String {
     match v {
         None => "–".to_owned(),
         Some(serde_json::Value::String(s)) => s.clone(),
-        Some(serde_json::Value::Number(n)) => match n.as_u64() {
-            Some(n) => grouped(n),
-            None => short_float(n.as_f64().unwrap_or(f64::NAN)),
-        },
+        Some(serde_json::Value::Number(n)) => figure(n),
         Some(v) => v.to_string(),
     }
 }

@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 
-use crate::diag::Lang;
+use crate::diag::{Lang, short_float};
 
 /// What a number measures. Two dimensions never mix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -432,6 +432,15 @@ pub fn grouped(value: u64) -> String {
         out.push(c);
     }
     out
+}
+
+/// Any number of a plan for people: counts and what is larger than six digits grouped.
+pub fn figure(number: &serde_json::Number) -> String {
+    match (number.as_u64(), number.as_f64().unwrap_or(f64::NAN)) {
+        (Some(count), _) => grouped(count),
+        (None, x) if (1e6..1e15).contains(&x) => grouped(libm::round(x) as u64),
+        (None, x) => short_float(x),
+    }
 }
 
 /// Bytes for people: `76.0 GiB`, `512 MiB`, `17 B`.

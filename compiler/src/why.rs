@@ -8,6 +8,7 @@ use crate::derive;
 use crate::diag::{Lang, Source, nearest};
 use crate::join;
 use crate::ledger::Why;
+use crate::unit::figure;
 use crate::world::World;
 
 /// One value with its reason and what that reason read.
@@ -201,10 +202,7 @@ fn shown(value: &serde_json::Value) -> String {
         serde_json::Value::Null => String::new(),
         serde_json::Value::String(s) if s.chars().count() > 60 => " = …".to_owned(),
         serde_json::Value::String(s) => format!(" = {s}"),
-        serde_json::Value::Number(x) => match x.as_u64() {
-            Some(count) => format!(" = {}", crate::unit::grouped(count)),
-            None => format!(" = {}", crate::diag::short_float(x.as_f64().unwrap_or(f64::NAN))),
-        },
+        serde_json::Value::Number(x) => format!(" = {}", figure(x)),
         v => format!(" = {v}"),
     }
 }

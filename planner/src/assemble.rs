@@ -12,7 +12,7 @@ use crate::cost::layer::{ends, plain_layer};
 use crate::cost::memory::stage_memory;
 use crate::cost::step::breakdown;
 use crate::cost::{Point, Setting};
-use crate::derive::{batch_tokens, flops_6nt, learning_rate, span_steps};
+use crate::derive::{batch_tokens, flops_6nt, learning_rate, loss_laws, span_steps};
 use crate::money::{FAILURES_PER_GPU_HOUR, RESTART_SECONDS, Rates, WRITER_BANDWIDTH, daly, goodput, rates};
 use crate::question::{Question, Span};
 use crate::search::{Costed, Found};
@@ -147,9 +147,13 @@ fn frontier_point(out: &Outcome, q: &Question, rates: &Rates, c: &Costed, tokens
 /// Loss with its interval after `trained` tokens in batches of `batch`: of as many tokens at the best batch as these are
 /// worth.
 fn loss_of(q: &Question, trained: u64, batch: u64) -> (f64, f64, f64) {
+    laws::loss(q.model.params as f64, worth(q, trained, batch), q.model.vocab)
+}
+
+/// Tokens at the best batch that `trained` ones in batches of `batch` are worth, those of a base among them.
+fn worth(q: &Question, trained: u64, batch: u64) -> f64 {
     let base = q.continued.and_then(|c| c.base_tokens).unwrap_or(0) as f64;
-    let worth = trained as f64 / joint::tokens_factor(q, trained as f64, batch as f64);
-    laws::loss(q.model.params as f64, worth + base, q.model.vocab)
+    trained as f64 / joint::tokens_factor(q, trained as f64, batch as f64) + base
 }
 
 fn search_record(out: &Outcome, q: &Question, rates: &Rates, spread: &[Candidate]) -> Search {
@@ -255,6 +259,7 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
     let (lr, lr_why, lr_spread) = learning_rate(q, trained as f64, global_tokens, run.steps, step_seconds);
     let (_, mut spread) = batch_tokens(&q.model, trained as f64);
     spread.extend(lr_spread);
+    spread.extend(loss_laws(q.model.params as f64, worth(q, trained, global_tokens)));
     let (predicted, low, high) = loss_of(q, trained, global_tokens);
     let stages: Vec<_> = match out.best.split.and_then(|at| out.found.splits.get(at)) {
         Some((held, node)) => uneven::stage_memories(s, &q.pins, node, p, held),

@@ -33,6 +33,16 @@ pub fn batch_tokens(model: &Model, tokens: f64) -> (f64, Vec<Candidate>) {
     (step_law.min(critical), spread)
 }
 
+/// Compute-optimal tokens for `params` and the loss after `tokens`, by both fits of Chinchilla's law.
+pub fn loss_laws(params: f64, tokens: f64) -> Vec<Candidate> {
+    let laws = [laws::HOFFMANN, laws::BESIROGLU];
+    let of = |path, value: fn(&laws::LossLaw, f64, f64) -> f64| {
+        laws.map(|law| Candidate { path, rule: law.name, value: settle(value(&law, params, tokens)) })
+    };
+    let optimal = of("budget.tokens", |law, params, _| law.optimal_tokens(params));
+    [optimal, of("loss.predicted", laws::LossLaw::loss)].concat()
+}
+
 /// Sequences nearest to `wanted` (in ratio) that spread over `gpus`: a multiple of them with no prime factor above 3,
 /// or, below them, one of their divisors. The smaller wins a tie.
 pub fn whole_sequences(wanted: f64, gpus: u64) -> u64 {

@@ -59,10 +59,16 @@ pub(super) fn search(page: &mut Page, p: &Plan) {
         });
     }
     for (path, chosen, en, zh) in [
+        ("budget.tokens", p.budget.tokens as f64, "tokens", "词元"),
+        ("loss.predicted", p.loss.predicted, "loss", "损失"),
         ("batch.global_tokens", p.batch.global_tokens as f64, "batch", "批"),
         ("lr.peak", p.lr.peak, "lr", "学习率"),
     ] {
-        let show = |x: f64| if x >= 1e3 { human_count(x) } else { format!("{x:.2e}") };
+        let show = |x: f64| match x {
+            _ if x >= 1e3 => human_count(x),
+            _ if path == "loss.predicted" => format!("{x:.3}"),
+            _ => format!("{x:.2e}"),
+        };
         let laws: Vec<String> = s
             .laws
             .iter()
