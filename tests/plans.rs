@@ -128,6 +128,7 @@ fn one_liner_in_full() {
     std::fs::copy(root.join("tests/frozen/h100.toml"), folder.path().join("h100.toml")).unwrap();
     let output =
         llmc(folder.path(), &["plan", "one-liner.llm", "--hardware", "h100.toml", "--format", "json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
     insta::assert_snapshot!("one-liner-json", text(&output.stdout));
 }
 

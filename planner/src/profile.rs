@@ -109,6 +109,7 @@ pub struct Comm {
     /// Pipelines that share machines delay each other: × (1 + contention·(r − 1)·log2(dp ÷ machine)), r = replicas on one
     /// machine, for more replicas than a machine has devices. An observation, not a law: it is 0 but where runs show it
     /// (vTrain's multi-node runs, [`crate::stack::Facts::contended`]).
+    #[serde(default)]
     pub contention: f64,
 }
 
