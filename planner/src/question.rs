@@ -118,6 +118,10 @@ pub struct Variant {
     /// Bytes that one logit takes while the loss is computed, with `whole_logits`: its own, its f32 copy, softmax and
     /// gradient, as far as they exist together. 0: the loss works through blocks of rows all the same.
     pub logit_bytes: u64,
+    /// Micro-batches whose logits' gradients and head inputs wait for the end of the step, on the last stage.
+    pub deferred_heads: u64,
+    /// Micro-batches that an interleaved pipeline runs through one chunk before it turns to the next; 0: as many as stages.
+    pub chunk_group: u64,
     /// Norms keep their input and normalised stream in f32 (PyTorch eager).
     pub upcast_norms: bool,
     /// "Selective" keeps every second product and attention's output (torchtitan), not all but norms and activation.

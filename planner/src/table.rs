@@ -229,12 +229,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let fused_loss =
         liger || ["chunked cross entropy", "fused CE", "fused cross"].iter().any(|flag| notes.contains(flag));
     let compiled = row.yes("compile") == Some(true);
-    let peak = match () {
-        _ if notes.contains("allocated_bytes") => Peak::LastAllocated,
-        _ if notes.contains("ACTIVE") || notes.contains("max_allocated") => Peak::Allocated,
-        _ if notes.contains("nvidia-smi") => Peak::Device,
-        _ => Peak::Reserved,
-    };
+    let peak = peak(notes);
     let model = Model {
         family: "gpt".into(),
         params: 0,
@@ -291,11 +286,20 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             eager: row.yes("compile") == Some(false) || (facts.eager && !compiled && !liger),
             whole_logits: true,
             logit_bytes: match () {
+                // The "native" fusion of Megatron-LM fuses pointwise work, not the product: an f32 copy and softmax exist
+                // together, compiled and no longer in place (megatron/core/fusions/fused_cross_entropy.py).
+                _ if native_fusion(notes) => 10,
                 _ if fused_loss => 0,
                 // The logits' maximum was subtracted into a copy until 9634c0e4 (2024-06-13), which is in 0.8.
                 _ if core_before(notes, 8) => 10,
                 () => facts.logit_bytes[usize::from(compiled && new)],
             },
+            deferred_heads: match notes.contains("defer-embedding-wgrad-compute") {
+                // 0 is no limit (megatron/core/model_parallel_config.py, `wgrad_deferral_limit`).
+                true => flag(notes, "wgrad-deferral-limit").filter(|n| *n > 0).unwrap_or(u64::MAX),
+                false => 0,
+            },
+            chunk_group: flag(notes, "microbatch-group-size-per-virtual-pipeline-stage").unwrap_or(0),
             upcast_norms: facts.upcast_norms && !compiled && !liger,
             selective_products: facts.selective_products,
             selective_scores: facts.selective_scores && given == Some(Recompute::Selective) && !feed_forward,
@@ -358,13 +362,16 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         // Composer's `get_mixed_precision`: "PURE" reduces in the precision of the products, "DEFAULT" in f32.
         setting.state.reduced = 2.0;
     }
-    if facts.torn_segments {
+    // Megatron Core's segments are torn as those of the models before it until 0.8 (FlagPerf's runs of 0.6 against later ones).
+    let early = stack == "megatron" && core_before(notes, 8);
+    let torn = facts.torn_segments || early;
+    if torn {
         setting.state_slack = TORN;
     }
     if facts.global_communicators && gpus > 1 {
         setting.communicators = 1 + u64::from(tp * pp > 1);
     }
-    if let Some(bytes) = facts.communicator_bytes {
+    if let Some(bytes) = facts.communicator_bytes.filter(|_| !early) {
         setting.profile.fixed.communicator_bytes = bytes;
     }
     if facts.contended {
@@ -455,8 +462,40 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         memory_only: notes.contains("use memory only"),
         peak,
         // What the segments leave is counted by the states.
-        slack: facts.torn_segments.then_some(0.0),
+        slack: if torn { Some(0.0) } else { facts.slack },
     })
+}
+
+/// What a row's peak is of, as its notes say.
+fn peak(notes: &str) -> Peak {
+    let says = |words: &[&str]| words.iter().any(|word| notes.contains(word));
+    match () {
+        _ if notes.contains("allocated_bytes") => Peak::LastAllocated,
+        _ if says(&[
+            "ACTIVE",
+            "max_allocated",
+            "max allocated",
+            "max_memory_allocated",
+            "peak allocated",
+        ]) =>
+        {
+            Peak::Allocated
+        }
+        // What programs that ask the driver print.
+        _ if says(&["nvidia-smi", "gpustat", "nvtop", "nvitop", "device memory used"]) => Peak::Device,
+        _ => Peak::Reserved,
+    }
+}
+
+/// Megatron-LM's flag for a fused cross entropy, unless Transformer Engine's is asked for.
+fn native_fusion(notes: &str) -> bool {
+    notes.contains("cross-entropy-loss-fusion") && !notes.contains("cross-entropy-fusion-impl=te")
+}
+
+/// `name=5`, where the notes tell it.
+fn flag(notes: &str, name: &str) -> Option<u64> {
+    let rest = notes.split_once(name)?.1.trim_start_matches(['=', ' ', ':']);
+    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
 }
 
 /// The notes name a release of Megatron Core before 0.`minor`: `core_v0.6.0`, `core_r0.7.0`.

@@ -75,14 +75,17 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
     bytes
 }
 
-/// Micro-batches in flight on pipeline rank `stage`, in whole-stage units.
-pub fn in_flight(point: &Point, stage: u64, micro_batches: u64) -> f64 {
+/// Micro-batches in flight on pipeline rank `stage`, in whole-stage units, where an interleaved pipeline turns to its next
+/// chunk after `group` of them (0: after as many as there are stages).
+pub fn in_flight(point: &Point, stage: u64, micro_batches: u64, group: u64) -> f64 {
     match point.schedule {
         Schedule::None => 1.0,
         Schedule::OneFOneB | Schedule::ZeroBubble => (point.pp - stage).min(micro_batches) as f64,
-        // Warm-up chunks of Megatron's interleaved schedule: 2(p−i−1) + (v−1)p + 1 of v a micro-batch.
+        // Warm-up chunks of Megatron's interleaved schedule: 2(p−i−1) + (v−1)g + 1 of v a micro-batch
+        // (megatron/core/pipeline_parallel/schedules.py, `get_pp_rank_microbatches`).
         Schedule::Interleaved => {
-            let chunks = 2 * (point.pp - stage - 1) + (point.vp - 1) * point.pp + 1;
+            let group = if group > 0 { group } else { point.pp };
+            let chunks = 2 * (point.pp - stage - 1) + (point.vp - 1) * group + 1;
             chunks.min(micro_batches * point.vp) as f64 / point.vp as f64
         }
     }
@@ -199,7 +202,7 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     let f = s.shape.ffn as f64;
     let spread = if point.sp { t } else { 1.0 };
     let layers = s.stage_layers(point.pp, stage) as f64;
-    let flying = in_flight(point, stage, s.micro_batches(point));
+    let flying = in_flight(point, stage, s.micro_batches(point), s.shape.variant.chunk_group);
     let kept = layer_activations(s, point, point.recompute);
     let mut activations = layers * flying * kept;
     if point.offload == Offload::Activations {
@@ -219,7 +222,9 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     let wide = n * b * f / t;
     let layer = (whole - kept).max(0.0) + 2.0 * stream + 3.0 * wide;
     // Where softmax and gradient of the loss are counted, they are gone when the first layer runs backward.
-    activations += if width > 6.0 { (layer - logits).max(0.0) } else { layer };
+    // So is a recomputed layer's work.
+    let after = width > 6.0 || point.recompute == Recompute::Full;
+    activations += if after { (layer - logits).max(0.0) } else { layer };
     let mut buffers = n * 32.0;
     if point.pp > 1 {
         buffers += 4.0 * n * h * b / spread;
@@ -228,7 +233,14 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
         buffers += n * h * b;
     }
     if point.cp > 1 {
-        buffers += 4.0 * n * (s.shape.kv_heads * s.shape.head_dim) as f64 / t * b;
+        // Of the ring all keys and values that come by, and each step's output until they are merged (Transformer Engine's
+        // attention/dot_product_attention/context_parallel.py, `p2p_comm_buffers` and `out_per_step`).
+        let passing = ((2 * s.shape.kv_heads + s.shape.heads) * s.shape.head_dim) as f64;
+        buffers += point.cp as f64 * n * passing / t * b;
+    }
+    if stage == point.pp - 1 {
+        let waiting = s.shape.variant.deferred_heads.min(s.micro_batches(point)) as f64;
+        buffers += waiting * n * b * (vocab + h / spread);
     }
     buffers += s.profile.fixed.workspace_bytes as f64;
     if s.shape.variant.quantised_copies > 0 {
@@ -295,7 +307,7 @@ pub fn host_bytes(s: &Setting, point: &Point) -> f64 {
         each += share * s.state.paged;
     }
     if point.offload == Offload::Activations {
-        let flying = in_flight(point, 0, s.micro_batches(point));
+        let flying = in_flight(point, 0, s.micro_batches(point), s.shape.variant.chunk_group);
         each += s.stage_layers(point.pp, 0) as f64 * flying * layer_activations(s, point, point.recompute);
     }
     each * s.gpus_per_node.min(s.gpus()) as f64
