@@ -8,9 +8,9 @@ use crate::{exit, sweep};
 
 const EXAMPLES: &str = "Examples:
   llmc plan recipe.llm
-  llmc plan recipe.llm --set 'optimizer.wd=0.05' --format json -o plan.json
+  llmc plan recipe.llm --set optimizer.wd=0.05 --format json -o plan.json
   llmc why recipe.llm lr.peak
-  llmc run recipe.llm --resume";
+  llmc run recipe.llm                             # needs its text, llmc-worker and llmc-data: `make worker`";
 
 const DATA: &str = "Commands of llmc-data (llmc data COMMAND --help has the options):
   build RECIPE            tokenise a recipe's sources into runs/NAME/data; or --spec data.json --out DIR
@@ -20,8 +20,9 @@ const DATA: &str = "Commands of llmc-data (llmc data COMMAND --help has the opti
   bench DIR               measure the reads and writes of a disk or network mount
 
 Examples:
+  make quickstart-text                            # the text that the recipe names
   llmc data build recipes/quickstart.llm
-  llmc data stats runs/quickstart/data
+  llmc data stats runs/quickstart/data            # once it is built
   llmc data bench /mnt/cpfs --out mount.json";
 
 const TOKENIZER: &str = "Commands of llmc-data tokenizer (llmc tokenizer COMMAND --help has the options):
@@ -29,8 +30,50 @@ const TOKENIZER: &str = "Commands of llmc-data tokenizer (llmc tokenizer COMMAND
   report DIR              bytes a token by source, unused and longest entries, entries that look like secrets
 
 Examples:
+  make quickstart-text                            # the text that the recipe names
   llmc tokenizer train recipes/quickstart.llm
-  llmc tokenizer report runs/quickstart/data";
+  llmc tokenizer report runs/quickstart/data      # after `llmc data build`";
+
+const RUN: &str = "Examples:
+  llmc run recipes/quickstart.llm                 # its text: `make quickstart-text`
+  llmc run runs/quickstart/plan.json --resume     # after Ctrl-C
+  llmc run recipe.llm --profile step.json
+
+Training needs llmc-worker and llmc-data beside llmc: `make worker` builds both.
+On several nodes, start it on each with MASTER_ADDR, MASTER_PORT and NODE_RANK set.";
+
+const SWEEP: &str = "Example:
+  llmc sweep lr recipes/quickstart.llm --lr 3e-4..1e-2 --points 4 --steps 30
+
+Every point is a training run: it needs what `llmc run` needs.";
+
+const SWEEP_LR: &str = "Examples:
+  llmc sweep lr recipe.llm
+  llmc sweep lr recipe.llm --lr 1e-4..1e-2 --points 7 --batch 4096,8192,16384
+  llmc sweep lr recipe.llm --lr 3e-4,1e-3 --steps 50 --format json
+
+Every point is a training run and needs what `llmc run` needs; all train the same tokens, with the recipe's schedule over
+them. Points that are finished are not run again.";
+
+const EVAL: &str = "Without DATA, the validation text of the checkpoint's run. DATA: the folder of a built corpus (its validation split), \
+or text files. --threads N: threads an operation may use.
+
+Examples, after `llmc run recipes/quickstart.llm`:
+  llmc eval runs/quickstart
+  llmc eval runs/quickstart/checkpoints/step-400 notes.txt";
+
+const SCORE: &str = "Columns: layers, hidden, heads, kv_heads, ffn, vocab, seq; hardware, n_gpus; micro_batch_seqs, global_batch_seqs, tp, \
+pp, cp, zero_stage, act_ckpt, precision; measured tokens_per_s_per_gpu or peak_mem_gib. A row that lacks what it needs is \
+named with the reason.
+
+Examples:
+  llmc score planner/data/held-out.csv
+  llmc score runs.csv --format json";
+
+const CALIBRATE: &str = "Examples:
+  llmc calibrate runs.csv vtrain.csv -o profiles --report accuracy.md
+  llmc calibrate runs/* -o profiles               # finished runs of `llmc run`
+  llmc calibrate --device -o profiles             # times this machine; needs llmc-worker: `make worker`";
 
 /// A compiler for LLM training: one page of recipe becomes a plan that is true and a run that executes it.
 #[derive(Debug, Parser)]
@@ -104,6 +147,7 @@ pub enum Color {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check recipes without planning; needs no data and no hardware
+    #[command(after_help = "Examples:\n  llmc check recipes/*.llm\n  llmc check recipe.llm --format json")]
     Check {
         /// Recipes; - is stdin
         #[arg(required = true, value_name = "RECIPE")]
@@ -121,7 +165,7 @@ pub enum Command {
     },
     /// Plan a run: does it fit, how long, what does it cost, what loss
     #[command(
-        after_help = "Examples:\n  llmc plan recipe.llm --lang zh\n  llmc plan recipe.llm --set model.ctx=4k --against plan.json\n  llmc plan recipe.llm --format markdown > report.md"
+        after_help = "Examples:\n  llmc plan recipe.llm --lang zh\n  llmc plan recipe.llm -o plan.json\n  llmc plan recipe.llm --set model.ctx=4k --against plan.json\n  llmc plan recipe.llm --format markdown > report.md"
     )]
     Plan(PlanArgs),
     /// Where a value of the plan comes from: recipe text, preset, rule, paper
@@ -165,12 +209,12 @@ pub enum Command {
     },
     /// Execute a plan: build the data, train, checkpoint
     #[command(
-        after_help = "Examples:\n  llmc run recipes/quickstart.llm\n  llmc run runs/quickstart/plan.json --resume\n  llmc run recipe.llm --profile step.json\n\nOn several nodes, start it on each with MASTER_ADDR, MASTER_PORT and NODE_RANK set."
+        after_help = RUN
     )]
     Run(RunArgs),
     /// Try settings in short runs and map their losses
     #[command(
-        after_help = "Example:\n  llmc sweep lr recipes/quickstart.llm --lr 3e-4..1e-2 --points 4 --steps 30"
+        after_help = SWEEP
     )]
     Sweep {
         /// What to vary
@@ -179,7 +223,7 @@ pub enum Command {
     },
     /// Evaluate a checkpoint on texts
     #[command(
-        after_help = "Without DATA, the validation text of the checkpoint's run. DATA: the folder of a built corpus (its validation split), or text files. --threads N: threads an operation may use.\n\nExamples:\n  llmc eval runs/quickstart\n  llmc eval runs/quickstart/checkpoints/step-400 notes.txt"
+        after_help = EVAL
     )]
     Eval {
         /// A checkpoint folder, then texts and options of llmc-worker eval
@@ -198,6 +242,7 @@ pub enum Command {
     #[command(after_help = DATA, override_usage = "llmc data [OPTIONS] <COMMAND> [ARGS]...")]
     Data(PassOn),
     /// Score the planner's predictions against measured runs
+    #[command(after_help = SCORE)]
     Score {
         /// A table of measurements
         #[arg(value_name = "RUNS.csv")]
@@ -205,10 +250,13 @@ pub enum Command {
     },
     /// Fit profiles on measured runs: how much of its peak each part of a step reaches
     #[command(
-        after_help = "Example:\n  llmc calibrate runs.csv vtrain.csv -o profiles --report accuracy.md\n  llmc calibrate runs/* -o profiles\n  llmc calibrate --device -o profiles"
+        after_help = CALIBRATE
     )]
     Calibrate(CalibrateArgs),
     /// Explain a diagnostic code, a keyword, a rule, a device or the hardware file; without a name, list every code
+    #[command(
+        after_help = "Examples:\n  llmc explain LLM0901\n  llmc explain budget\n  llmc explain H100 > mine.toml          # to describe another card"
+    )]
     Explain {
         /// Such as LLM0101, budget, lr.step_law, H200 or hardware
         name: Option<String>,
@@ -216,6 +264,9 @@ pub enum Command {
     /// Print the JSON schema of plan.json
     Schema,
     /// Print a completion script
+    #[command(
+        after_help = "Examples:\n  llmc completions bash > ~/.local/share/bash-completion/completions/llmc\n  llmc completions zsh > ~/.zfunc/_llmc        # a folder of $fpath"
+    )]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -227,7 +278,7 @@ pub enum Command {
 pub enum Over {
     /// Peak learning rate, and batch: a heat map in the terminal, sweeps/NAME/sweep.svg and sweep.json
     #[command(
-        after_help = "Examples:\n  llmc sweep lr recipe.llm\n  llmc sweep lr recipe.llm --lr 1e-4..1e-2 --points 7 --batch 4096,8192,16384\n  llmc sweep lr recipe.llm --lr 3e-4,1e-3 --steps 50 --format json\n\nEvery point trains the same tokens, with the recipe's schedule over them. Points that are finished are not run again."
+        after_help = SWEEP_LR
     )]
     Lr(SweepArgs),
 }
