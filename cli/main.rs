@@ -7,6 +7,7 @@
 mod args;
 mod calibrate;
 mod check;
+mod chinese;
 mod completions;
 mod corpus;
 mod cost;
@@ -29,22 +30,44 @@ mod terminal;
 mod why;
 mod world;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use args::{Cli, Command, Over};
 use exit::{Exit, Outcome};
-use terminal::Terminal;
+use terminal::{Lang, Terminal};
 
 fn main() -> ExitCode {
     exit::guard(|| {
-        let cli = Cli::parse();
+        let cli = match read() {
+            Ok(cli) => cli,
+            Err(code) => return code,
+        };
         let terminal = Terminal::new(&cli.global);
         dispatch(&terminal, cli).unwrap_or_else(|failure| {
             terminal::talk(&format!("llmc: {}\n", failure.text(terminal.lang)));
             Exit::Usage.into()
         })
+    })
+}
+
+/// The command line; help and what is wrong with it are said in the language of the sentences.
+fn read() -> Result<Cli, ExitCode> {
+    let given: Vec<OsString> = std::env::args_os().collect();
+    if terminal::asked(&given) == Lang::En {
+        return Ok(Cli::parse_from(given));
+    }
+    let read = chinese::translated(Cli::command()).try_get_matches_from(given);
+    read.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| {
+        match chinese::error(&error) {
+            Some(said) => terminal::talk(&said),
+            None => {
+                let _ = error.print();
+            }
+        }
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8))
     })
 }
 

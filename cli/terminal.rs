@@ -1,5 +1,6 @@
 //! stdout for data, stderr for talk: language, colour, and pipes that close early.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 
 use terminal_size::{Width, terminal_size_of};
@@ -60,6 +61,18 @@ impl Terminal {
             Lang::En => en,
             Lang::Zh => zh,
         }
+    }
+}
+
+/// The language that a command line asks for before it is read: what is wrong with one is said in it too.
+pub fn asked(given: &[OsString]) -> Lang {
+    let words: Vec<&str> = given.iter().filter_map(|word| word.to_str()).collect();
+    let after = |pair: &[&str]| if let ["--lang", lang] = pair { Some((*lang).to_owned()) } else { None };
+    let one = words.iter().find_map(|word| word.strip_prefix("--lang=")).map(str::to_owned);
+    match one.or_else(|| words.windows(2).find_map(after)).as_deref() {
+        Some("zh") => Lang::Zh,
+        Some(_) => Lang::En,
+        None => locale(|name| std::env::var(name).ok()),
     }
 }
 

@@ -91,6 +91,39 @@ fn completions_for_every_shell() {
 }
 
 #[test]
+fn help_and_usage_are_chinese_too() {
+    let folder = folder(&[]);
+    for command in [&["--help"][..], &["plan", "-h"], &["sweep", "lr", "--help"], &["data", "--help"]] {
+        let help = run(folder.path(), &[command, &["--lang", "zh"]].concat());
+        assert_eq!(help.status.code(), Some(0), "{}", show(&help));
+        let said = String::from_utf8_lossy(&help.stdout);
+        assert!(said.contains("\n用法：llmc") && said.contains("所有命令的选项:"), "{said}");
+        // A line of words and no Chinese among them is a command to type, indented.
+        let english =
+            said.lines().find(|line| line.is_ascii() && line.starts_with(|c: char| c.is_alphabetic()));
+        assert_eq!(english, None, "{said}");
+    }
+    for (args, told) in [
+        (&["plan"][..], "错误：缺少参数：<RECIPE>\n"),
+        (&["paln"], "错误：没有命令 `paln`；是否想写 `plan`？\n"),
+        (
+            &["plan", "a.llm", "--format", "xml"],
+            "错误：`--format <FORMAT>` 不能取 `xml`；可选：human、json、markdown\n",
+        ),
+        (
+            &["sweep", "lr", "a.llm", "--lr", "2..1"],
+            "错误：`--lr <LOW..HIGH>` 不能取 `2..1`：2 is not below 1\n",
+        ),
+    ] {
+        let wrong = run(folder.path(), &[args, &["--lang=zh"]].concat());
+        assert_eq!(wrong.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&wrong.stderr).starts_with(told), "{}", show(&wrong));
+    }
+    let locale = llmc(folder.path(), &["plan", "-h"]).env("LANG", "zh_CN.UTF-8").output().unwrap();
+    assert!(String::from_utf8_lossy(&locale.stdout).contains("用法："), "{}", show(&locale));
+}
+
+#[test]
 fn usage_and_unreadable_files_end_with_2() {
     let folder = folder(&[("bad.llm", "")]);
     std::fs::write(folder.path().join("bad.llm"), b"seed \xff").unwrap();
