@@ -55,15 +55,9 @@ fn spec_of(terminal: &Terminal, global: &Global, recipe: &Path) -> Result<Option
 /// Writes `data.json` into a run's folder, its root rewritten to start from there.
 pub fn write_spec(data: &DataSpec, root: &Path, folder: &Path) -> Result<PathBuf, Failure> {
     let absolute = |path: &Path| {
-        std::fs::canonicalize(path).map_err(|error| {
-            let path = path.display();
-            Failure::new(format!("cannot find {path}: {error}"), format!("找不到 {path}：{error}"))
-        })
+        std::fs::canonicalize(path).map_err(|error| Failure::io(("find", "找到"), path, &error))
     };
-    std::fs::create_dir_all(folder).map_err(|error| {
-        let folder = folder.display();
-        Failure::new(format!("cannot create {folder}: {error}"), format!("无法创建 {folder}：{error}"))
-    })?;
+    std::fs::create_dir_all(folder).map_err(|error| Failure::io(("create", "创建"), folder, &error))?;
     let root = relative(&absolute(folder)?, &absolute(root)?).to_string_lossy().into_owned();
     let spec = folder.join("data.json");
     files::write(&spec, &prepare::pretty(&DataSpec { root, ..data.clone() })?)?;

@@ -1,7 +1,8 @@
 //! How the program ends: one enum of codes, one kind of failure, and the guard that turns a panic into a report.
 
-use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
+use std::{fmt, io};
 
 use crate::terminal::Lang;
 
@@ -50,6 +51,24 @@ impl Failure {
         Failure { en: en.to_string(), zh: zh.to_string() }
     }
 
+    /// What the system says against doing `(en, zh)` with a path: `("read", "读取")`.
+    pub fn io((en, zh): (&str, &str), path: &Path, error: &io::Error) -> Failure {
+        let (path, (why_en, why_zh)) = (path.display(), cause(error));
+        Failure::new(format!("cannot {en} {path}: {why_en}"), format!("无法{zh} {path}：{why_zh}"))
+    }
+
+    /// A name that nothing has, and the nearest one or where all stand: `what` and `list` in both languages.
+    pub fn unknown(what: (&str, &str), name: &str, near: Option<String>, list: (&str, &str)) -> Failure {
+        let (en, zh) = match near {
+            Some(near) => (format!("did you mean `{near}`?"), format!("是否想写 `{near}`？")),
+            None => (list.0.to_owned(), list.1.to_owned()),
+        };
+        Failure::new(
+            format!("{} is called `{name}`: {en}", what.0),
+            format!("没有名为 `{name}` 的{}：{zh}", what.1),
+        )
+    }
+
     /// The sentence in one language.
     pub fn text(&self, lang: Lang) -> &str {
         match lang {
@@ -57,6 +76,20 @@ impl Failure {
             Lang::Zh => &self.zh,
         }
     }
+}
+
+/// Why the system refuses, without its number; what is rare stays in its own words.
+fn cause(error: &io::Error) -> (String, String) {
+    let (en, zh) = match error.kind() {
+        io::ErrorKind::NotFound => ("there is no such file or folder", "没有这个文件或目录"),
+        io::ErrorKind::PermissionDenied => ("this user has no permission", "当前用户没有权限"),
+        io::ErrorKind::IsADirectory => ("it is a folder: name a file", "这是目录：请给出文件"),
+        io::ErrorKind::NotADirectory => ("a part of the path is no folder", "路径中有一段不是目录"),
+        io::ErrorKind::StorageFull => ("the disk is full", "磁盘已满"),
+        io::ErrorKind::ReadOnlyFilesystem => ("the file system is read-only", "文件系统只读"),
+        _ => return (error.to_string(), error.to_string()),
+    };
+    (en.to_owned(), zh.to_owned())
 }
 
 /// What a command returns: a code to end with, possibly that of a program it started.

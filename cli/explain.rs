@@ -32,14 +32,6 @@ fn as_json(rule: &Rule) -> serde_json::Value {
 }
 
 fn unknown(name: &str, near: Option<String>) -> Failure {
-    match near {
-        Some(near) => Failure::new(
-            format!("nothing is called `{name}`: did you mean `{near}`?"),
-            format!("没有名为 `{name}` 的代码、关键字或规则：是否想写 `{near}`？"),
-        ),
-        None => Failure::new(
-            format!("nothing is called `{name}`: `llmc explain` lists the codes"),
-            format!("没有名为 `{name}` 的代码、关键字或规则：`llmc explain` 列出全部代码"),
-        ),
-    }
+    let list = ("`llmc explain` lists the codes", "`llmc explain` 列出全部代码");
+    Failure::unknown(("nothing", "代码、关键字或规则"), name, near, list)
 }

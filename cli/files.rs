@@ -1,7 +1,9 @@
 //! Reading what the command line names, and writing by rename.
 
-use std::io::{Read, Write};
-use std::path::Path;
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use llmc_compiler::diag::nearest;
 
 use crate::exit::Failure;
 
@@ -10,19 +12,28 @@ const LARGEST: u64 = 64 << 20;
 
 /// The text of a file; `-` is stdin.
 pub fn read(path: &Path) -> Result<String, Failure> {
-    let fail = |error: &dyn std::fmt::Display| {
-        let path = path.display();
-        Failure::new(format!("cannot read {path}: {error}"), format!("无法读取 {path}：{error}"))
-    };
     let mut bytes = Vec::new();
     let result = if path == Path::new("-") {
         std::io::stdin().lock().take(LARGEST + 1).read_to_end(&mut bytes)
     } else {
         std::fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
     };
-    result.map_err(|error| fail(&error))?;
+    result.map_err(|error| {
+        let failure = Failure::io(("read", "读取"), path, &error);
+        match beside(path).filter(|_| error.kind() == ErrorKind::NotFound) {
+            None => failure,
+            Some(near) => {
+                let (Failure { en, zh }, near) = (failure, near.display());
+                Failure::new(format!("{en}; did you mean {near}?"), format!("{zh}；是否想写 {near}？"))
+            }
+        }
+    })?;
     if bytes.len() as u64 > LARGEST {
-        return Err(fail(&format!("it is larger than {} MiB", LARGEST >> 20)));
+        let (path, most) = (path.display(), LARGEST >> 20);
+        return Err(Failure::new(
+            format!("cannot read {path}: it is larger than {most} MiB"),
+            format!("无法读取 {path}：它大于 {most} MiB"),
+        ));
     }
     String::from_utf8(bytes).map_err(|error| {
         let (path, at) = (path.display(), error.utf8_error().valid_up_to());
@@ -33,12 +44,22 @@ pub fn read(path: &Path) -> Result<String, Failure> {
     })
 }
 
+/// The file in the same folder that a mistyped name is nearest to.
+fn beside(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let entries = std::fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
+    // As many as a folder that people look through has.
+    let names = entries.flatten().take(10_000).filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    let near = nearest(name, names.iter().map(String::as_str))?;
+    Some(folder.map_or_else(|| PathBuf::from(near), |folder| folder.join(near)))
+}
+
 /// Writes a file so that it appears whole or not at all; folders on the way are created.
 pub fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    write_bytes(path, text.as_bytes()).map_err(|error| {
-        let path = path.display();
-        Failure::new(format!("cannot write {path}: {error}"), format!("无法写入 {path}：{error}"))
-    })
+    write_bytes(path, text.as_bytes()).map_err(|error| Failure::io(("write", "写入"), path, &error))
 }
 
 fn write_bytes(path: &Path, bytes: &[u8]) -> std::io::Result<()> {

@@ -150,10 +150,7 @@ fn time(global: &Global, recipe: &str, folder: &Path, name: &str) -> Result<Time
     let Some(planned) = &compiled.plan else { return Ok(Timed::Unfit) };
     let plan = folder.join(format!("{name}.json"));
     files::write(&plan, &json(planned, &compiled)?)?;
-    let failed = |error: std::io::Error| {
-        let folder = folder.display();
-        Failure::new(format!("cannot write in {folder}: {error}"), format!("无法写入 {folder}：{error}"))
-    };
+    let failed = |error: std::io::Error| Failure::io(("write in", "写入"), folder, &error);
     let part = folder.join(format!("{name}.bench.part"));
     let algorithms = folder.join(format!("{name}.gemm"));
     std::fs::create_dir_all(&algorithms).map_err(failed)?;

@@ -139,7 +139,14 @@ pub fn read_plan(path: &Path) -> Result<(Plan, String), Failure> {
     let json = files::read(path)?;
     let shown = path.display();
     let version: serde_json::Value = serde_json::from_str(&json).map_err(|error| {
-        Failure::new(format!("{shown} is no JSON: {error}"), format!("{shown} 不是 JSON:{error}"))
+        Failure::new(
+            format!(
+                "{shown} is no plan, not even JSON ({error}): `llmc plan RECIPE -o plan.json` writes one"
+            ),
+            format!(
+                "{shown} 不是计划，也不是 JSON（{error}）：请用 `llmc plan RECIPE -o plan.json` 写出计划"
+            ),
+        )
     })?;
     let version = version.get("format_version").and_then(|version| version.as_str()).unwrap_or("none");
     let ours = llmc_plan::plan::FORMAT_VERSION;
@@ -172,7 +179,7 @@ fn plan_and_data(path: &Path, global: &Global) -> Result<Prepared, Failure> {
     let data = if beside.exists() {
         let data: DataSpec = serde_json::from_str(&files::read(&beside)?).map_err(|error| {
             let beside = beside.display();
-            Failure::new(format!("{beside}: {error}"), format!("{beside}:{error}"))
+            Failure::new(format!("{beside}: {error}"), format!("{beside}：{error}"))
         })?;
         root = root.join(&data.root);
         Some(data)

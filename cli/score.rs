@@ -15,7 +15,7 @@ use crate::terminal::{Lang, Terminal, data, talk};
 pub fn run(terminal: &Terminal, table: &Path) -> Outcome {
     let scores = score(&files::read(table)?).map_err(|error| {
         let table = table.display();
-        Failure::new(format!("{table}: {error}"), format!("{table}:{error}"))
+        Failure::new(format!("{table}: {error}"), format!("{table}：{error}"))
     })?;
     for doubt in &scores.warnings {
         talk(&format!("{}\n", warning(terminal, doubt)));

@@ -254,10 +254,7 @@ fn train(folder: &Path, at: &Path, prepared: &Prepared, lr: f64, batch: u64) -> 
     let log_path = at.join("log.txt");
     let log = || {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log_path);
-        file.map_err(|error| {
-            let path = log_path.display();
-            Failure::new(format!("cannot write {path}: {error}"), format!("无法写入 {path}：{error}"))
-        })
+        file.map_err(|error| Failure::io(("write", "写入"), &log_path, &error))
     };
     // One corpus for all points: it depends on neither rate nor batch.
     let built_at = folder.join("data");

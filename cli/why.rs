@@ -67,14 +67,6 @@ pub fn not(terminal: &Terminal, global: &Global, recipe: &Path, choice: &str) ->
 }
 
 fn unknown(path: &str, near: Option<String>) -> Failure {
-    match near {
-        Some(near) => Failure::new(
-            format!("no value is called `{path}`: did you mean `{near}`?"),
-            format!("没有名为 `{path}` 的值：是否想写 `{near}`？"),
-        ),
-        None => Failure::new(
-            format!("no value is called `{path}`: `llmc plan --format json` shows all of them"),
-            format!("没有名为 `{path}` 的值：`llmc plan --format json` 列出全部"),
-        ),
-    }
+    let list = ("`llmc plan --format json` shows all of them", "`llmc plan --format json` 列出全部");
+    Failure::unknown(("no value", "值"), path, near, list)
 }

@@ -30,7 +30,7 @@ impl Folder {
             let read = hardware::read(&files::read(path)?);
             read.map_err(|error| {
                 let path = path.display();
-                Failure::new(format!("{path}: {error}"), format!("{path}:{error}"))
+                Failure::new(format!("{path}: {error}"), format!("{path}：{error}"))
             })
         });
         let run = crate::run::name_of(recipe).ok().map(|name| Path::new("runs").join(name));

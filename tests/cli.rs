@@ -132,7 +132,12 @@ fn usage_and_unreadable_files_end_with_2() {
     let missing = run(folder.path(), &["fmt", "none.llm"]);
     assert_eq!(
         show(&missing),
-        "exit: 2\n--- stdout\n\n--- stderr\nllmc: cannot read none.llm: No such file or directory (os error 2)\n"
+        "exit: 2\n--- stdout\n\n--- stderr\nllmc: cannot read none.llm: there is no such file or folder\n"
+    );
+    let near = run(folder.path(), &["plan", "dab.llm", "--lang", "zh"]);
+    assert_eq!(
+        show(&near),
+        "exit: 2\n--- stdout\n\n--- stderr\nllmc: 无法读取 dab.llm：没有这个文件或目录；是否想写 bad.llm？\n"
     );
     let bad = run(folder.path(), &["fmt", "bad.llm", "--lang", "zh"]);
     assert_eq!(

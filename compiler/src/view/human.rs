@@ -67,24 +67,16 @@ fn page_of(p: &Plan, lang: Lang, verbose: bool) -> String {
 fn head(page: &mut Page, p: &Plan) {
     let m = &p.model;
     let hash: String = p.recipe.hash.chars().take(8).collect();
-    let title = match page.lang {
-        Lang::En => format!(
-            "{} · {} parameters · {} tokens · {} × {}",
-            m.family,
-            human_count(m.params as f64),
-            human_count(p.budget.tokens as f64),
-            p.layout.gpus,
-            p.hardware.name
-        ),
-        Lang::Zh => format!(
-            "{} · {} 参数 · {} 词元 · {} × {}",
-            m.family,
-            human_count(m.params as f64),
-            human_count(p.budget.tokens as f64),
-            p.layout.gpus,
-            p.hardware.name
-        ),
-    };
+    let title = format!(
+        "{} · {} {} · {} {} · {} × {}",
+        m.family,
+        human_count(m.params as f64),
+        page.t("parameters", "参数"),
+        human_count(p.budget.tokens as f64),
+        page.t("tokens", "词元"),
+        p.layout.gpus,
+        p.hardware.name
+    );
     let word = page.t("recipe", "配方");
     page.lines.push(format!("{title} · {word} {hash}"));
     page.lines.push(String::new());
