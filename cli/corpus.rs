@@ -15,7 +15,7 @@ use crate::{files, prepare};
 /// Starts `llmc-data`; `tokenizer` is one of its commands, the commands of `data` are its own. `data build RECIPE` and
 /// `tokenizer train RECIPE` write `runs/NAME/data.json` first and build where `llmc run` would.
 pub fn run(terminal: &Terminal, global: &Global, command: &str, given: &PassOn) -> Outcome {
-    let mut process = DATA.command()?;
+    let mut process = DATA.command(terminal.lang)?;
     if command != "data" {
         process.arg(command);
     }

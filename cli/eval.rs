@@ -2,10 +2,11 @@
 
 use crate::exit::Outcome;
 use crate::sibling::WORKER;
+use crate::terminal::Terminal;
 
 /// Starts it and passes its code through.
-pub fn run(args: &[String]) -> Outcome {
-    let mut process = WORKER.command()?;
+pub fn run(terminal: &Terminal, args: &[String]) -> Outcome {
+    let mut process = WORKER.command(terminal.lang)?;
     process.arg("eval").args(args);
     WORKER.run(process)
 }

@@ -79,7 +79,7 @@ fn dispatch(terminal: &Terminal, cli: Cli) -> Outcome {
         Command::Plan(args) => plan::run(terminal, global, &args),
         Command::Run(args) => run::run(terminal, global, &args),
         Command::Sweep { over: Over::Lr(args) } => sweep::run(terminal, global, &args),
-        Command::Eval { args } => eval::run(&args),
+        Command::Eval { args } => eval::run(terminal, &args),
         Command::Tokenizer(given) => corpus::run(terminal, global, "tokenizer", &given),
         Command::Data(given) => corpus::run(terminal, global, "data", &given),
         Command::Score { table } => score::run(terminal, &table),

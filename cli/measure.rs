@@ -88,14 +88,14 @@ pub fn measure(
     let (sku, set) = match (device, described) {
         ("cpu", _) => ("CPU", CPU),
         (_, Some(described)) => (described.name.as_str(), CUDA),
-        _ => (card()?, CUDA),
+        _ => (card(terminal)?, CUDA),
     };
     let mut reports = Vec::new();
     for (at, (name, recipe)) in set.iter().enumerate() {
         let report = folder.join(format!("{name}.bench.json"));
         let head = format!("{}/{} {name}", at + 1, set.len());
         if !report.exists() {
-            match time(global, &format!("{recipe}on 1x{sku}\n"), folder, name)? {
+            match time(terminal, global, &format!("{recipe}on 1x{sku}\n"), folder, name)? {
                 Timed::Done => {}
                 Timed::Unfit => {
                     let why = terminal.say("does not fit this device: left out", "放不进该设备：略过");
@@ -144,7 +144,13 @@ enum Timed {
 }
 
 /// Plans a recipe and times it; plan and report appear in the folder.
-fn time(global: &Global, recipe: &str, folder: &Path, name: &str) -> Result<Timed, Failure> {
+fn time(
+    terminal: &Terminal,
+    global: &Global,
+    recipe: &str,
+    folder: &Path,
+    name: &str,
+) -> Result<Timed, Failure> {
     let world = Folder::new(Path::new(name), &global.hardware)?;
     let compiled = llmc_compiler::compile(recipe, &[], &world);
     let Some(planned) = &compiled.plan else { return Ok(Timed::Unfit) };
@@ -154,7 +160,7 @@ fn time(global: &Global, recipe: &str, folder: &Path, name: &str) -> Result<Time
     let part = folder.join(format!("{name}.bench.part"));
     let algorithms = folder.join(format!("{name}.gemm"));
     std::fs::create_dir_all(&algorithms).map_err(failed)?;
-    let mut command = WORKER.command()?;
+    let mut command = WORKER.command(terminal.lang)?;
     command.args(["bench", "--steps", STEPS, "--plan"]).arg(&plan).arg("--algorithms").arg(&algorithms);
     command.stdin(Stdio::null()).stdout(Stdio::from(File::create(&part).map_err(failed)?));
     match WORKER.run_within(vec![command], Some(LIMIT))? {
@@ -170,8 +176,8 @@ fn time(global: &Global, recipe: &str, folder: &Path, name: &str) -> Result<Time
 }
 
 /// The preset of this machine's CUDA device.
-fn card() -> Result<&'static str, Failure> {
-    let output = WORKER.command()?.arg("device").stdin(Stdio::null()).output();
+fn card(terminal: &Terminal) -> Result<&'static str, Failure> {
+    let output = WORKER.command(terminal.lang)?.arg("device").stdin(Stdio::null()).output();
     let output = output.map_err(|error| WORKER.cannot_start(&error))?;
     let found: Option<Found> =
         serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success());

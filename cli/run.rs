@@ -6,7 +6,7 @@
 use std::io::IsTerminal;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use llmc_plan::plan::Layout;
 
@@ -24,7 +24,8 @@ pub fn run(terminal: &Terminal, global: &Global, args: &RunArgs) -> Outcome {
         None => name_of(&args.recipe)?,
     };
     // Found before anything is written: a missing program leaves no trace.
-    let (mut build, worker) = (DATA.command()?, WORKER.find()?);
+    let mut build = DATA.command(terminal.lang)?;
+    WORKER.find()?;
     let Some(prepared) = prepare(terminal, global, &args.recipe)? else { return Ok(Exit::Recipe.into()) };
     let folder = Path::new("runs").join(&name);
     claim(&folder, &prepared.json, args.resume)?;
@@ -41,8 +42,8 @@ pub fn run(terminal: &Terminal, global: &Global, args: &RunArgs) -> Outcome {
     }
     let mut workers = Vec::new();
     for place in places(&prepared.plan.layout)? {
-        let mut command = Command::new(&worker);
-        command.envs(crate::sibling::libraries()).envs(place);
+        let mut command = WORKER.command(terminal.lang)?;
+        command.envs(place);
         command.arg("train").arg("--run").arg(&folder);
         if args.resume {
             command.arg("--resume");

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
+use llmc_plan::lang::{self, Lang};
+
 use crate::exit::{Exit, Failure};
 
 /// How long the other ranks have to stop after one has failed: they may be inside a collective that never ends.
@@ -65,10 +67,10 @@ impl Sibling {
         Failure::new(format!("{what}: build it with `{build}`"), format!("{what}：请用 `{build}` 构建"))
     }
 
-    /// A command of this program, ready for arguments.
-    pub fn command(&self) -> Result<Command, Failure> {
+    /// A command of this program that speaks `lang`, ready for arguments.
+    pub fn command(&self, lang: Lang) -> Result<Command, Failure> {
         let mut command = Command::new(self.find()?);
-        command.envs(libraries());
+        command.envs(libraries()).env(lang::VARIABLE, lang.code());
         if std::env::var_os(WAIT_POLICY).is_none() {
             command.env(WAIT_POLICY, "passive");
         }

@@ -5,9 +5,10 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
+use llmc_plan::say;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Color, Format, Global, SweepArgs};
@@ -131,7 +132,7 @@ pub fn run(terminal: &Terminal, global: &Global, args: &SweepArgs) -> Outcome {
             let at = folder.join(format!("lr-{}_batch-{batch}", written(*lr)));
             let (point, known) = match finished(&at, &prepared.json)? {
                 Some(point) => (point, true),
-                None => match train(&folder, &at, &prepared, *lr, *batch)? {
+                None => match train(terminal, &folder, &at, &prepared, *lr, *batch)? {
                     Ended::Finished(point) => (point, false),
                     Ended::Stopped(code) => {
                         talk(terminal.say(
@@ -146,8 +147,8 @@ pub fn run(terminal: &Terminal, global: &Global, args: &SweepArgs) -> Outcome {
             talk(&format!(
                 "{}/{count}  {}{}\n",
                 points.len(),
-                line(&point),
-                if known { "  (known)" } else { "" }
+                line(terminal, &point),
+                if known { terminal.say("  (known)", "  （已有）") } else { "" }
             ));
         }
     }
@@ -247,7 +248,14 @@ fn finished(at: &Path, json: &str) -> Result<Option<Point>, Failure> {
 }
 
 /// Runs one point to its end.
-fn train(folder: &Path, at: &Path, prepared: &Prepared, lr: f64, batch: u64) -> Result<Ended, Failure> {
+fn train(
+    terminal: &Terminal,
+    folder: &Path,
+    at: &Path,
+    prepared: &Prepared,
+    lr: f64,
+    batch: u64,
+) -> Result<Ended, Failure> {
     let begun = Instant::now();
     files::write(&at.join("plan.json"), &prepared.json)?;
     let spec = corpus::write_spec(&prepared.data, &prepared.root, at)?;
@@ -258,7 +266,7 @@ fn train(folder: &Path, at: &Path, prepared: &Prepared, lr: f64, batch: u64) -> 
     };
     // One corpus for all points: it depends on neither rate nor batch.
     let built_at = folder.join("data");
-    let mut build = DATA.command()?;
+    let mut build = DATA.command(terminal.lang)?;
     build.arg("build").arg("--spec").arg(&spec).arg("--out").arg(&built_at);
     if folder.join("sweep.json").exists() || built_at.exists() {
         build.stderr(log()?);
@@ -269,13 +277,13 @@ fn train(folder: &Path, at: &Path, prepared: &Prepared, lr: f64, batch: u64) -> 
     }
     let mut workers = Vec::new();
     for place in places(&prepared.plan.layout)? {
-        let mut command: Command = WORKER.command()?;
+        let mut command = WORKER.command(terminal.lang)?;
         command.envs(place).stderr(log()?);
         command.arg("train").arg("--run").arg(at).arg("--data").arg(&built_at).arg("--resume");
         workers.push(command);
     }
     let code = WORKER.run_all(workers)?;
-    let diverged = code == ExitCode::from(Exit::Recipe as u8) && told_of_divergence(&files::read(&log_path)?);
+    let diverged = code == ExitCode::from(Exit::Recipe as u8) && ended_unmade(&at.join("metrics.jsonl"))?;
     if code != ExitCode::SUCCESS && !diverged {
         let log = files::read(&log_path)?;
         let last: Vec<&str> = log.lines().rev().take(3).collect();
@@ -292,9 +300,15 @@ fn train(folder: &Path, at: &Path, prepared: &Prepared, lr: f64, batch: u64) -> 
     Ok(Ended::Finished(point))
 }
 
-/// Whether the worker gave up because steps in a row were not finite.
-fn told_of_divergence(log: &str) -> bool {
-    log.lines().next_back().is_some_and(|line| line.contains("not finite") && line.contains("in a row"))
+/// Whether the last step of a run's metrics was not finite: what ended it with [`Exit::Recipe`], then.
+fn ended_unmade(metrics: &Path) -> Result<bool, Failure> {
+    if !metrics.exists() {
+        return Ok(false);
+    }
+    let text = files::read(metrics)?;
+    let mut lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let last = lines.rfind(|line| line.get("loss").is_some());
+    Ok(last.is_some_and(|line| line["loss"].is_null() || line["skipped"] == true))
 }
 
 /// Validation loss at the end where there is one, else the mean training loss of the last steps.
@@ -315,14 +329,15 @@ fn loss(at: &Path) -> Result<(Option<f64>, bool), Failure> {
     Ok(((!last.is_empty()).then(|| last.iter().sum::<f64>() / last.len() as f64), false))
 }
 
-fn line(point: &Point) -> String {
-    let loss = point.loss.map_or("diverged".to_owned(), |loss| format!("loss {loss:.4}"));
-    format!(
-        "lr {}  batch {} tokens  {loss}  {:.0} s",
-        written(point.lr),
-        grouped(point.batch_tokens),
-        point.seconds
-    )
+fn line(terminal: &Terminal, point: &Point) -> String {
+    let loss = point.loss.map_or(say!("diverged", "发散"), |loss| say!("loss {loss:.4}", "损失 {loss:.4}"));
+    let (lr, batch, seconds) = (written(point.lr), grouped(point.batch_tokens), point.seconds);
+    let said = say!(
+        "lr {lr}  batch {batch} tokens  {loss}  {seconds:.0} s",
+        "学习率 {lr}  批大小 {batch} 词元  {loss}  {seconds:.0} 秒",
+        loss
+    );
+    said.text(terminal.lang).to_owned()
 }
 
 /// Thousands with separators.
@@ -378,7 +393,7 @@ fn verdict(terminal: &Terminal, folder: &Path, sweep: &Sweep) -> String {
             "best: lr {lr}, batch {batch} tokens, loss {loss:.4} (recipe: lr {own_lr}, batch {own_batch}); {shown}/sweep.svg\n"
         ),
         crate::terminal::Lang::Zh => format!(
-            "最佳：学习率 {lr}，批量 {batch} token，损失 {loss:.4}（配方：学习率 {own_lr}，批量 {own_batch}）；{shown}/sweep.svg\n"
+            "最佳：学习率 {lr}，批大小 {batch} 词元，损失 {loss:.4}（配方：学习率 {own_lr}，批大小 {own_batch}）；{shown}/sweep.svg\n"
         ),
     };
     let edge =

@@ -31,7 +31,7 @@ impl Terminal {
         let lang = match global.lang {
             Some(LangArg::En) => Lang::En,
             Some(LangArg::Zh) => Lang::Zh,
-            None => locale(|name| std::env::var(name).ok()),
+            None => ours(),
         };
         let color = match global.color {
             Color::Always => true,
@@ -57,10 +57,7 @@ impl Terminal {
 
     /// One of two sentences.
     pub fn say<'a>(&self, en: &'a str, zh: &'a str) -> &'a str {
-        match self.lang {
-            Lang::En => en,
-            Lang::Zh => zh,
-        }
+        self.lang.say(en, zh)
     }
 }
 
@@ -72,15 +69,13 @@ pub fn asked(given: &[OsString]) -> Lang {
     match one.or_else(|| words.windows(2).find_map(after)).as_deref() {
         Some("zh") => Lang::Zh,
         Some(_) => Lang::En,
-        None => locale(|name| std::env::var(name).ok()),
+        None => ours(),
     }
 }
 
-/// The POSIX order: the first of LC_ALL, LC_MESSAGES and LANG that is set and not empty decides.
-fn locale(variable: impl Fn(&str) -> Option<String>) -> Lang {
-    let names = ["LC_ALL", "LC_MESSAGES", "LANG"];
-    let set = names.iter().find_map(|name| variable(name).filter(|value| !value.is_empty()));
-    if set.is_some_and(|value| value.starts_with("zh")) { Lang::Zh } else { Lang::En }
+/// The language of the environment.
+pub fn ours() -> Lang {
+    Lang::of(|name| std::env::var(name).ok())
 }
 
 /// Writes data to stdout. A reader that has gone away (`llmc plan … | head`) is no failure.
@@ -98,21 +93,4 @@ pub fn data(text: &str) -> Result<(), Failure> {
 /// Writes talk to stderr; there is nobody to tell when that fails.
 pub fn talk(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_set_variable_decides() {
-        let with = |set: &[(&str, &str)]| {
-            let set: Vec<(String, String)> = set.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-            locale(move |name| set.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
-        };
-        assert_eq!(with(&[]), Lang::En);
-        assert_eq!(with(&[("LANG", "zh_CN.UTF-8")]), Lang::Zh);
-        assert_eq!(with(&[("LC_ALL", ""), ("LANG", "zh_CN.UTF-8")]), Lang::Zh);
-        assert_eq!(with(&[("LC_ALL", "C"), ("LANG", "zh_CN.UTF-8")]), Lang::En);
-    }
 }

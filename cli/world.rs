@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use llmc_compiler::Lang;
 use llmc_compiler::world::World;
 use llmc_planner::hardware::{self, Hardware};
 
 use crate::exit::Failure;
 use crate::files;
 use crate::sibling::DATA;
-use crate::terminal::talk;
+use crate::terminal::{asked, talk};
 
 /// A manifest, a tokenizer or a model's config is smaller; what is larger is not read.
 const LARGEST: u64 = 16 << 20;
@@ -49,7 +48,8 @@ impl Folder {
 
 /// A Parquet table as `name,number` lines: `llmc-data` reads it, `llmc` links no Parquet. Why it cannot is said at once.
 fn parquet(path: &Path) -> Option<String> {
-    let command = DATA.command().map_err(|failure| talk(&format!("llmc: {}\n", failure.text(Lang::En))));
+    let lang = asked(&std::env::args_os().collect::<Vec<_>>());
+    let command = DATA.command(lang).map_err(|failure| talk(&format!("llmc: {}\n", failure.text(lang))));
     let output = command.ok()?.arg("table").arg("--").arg(path).output().ok()?;
     talk(&String::from_utf8_lossy(&output.stderr));
     if output.status.success() { String::from_utf8(output.stdout).ok() } else { None }

@@ -195,6 +195,21 @@ fn only_the_interpreter_loops_over_layers_micro_batches_and_ranks() {
     }
 }
 
+/// Files that the worker and the corpus cannot read, write or map are said in both languages.
+#[test]
+fn every_file_operation_has_its_verb_in_both_languages() {
+    let known: BTreeSet<&str> = llmc_plan::lang::ACTIONS.iter().map(|(verb, _)| *verb).collect();
+    let mut seen = BTreeSet::new();
+    for path in files_of(&["runtime/src", "corpus/src"], &["rs"]) {
+        let whole = text(&path);
+        for call in code(&whole).split("::io(\"").skip(1).filter_map(|rest| rest.split_once('"')) {
+            assert!(known.contains(call.0), "{}: {}", shown(&path), call.0);
+            seen.insert(call.0.to_owned());
+        }
+    }
+    assert!(seen.len() >= 8, "{seen:?}");
+}
+
 /// Recipes in fenced blocks marked `llm`, in README and docs.
 fn documented_recipes() -> Vec<(String, String)> {
     let mut pages = files_of(&["docs"], &["md"]);

@@ -9,17 +9,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use crate::unit::{Dimension, grouped, human_bytes, human_count, human_time};
+/// JSON always stays English.
+pub use llmc_plan::lang::Lang;
 
-/// Language of sentences. JSON always stays English.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Lang {
-    /// English.
-    #[default]
-    En,
-    /// Chinese.
-    Zh,
-}
+use crate::unit::{Dimension, grouped, human_bytes, human_count, human_time};
 
 /// One sentence in both languages, with `{name}` for arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

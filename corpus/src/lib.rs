@@ -14,6 +14,7 @@
 mod adopt;
 pub mod build;
 mod clean;
+pub mod columns;
 pub mod dedup;
 mod durable;
 pub mod dynamic;

@@ -6,6 +6,7 @@
 pub mod arena;
 pub mod batch;
 pub mod data;
+pub mod lang;
 mod live;
 pub mod lower;
 pub mod model;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+use llmc_plan::lang::Lang;
 use llmc_plan::op::{Backend, Kind};
 use llmc_plan::plan::Plan;
 use llmc_plan::walk;
@@ -61,7 +62,14 @@ pub struct Report {
 ///
 /// # Errors
 /// What a run of the plan would fail with.
-pub fn bench(plan: &Plan, steps: u64, table: &Path, search: bool, began: Instant) -> Outcome<Report> {
+pub fn bench(
+    plan: &Plan,
+    steps: u64,
+    table: &Path,
+    search: bool,
+    began: Instant,
+    lang: Lang,
+) -> Outcome<Report> {
     let mut started = BTreeMap::new();
     let mut done = |phase| started.insert(phase, began.elapsed().as_secs_f64());
     let device = device::prepare(plan, 0, None)?;
@@ -70,7 +78,7 @@ pub fn bench(plan: &Plan, steps: u64, table: &Path, search: bool, began: Instant
     let program = prepare::lowered_for(plan, None, backend)?;
     device::check_memory(plan, device, walk::memory(&program).total)?;
     done("program");
-    warm(plan, &program, device, table, search)?;
+    warm(plan, &program, device, table, search, lang)?;
     done("kernels and algorithms");
     let mut machine = Machine::new(&program, device, plan.seed)?;
     let mut host = Synthetic::uniform(plan, plan.seed);

@@ -2,8 +2,10 @@
 //!
 //! Not here: measuring ([`crate::profile`]), the table ([`crate::report`]).
 
+use llmc_plan::lang::Said;
 use llmc_plan::op::Kind;
 use llmc_plan::plan::Plan;
+use llmc_plan::say;
 use serde::{Deserialize, Serialize};
 
 use crate::profile::Watched;
@@ -42,15 +44,15 @@ impl Term {
     ];
 
     /// As a table names it.
-    pub fn label(self) -> &'static str {
+    pub fn label(self) -> Said {
         match self {
-            Term::Gemm => "GEMM",
-            Term::Attention => "attention",
-            Term::Memory => "memory-bound",
-            Term::Recompute => "recompute",
-            Term::Optimizer => "optimizer",
-            Term::Copies => "exposed copies",
-            Term::Idle => "idle",
+            Term::Gemm => say!("GEMM", "矩阵乘"),
+            Term::Attention => say!("attention", "注意力"),
+            Term::Memory => say!("memory-bound", "访存受限"),
+            Term::Recompute => say!("recompute", "重计算"),
+            Term::Optimizer => say!("optimizer", "优化器"),
+            Term::Copies => say!("exposed copies", "未掩盖的拷贝"),
+            Term::Idle => say!("idle", "空闲"),
         }
     }
 
@@ -124,13 +126,19 @@ impl Breakdown {
     }
 
     /// One line: `step 3 took 812.4 ms: GEMM 520.1, attention …`.
-    pub fn line(&self) -> String {
-        let parts = self
-            .terms
-            .iter()
-            .map(|share| format!("{} {:.1}", share.term.label(), 1e3 * share.seconds.measured));
-        let parts: Vec<String> = parts.collect();
-        format!("step {} took {:.1} ms: {}", self.step, 1e3 * self.step_seconds.measured, parts.join(", "))
+    pub fn line(&self) -> Said {
+        let part = |share: &Share| {
+            let (label, ms) = (share.term.label(), 1e3 * share.seconds.measured);
+            say!("{label} {ms:.1}", "{label} {ms:.1}", label)
+        };
+        let parts: Vec<Said> = self.terms.iter().map(part).collect();
+        say!(
+            "step {step} took {ms:.1} ms: {parts}",
+            "第 {step} 步用时 {ms:.1} ms：{parts}",
+            step = self.step,
+            ms = 1e3 * self.step_seconds.measured,
+            parts = Said::join(&parts, ", ", "，")
+        )
     }
 }
 

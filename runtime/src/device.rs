@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use llmc_plan::lang::Said;
 use llmc_plan::op::Op;
 use llmc_plan::plan::{DType, Determinism, Plan};
 use llmc_plan::program::Program;
+use llmc_plan::say;
 use tch::Device;
 
 use crate::cuda::probe::{driver, probe};
@@ -43,15 +45,21 @@ pub fn prepare(plan: &Plan, local_rank: usize, threads: Option<usize>) -> Outcom
     if is_cpu(plan) {
         return Ok(Device::Cpu);
     }
-    let wanted = format!("the plan is for {} × {}", plan.layout.gpus, plan.hardware.name);
+    let (gpus, name) = (plan.layout.gpus, &plan.hardware.name);
+    let lacks = |found: u64, why: Said| {
+        Failure::environment(say!(
+            "the plan is for {gpus} × {name}, this machine has {found} CUDA devices{why}",
+            "计划面向 {gpus} × {name}，而本机有 {found} 个 CUDA 设备{why}",
+            why
+        ))
+    };
     if let Some(found) = driver().ok().flatten() {
         check_driver(found)?;
     }
-    load_cuda()
-        .map_err(|why| Failure::environment(format!("{wanted}, this machine has 0 CUDA devices ({why})")))?;
+    load_cuda().map_err(|why| lacks(0, say!(" ({why})", "（{why}）", why)))?;
     let found = tch::Cuda::device_count().max(0) as u64;
     if found < plan.layout.gpus || local_rank as u64 >= found {
-        return Err(Failure::environment(format!("{wanted}, this machine has {found} CUDA devices")));
+        return Err(lacks(found, Said::default()));
     }
     // cuBLAS picks one workspace a stream and split-K orders by it; `Bitwise` refuses atomics instead.
     if plan.determinism == Determinism::Bitwise {
@@ -71,22 +79,29 @@ pub fn check_device(plan: &Plan, device: Device) -> Outcome<()> {
     if is_named(&planned.name, &found.name) {
         return Ok(());
     }
-    Err(Failure::environment(format!(
-        "the plan is for {} of {} GiB, device {index} is {} of {} GiB: plan it again `on` that device",
-        planned.name,
-        gib(planned.memory_bytes),
-        found.name,
-        gib(found.total)
+    Err(Failure::environment(say!(
+        "the plan is for {planned} of {planned_gib} GiB, device {index} is {found} of {found_gib} GiB: plan it again \
+         `on` that device",
+        "计划面向 {planned}（{planned_gib} GiB），而设备 {index} 是 {found}（{found_gib} GiB）：请用 `on` 指定该设备并重新规划",
+        planned_gib = gib(planned.memory_bytes),
+        found_gib = gib(found.total),
+        planned = planned.name,
+        found = found.name
     )))
 }
 
 /// Loads libtorch's CUDA back end from where libtorch itself was loaded, if there is a driver.
-pub fn load_cuda() -> Result<(), String> {
+pub fn load_cuda() -> Result<(), Said> {
     if !Path::new("/dev/nvidiactl").exists() {
-        return Err("no NVIDIA driver".to_owned());
+        return Err(say!("no NVIDIA driver", "没有 NVIDIA 驱动"));
     }
-    let folder = libtorch_folder().ok_or("libtorch_cpu.so is not in /proc/self/maps")?;
-    shim::load_cuda(&folder.join("libtorch_cuda.so")).map_err(|e| e.to_string())
+    let folder = libtorch_folder().ok_or_else(|| Said::same("libtorch_cpu.so is not in /proc/self/maps"))?;
+    shim::load_cuda(&folder.join("libtorch_cuda.so")).map_err(Said::same)
+}
+
+/// The failure of a command that needs a CUDA device.
+pub fn no_cuda(why: Said) -> Failure {
+    Failure::environment(say!("no CUDA device here: {why}", "本机没有可用的 CUDA 设备：{why}", why))
 }
 
 /// The folder that libtorch itself was loaded from.
@@ -114,10 +129,11 @@ fn check_libtorch(found: &str, folder: &Path) -> Outcome<()> {
     if found.split('+').next() == Some(LIBTORCH) {
         return Ok(());
     }
-    Err(Failure::environment(format!(
-        "libtorch {found} was loaded from {}, this worker needs {LIBTORCH}: `make libtorch` fetches it, LIBTORCH names \
-         its folder",
-        folder.display()
+    Err(Failure::environment(say!(
+        "libtorch {found} was loaded from {folder}, this worker needs {LIBTORCH}: `make libtorch` fetches it, LIBTORCH \
+         names its folder",
+        "从 {folder} 加载的是 libtorch {found}，而本程序需要 {LIBTORCH}：用 `make libtorch` 获取，或以 LIBTORCH 指定其目录",
+        folder = folder.display()
     )))
 }
 
@@ -126,10 +142,12 @@ fn check_driver(found: u64) -> Outcome<()> {
         return Ok(());
     }
     let dotted = |version: u64| format!("{}.{}", version / 1000, version % 1000 / 10);
-    Err(Failure::environment(format!(
-        "the NVIDIA driver supports CUDA up to {}, libtorch {LIBTORCH} needs {}: install driver {DRIVER} or newer",
-        dotted(found),
-        dotted(CUDA)
+    Err(Failure::environment(say!(
+        "the NVIDIA driver supports CUDA up to {found}, libtorch {LIBTORCH} needs {needed}: install driver {DRIVER} or \
+         newer",
+        "NVIDIA 驱动最高支持 CUDA {found}，而 libtorch {LIBTORCH} 需要 {needed}：请安装 {DRIVER} 或更新的驱动",
+        found = dotted(found),
+        needed = dotted(CUDA)
     )))
 }
 
@@ -165,11 +183,18 @@ fn check_cudnn(found: i64) -> Outcome<()> {
         return Ok(());
     }
     let dotted = |version: i64| format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100);
-    let found = if found > 0 { format!("cuDNN {}", dotted(found)) } else { "no cuDNN".to_owned() };
-    Err(Failure::environment(format!(
-        "libtorch loaded {found}, attention needs {} or newer: LD_LIBRARY_PATH must name no other before libtorch's own; \
-         or choose `determinism bitwise`, which uses FlashAttention",
-        dotted(CUDNN)
+    let loaded = if found > 0 {
+        say!("libtorch loaded cuDNN {found}", "libtorch 加载的是 cuDNN {found}", found = dotted(found))
+    } else {
+        say!("libtorch loaded no cuDNN", "libtorch 没有加载到 cuDNN")
+    };
+    Err(Failure::environment(say!(
+        "{loaded}, attention needs {needed} or newer: LD_LIBRARY_PATH must name no other before \
+         libtorch's own; or choose `determinism bitwise`, which uses FlashAttention",
+        "{loaded}，注意力需要 {needed} 或更新版本：LD_LIBRARY_PATH 中 libtorch 自带的目录之前不能有其他版本；\
+         或选择 `determinism bitwise`，它使用 FlashAttention",
+        loaded,
+        needed = dotted(CUDNN)
     )))
 }
 
@@ -191,30 +216,39 @@ fn uses_cudnn(program: &Program) -> bool {
 /// # Errors
 /// Exit code 2 with both figures.
 pub fn check_memory(plan: &Plan, device: Device, needed: u64) -> Outcome<()> {
-    let advice = "lower the micro-batch, choose `layout < recompute full >`, or run it elsewhere";
+    let advice = say!(
+        "lower the micro-batch, choose `layout < recompute full >`, or run it elsewhere",
+        "请减小微批，选择 `layout < recompute full >`，或换一台机器运行"
+    );
     if let Device::Cuda(index) = device {
         let found = probe(index)?;
         let stage = plan.memory.stages.first();
         let rounding = stage.map_or(0, |s| s.reserved.saturating_sub(s.allocated));
         return if needed.saturating_add(rounding) > found.free {
-            Err(Failure::environment(format!(
-                "the program needs {} GiB of tensors and {} GiB for the allocator's rounding, device {index} has {} GiB \
-                 free of {} GiB ({} GiB are held by the CUDA context of this process and by others): {advice}",
-                gib(needed),
-                gib(rounding),
-                gib(found.free),
-                gib(found.total),
-                gib(found.total.saturating_sub(found.free)),
+            Err(Failure::environment(say!(
+                "the program needs {needed} GiB of tensors and {rounding} GiB for the allocator's rounding, device \
+                 {index} has {free} GiB free of {total} GiB ({held} GiB are held by the CUDA context of this process \
+                 and by others): {advice}",
+                "程序需要 {needed} GiB 张量和 {rounding} GiB 分配器取整，而设备 {index} 共 {total} GiB，空闲 {free} GiB\
+                 （{held} GiB 被本进程的 CUDA 上下文和其他进程占用）：{advice}",
+                needed = gib(needed),
+                rounding = gib(rounding),
+                free = gib(found.free),
+                total = gib(found.total),
+                held = gib(found.total.saturating_sub(found.free)),
+                advice
             )))
         } else {
             Ok(())
         };
     }
     match available_memory() {
-        Some(available) if needed > available => Err(Failure::environment(format!(
-            "the program needs {} MiB of tensors, this machine has {} MiB available: {advice}",
-            needed.div_ceil(1 << 20),
-            available >> 20
+        Some(available) if needed > available => Err(Failure::environment(say!(
+            "the program needs {needed} MiB of tensors, this machine has {available} MiB available: {advice}",
+            "程序需要 {needed} MiB 张量，而本机可用内存为 {available} MiB：{advice}",
+            needed = needed.div_ceil(1 << 20),
+            available = available >> 20,
+            advice
         ))),
         _ => Ok(()),
     }
@@ -284,7 +318,7 @@ mod tests {
         let said = |outcome: Outcome<()>| {
             let failure = outcome.expect_err("refused");
             assert_eq!(failure.code, 2);
-            failure.message
+            failure.message.en
         };
         let old = said(check_driver(12_040));
         assert!(

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use llmc_corpus::Stream;
 use llmc_plan::batch::Batch;
 use llmc_plan::data::{DataSpec, MixSpec, SourceSpec, ValidationSpec};
+use llmc_plan::lang::Lang;
 use llmc_plan::plan::Plan;
+use llmc_plan::say;
 use serde::Serialize;
 
 use crate::checkpoint::{self, Checkpoint, DATA_FILE, PLAN_FILE};
@@ -14,6 +16,7 @@ use crate::host::{Session, Source, data_failure};
 use crate::interpret::{Machine, Pass};
 use crate::run_folder::{read_data, read_plan};
 use crate::snapshot::restore;
+use crate::start::passed_over;
 use crate::{device, prepare};
 
 /// What `eval` prints.
@@ -34,13 +37,13 @@ pub struct Examination {
 }
 
 /// A `step-N` folder itself, or the newest good checkpoint of a run.
-fn chosen(folder: &Path) -> Outcome<Checkpoint> {
+fn chosen(folder: &Path, lang: Lang) -> Outcome<Checkpoint> {
     let (found, damaged) = match folder.join("checkpoints") {
         checkpoints if checkpoints.is_dir() => checkpoint::newest(&checkpoints)?,
         _ => (None, Vec::new()),
     };
     for sentence in damaged {
-        eprintln!("passed over: {sentence}");
+        eprintln!("{}", passed_over(&sentence).text(lang));
     }
     found.map_or_else(|| checkpoint::open(folder), Ok)
 }
@@ -50,8 +53,8 @@ fn chosen(folder: &Path) -> Outcome<Checkpoint> {
 ///
 /// # Errors
 /// Exit code 2 when a file is missing or damaged.
-pub fn examine(folder: &Path, data: &[PathBuf], threads: Option<usize>) -> Outcome<Examination> {
-    let checkpoint = chosen(folder)?;
+pub fn examine(folder: &Path, data: &[PathBuf], threads: Option<usize>, lang: Lang) -> Outcome<Examination> {
+    let checkpoint = chosen(folder, lang)?;
     let (mut plan, _) = read_plan(&checkpoint.folder.join(PLAN_FILE))?;
     let (spec, _) = read_data(&checkpoint.folder.join(DATA_FILE))?;
     // One sequence at a time reads every sample once and none twice; memory is of no concern here.
@@ -81,7 +84,10 @@ pub fn examine(folder: &Path, data: &[PathBuf], threads: Option<usize>) -> Outco
         loss += machine.get("loss_sum")?;
     }
     if tokens == 0.0 {
-        return Err(Failure::environment("there is no text to evaluate on: name files or a built corpus"));
+        return Err(Failure::environment(say!(
+            "there is no text to evaluate on: name files or a built corpus",
+            "没有可供评估的文本：请指定文件或已构建的语料"
+        )));
     }
     let mean = loss / tokens;
     let info = text.info();
@@ -143,8 +149,7 @@ fn texts(
     spec: &DataSpec,
 ) -> Outcome<(Text, Option<tempfile::TempDir>)> {
     let absolute = |path: &Path| std::path::absolute(path).map_err(|e| Failure::io("find", path, &e));
-    let scratch = tempfile::tempdir()
-        .map_err(|e| Failure::environment(format!("cannot create a temporary folder: {e}")))?;
+    let scratch = tempfile::tempdir().map_err(|e| Failure::io("create", &std::env::temp_dir(), &e))?;
     let globs =
         files.iter().map(|f| Ok(absolute(f)?.to_string_lossy().into_owned())).collect::<Outcome<_>>()?;
     let mut spec = DataSpec {

@@ -2,7 +2,9 @@
 
 use llmc_corpus::{Loader, Stream};
 use llmc_plan::batch::Batch;
+use llmc_plan::lang::Said;
 use llmc_plan::op::Op;
+use llmc_plan::say;
 use tch::Tensor;
 
 use crate::error::{Error, Result};
@@ -49,8 +51,8 @@ impl<'a> Session<'a> {
 /// The corpus's sentence: text that does not last is the recipe's fault, a file that cannot be read the environment's.
 pub fn data_failure(error: llmc_corpus::Error) -> Failure {
     match error {
-        llmc_corpus::Error::Exhausted { .. } => Failure::recipe(error.to_string()),
-        _ => Failure::environment(error.to_string()),
+        llmc_corpus::Error::Exhausted { .. } => Failure::recipe(Said::same(error)),
+        _ => Failure::environment(Said::same(error)),
     }
 }
 
@@ -60,8 +62,9 @@ impl Host for Session<'_> {
         self.next_micro_batch += 1;
         let from_corpus = |e| Error::Host(data_failure(e));
         let missing = || {
-            Error::Host(Failure::environment(format!(
-                "the program loads micro-batch {micro_batch}, which this list does not have"
+            Error::Host(Failure::environment(say!(
+                "the program loads micro-batch {micro_batch}, which this list does not have",
+                "程序读取了微批 {micro_batch}，而此列表中没有它"
             )))
         };
         match &mut self.source {
@@ -85,6 +88,10 @@ impl Host for Session<'_> {
     }
 
     fn exchange(&mut self, op: &Op, _inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
-        Err(Error::Host(Failure::environment(format!("{} needs other ranks; this run has one", op.key()))))
+        Err(Error::Host(Failure::environment(say!(
+            "{op} needs other ranks; this run has one",
+            "{op} 需要其他 rank，而本次运行只有一个",
+            op = op.key()
+        ))))
     }
 }

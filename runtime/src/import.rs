@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use llmc_plan::program::Program;
+use llmc_plan::say;
 use safetensors::Dtype;
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
@@ -66,8 +67,13 @@ impl Files {
         let index = folder.join(INDEX_FILE);
         let shards = match std::fs::read(&index) {
             Ok(text) => {
-                let index: Index = serde_json::from_slice(&text)
-                    .map_err(|e| Failure::environment(format!("{} is not an index: {e}", index.display())))?;
+                let index: Index = serde_json::from_slice(&text).map_err(|e| {
+                    Failure::environment(say!(
+                        "{path} is not an index: {e}",
+                        "{path} 不是索引：{e}",
+                        path = index.display()
+                    ))
+                })?;
                 index.weight_map
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
@@ -81,9 +87,10 @@ impl Files {
         let file = match self.shards.get(name) {
             Some(file) if !file.contains(['/', '\\']) => file.clone(),
             Some(file) => {
-                return Err(Failure::environment(format!(
-                    "{} puts {name} into `{file}`, which is not beside it",
-                    self.folder.join(INDEX_FILE).display()
+                return Err(Failure::environment(say!(
+                    "{index} puts {name} into `{file}`, which is not beside it",
+                    "{index} 将 {name} 放在 `{file}` 中，而它不在同一目录",
+                    index = self.folder.join(INDEX_FILE).display()
                 )));
             }
             None => MODEL_FILE.to_owned(),
@@ -101,16 +108,18 @@ impl Files {
             Dtype::BF16 => Kind::BFloat16,
             Dtype::F64 => Kind::Double,
             other => {
-                return Err(Failure::environment(format!(
-                    "{}: {name} has format {other}, a float is needed",
-                    self.folder.join(&file).display()
+                return Err(Failure::environment(say!(
+                    "{path}: {name} has format {other}, a float is needed",
+                    "{path}：{name} 的格式为 {other}，需要浮点格式",
+                    path = self.folder.join(&file).display()
                 )));
             }
         };
         if found != want {
-            return Err(Failure::environment(format!(
-                "{}: {name} is {found:?}, the plan's model has {want:?}",
-                self.folder.join(&file).display()
+            return Err(Failure::environment(say!(
+                "{path}: {name} is {found:?}, the plan's model has {want:?}",
+                "{path}：{name} 为 {found:?}，而计划的模型为 {want:?}",
+                path = self.folder.join(&file).display()
             )));
         }
         Ok(Tensor::f_from_data_size(&tensors.bytes(name)?, shape, kind)?)

@@ -10,6 +10,7 @@ use std::time::Instant;
 use llmc_plan::op::Op;
 use llmc_plan::param::ParamSpec;
 use llmc_plan::program::{Buffer, Call, Instr, Place, Program, Segment, Space};
+use llmc_plan::say;
 use tch::{Device, Tensor};
 
 use crate::cuda::Stream;
@@ -210,7 +211,11 @@ impl<'p> Machine<'p> {
         for call in calls {
             let segment = self.program.segment(call.segment);
             let segment = segment.ok_or_else(|| {
-                Failure::environment(format!("the program has no segment {}", call.segment.0))
+                Failure::environment(say!(
+                    "the program has no segment {id}",
+                    "程序中没有段 {id}",
+                    id = call.segment.0
+                ))
             })?;
             for (index, instr) in segment.instrs.iter().enumerate() {
                 let place = place(segment, index, call);
@@ -355,7 +360,7 @@ fn place(segment: &Segment, index: usize, call: &Call) -> Place {
 /// Adds the place to a failure that is ours; what the host says already stands on its own.
 fn at(place: &Place, op: &Op, failure: Failure) -> Failure {
     if failure.code == 70 {
-        Failure::bug(format!("{place} ({}): {}", op.key(), failure.message))
+        Failure::bug(format!("{place} ({}): {}", op.key(), failure.message.en))
     } else {
         failure
     }

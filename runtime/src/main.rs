@@ -1,6 +1,8 @@
 //! `llmc-worker`: trains, evaluates and shows the program of a plan. One process a device; `llmc run`,
 //! `torchrun`, `srun` or Kubernetes start it with RANK, WORLD_SIZE and LOCAL_RANK.
 
+use llmc_plan::lang::Lang;
+use llmc_plan::say;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,6 +28,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 the recipe diverges or its text 
 #[derive(Debug, Parser)]
 #[command(name = "llmc-worker", version, after_help = EXIT_CODES)]
 struct Arguments {
+    /// Language of sentences [default: LLMC_LANG, else the locale]
+    #[arg(long, global = true, value_parser = ["en", "zh"])]
+    lang: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -124,28 +129,44 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let command = Arguments::parse().command;
-    match std::panic::catch_unwind(|| run(command, Instant::now())) {
+    let Arguments { lang, command } = Arguments::parse();
+    let environment = || Lang::of(|name| std::env::var(name).ok());
+    let lang = lang.map_or_else(environment, |code| Lang::from(code.as_str()));
+    match std::panic::catch_unwind(|| run(command, Instant::now(), lang)) {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(failure)) => {
-            eprintln!("llmc-worker: {failure}");
+            eprintln!("llmc-worker: {}", failure.message.text(lang));
             ExitCode::from(failure.code)
         }
         Err(_) => {
-            eprintln!("llmc-worker: this is a bug of ours; please report it with the lines above");
+            let said = say!(
+                "this is a bug of ours; please report it with the lines above",
+                "这是 llmc 的程序错误，请连同以上各行一起报告"
+            );
+            eprintln!("llmc-worker: {}", said.text(lang));
             ExitCode::from(70)
         }
     }
 }
 
-fn run(command: Command, began: Instant) -> Outcome<u8> {
+fn run(command: Command, began: Instant, lang: Lang) -> Outcome<u8> {
     match command {
         Command::Train { run, data, resume, trace, profile, program, steps, search_gemm, threads } => {
             let local_rank = ranks()?;
             let stop = Stop::install()?;
             let folder = RunFolder::open(&run)?;
-            let options =
-                Options { data, resume, trace, profile, program, steps, search_gemm, threads, local_rank };
+            let options = Options {
+                data,
+                resume,
+                trace,
+                profile,
+                program,
+                steps,
+                search_gemm,
+                threads,
+                local_rank,
+                lang,
+            };
             Ok(match train(&folder, &options, &stop)? {
                 Ended::Complete => 0,
                 Ended::Stopped(code) => code,
@@ -162,21 +183,22 @@ fn run(command: Command, began: Instant) -> Outcome<u8> {
                 (Some(checkpoint), _) => (checkpoint, data),
                 (None, Some((first, rest))) => (first.clone(), rest.to_vec()),
                 (None, None) => {
-                    return Err(Failure::environment(
+                    return Err(Failure::environment(say!(
                         "name a checkpoint: runs/NAME, or runs/NAME/checkpoints/step-N",
-                    ));
+                        "请指定检查点：runs/NAME，或 runs/NAME/checkpoints/step-N"
+                    )));
                 }
             };
-            print(&examine(&checkpoint, &data, threads)?)?;
+            print(&examine(&checkpoint, &data, threads, lang)?)?;
             Ok(0)
         }
         Command::Bench { plan, steps, algorithms, search } => {
             let folder = algorithms.or_else(|| plan.parent().map(Path::to_path_buf)).unwrap_or_default();
-            print(&bench(&read_plan(&plan)?.0, steps.max(1), &folder, search, began)?)?;
+            print(&bench(&read_plan(&plan)?.0, steps.max(1), &folder, search, began, lang)?)?;
             Ok(0)
         }
         Command::Device => {
-            device::load_cuda().map_err(|why| Failure::environment(format!("no CUDA device here: {why}")))?;
+            device::load_cuda().map_err(device::no_cuda)?;
             let found = probe(0)?;
             print(&serde_json::json!({ "name": found.name, "memory_bytes": found.total }))?;
             Ok(0)
@@ -214,15 +236,19 @@ fn print(value: &impl serde::Serialize) -> Outcome<()> {
 fn ranks() -> Outcome<usize> {
     let number = |name: &str, default: usize| match std::env::var(name) {
         Err(_) => Ok(default),
-        Ok(text) => text
-            .parse::<usize>()
-            .map_err(|_| Failure::environment(format!("{name} is `{text}`, which is not a number"))),
+        Ok(text) => text.parse::<usize>().map_err(|_| {
+            Failure::environment(say!(
+                "{name} is `{text}`, which is not a number",
+                "{name} 为 `{text}`，不是数字"
+            ))
+        }),
     };
     let (rank, world) = (number("RANK", 0)?, number("WORLD_SIZE", 1)?);
     if world != 1 || rank != 0 {
-        return Err(Failure::environment(format!(
+        return Err(Failure::environment(say!(
             "WORLD_SIZE is {world}: this version of llmc-worker trains on one device; start one process, with a plan \
-             for one device"
+             for one device",
+            "WORLD_SIZE 为 {world}：此版本的 llmc-worker 只在一个设备上训练；请用单设备的计划启动一个进程"
         )));
     }
     number("LOCAL_RANK", 0)

@@ -4,6 +4,7 @@
 
 use llmc_plan::plan::DType;
 use llmc_plan::program::{Buffer, BufferId, Call, Program, Ref, Space};
+use llmc_plan::say;
 use tch::{Device, Kind, Tensor};
 
 use crate::cuda;
@@ -53,7 +54,11 @@ impl Memory {
     /// Exit code 2 when the device has not that much, 70 when the program asks for what cannot be laid out.
     pub fn allocate(program: &Program, device: Device) -> Outcome<Memory> {
         let arena = bytes(program.arena_bytes, device).map_err(|e| {
-            Failure::environment(format!("no {} bytes for transients: {e}", program.arena_bytes))
+            let bytes = program.arena_bytes;
+            Failure::environment(say!(
+                "no {bytes} bytes for transients: {e}",
+                "无法为临时张量分配 {bytes} 字节：{e}"
+            ))
         })?;
         let instances = program.buffers.iter().map(|buffer| instances(buffer, &arena, device));
         Ok(Memory { instances: instances.collect::<Outcome<_>>()? })
@@ -67,7 +72,9 @@ impl Memory {
     /// The only instance of a buffer, by name.
     pub fn named(&self, program: &Program, name: &str) -> Outcome<&Tensor> {
         let found = program.buffer_named(name).and_then(|id| self.instance(id, 0));
-        found.ok_or_else(|| Failure::environment(format!("the program has no buffer `{name}`")))
+        found.ok_or_else(|| {
+            Failure::environment(say!("the program has no buffer `{name}`", "程序中没有缓冲区 `{name}`"))
+        })
     }
 
     /// What an operand means in a call: its buffer, instance and tensor, row range applied.
@@ -80,9 +87,10 @@ impl Memory {
         let missing = || {
             let name = program.buffer(reference.buffer).map_or("?", |b| b.name.as_str());
             let layer = call.layer as i64 + reference.layer;
-            Failure::environment(format!(
-                "buffer `{name}` has no instance for layer {layer}, slot {}",
-                call.slot
+            Failure::environment(say!(
+                "buffer `{name}` has no instance for layer {layer}, slot {slot}",
+                "缓冲区 `{name}` 没有第 {layer} 层、槽位 {slot} 的实例",
+                slot = call.slot
             ))
         };
         let buffer = program.buffer(reference.buffer).ok_or_else(missing)?;
@@ -108,7 +116,11 @@ fn instances(buffer: &Buffer, arena: &Tensor, device: Device) -> Outcome<Vec<Ten
     if buffer.class.persistent() || buffer.space != Space::Device {
         let one = || {
             let tensor = Tensor::f_zeros(&shape, (kind(buffer.dtype), home)).map_err(|e| {
-                Failure::environment(format!("no {} bytes for `{}`: {e}", buffer.bytes(), buffer.name))
+                let (bytes, name) = (buffer.bytes(), &buffer.name);
+                Failure::environment(say!(
+                    "no {bytes} bytes for `{name}`: {e}",
+                    "无法为 `{name}` 分配 {bytes} 字节：{e}"
+                ))
             })?;
             if buffer.space == Space::Pinned && device != Device::Cpu {
                 // Not libtorch's pinned allocator, which rounds up to powers of two.
@@ -119,11 +131,12 @@ fn instances(buffer: &Buffer, arena: &Tensor, device: Device) -> Outcome<Vec<Ten
         return (0..buffer.instances()).map(|_| one()).collect();
     }
     if buffer.offsets.len() as u64 != buffer.instances() {
-        return Err(Failure::environment(format!(
-            "buffer `{}` has {} addresses for {} instances",
-            buffer.name,
-            buffer.offsets.len(),
-            buffer.instances()
+        return Err(Failure::environment(say!(
+            "buffer `{name}` has {addresses} addresses for {instances} instances",
+            "缓冲区 `{name}` 有 {addresses} 个地址，却有 {instances} 个实例",
+            name = buffer.name,
+            addresses = buffer.offsets.len(),
+            instances = buffer.instances()
         )));
     }
     let view = |offset: &u64| -> Outcome<Tensor> {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use llmc_plan::plan::Plan;
 use llmc_plan::program::Program;
+use llmc_plan::say;
 use llmc_plan::walk;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -68,7 +69,7 @@ pub fn explain(
     ledger: &Ledger,
     failure: Failure,
 ) -> Failure {
-    if !is_out_of_memory(&failure.message) {
+    if !is_out_of_memory(&failure.message.en) {
         return failure;
     }
     let footprint = walk::memory(program);
@@ -77,7 +78,7 @@ pub fn explain(
     taken.sort_by_key(|t| std::cmp::Reverse(t.allocated_bytes));
     let stage = plan.memory.stages.first();
     let report = json!({
-        "error": failure.message,
+        "error": failure.message.en,
         "predicted": {
             "plan_allocated_bytes": stage.map(|s| s.allocated),
             "plan_reserved_bytes": stage.map(|s| s.reserved),
@@ -95,15 +96,20 @@ pub fn explain(
     let path = folder.join(FILE);
     let text = serde_json::to_string_pretty(&report).unwrap_or_else(|_| report.to_string());
     let written = match write_whole(&path, &format!("{text}\n")) {
-        Ok(()) => format!("what every instruction took is in {}", path.display()),
-        Err(why) => format!("no report, for {why}"),
+        Ok(()) => {
+            say!("what every instruction took is in {path}", "每条指令的占用见 {path}", path = path.display())
+        }
+        Err(Failure { message: why, .. }) => say!("no report, for {why}", "没有报告，因为{why}", why),
     };
-    Failure::environment(format!(
-        "out of memory: {} GiB of tensors were predicted (plan: {} GiB), {} GiB are held; {}; {written}",
-        gib(footprint.total),
-        gib(stage.map_or(0, |s| s.allocated)),
-        gib(held),
-        failure.message
+    Failure::environment(say!(
+        "out of memory: {predicted} GiB of tensors were predicted (plan: {planned} GiB), {held} GiB are held; {why}; \
+         {written}",
+        "内存不足：预测张量占用 {predicted} GiB（计划：{planned} GiB），已占用 {held} GiB；{why}；{written}",
+        predicted = gib(footprint.total),
+        planned = gib(stage.map_or(0, |s| s.allocated)),
+        held = gib(held),
+        why = failure.message.en,
+        written
     ))
 }
 

@@ -5,10 +5,12 @@ use std::path::Path;
 use llmc_corpus::Stream;
 use llmc_plan::batch::BatchShape;
 use llmc_plan::data::DataSpec;
+use llmc_plan::lang::Said;
 use llmc_plan::lower::{Coordinates, LowerError, Options, lower_with};
 use llmc_plan::op::Backend;
 use llmc_plan::plan::Plan;
 use llmc_plan::program::Program;
+use llmc_plan::say;
 use llmc_plan::{arena, verify};
 
 use crate::device;
@@ -42,7 +44,7 @@ pub fn lowered_for(plan: &Plan, data: Option<&DataSpec>, backend: Backend) -> Ou
     };
     let mut program = lower_with(plan, &Coordinates::default(), &options).map_err(|error| match error {
         LowerError::Bug { .. } => Failure::bug(error.to_string()),
-        _ => Failure::environment(error.to_string()),
+        _ => Failure::environment(say!("{error}", "该计划无法运行（{error}）：请重新生成计划")),
     })?;
     arena::assign(&mut program);
     let violations = violations(&program);
@@ -55,14 +57,20 @@ pub fn lowered_for(plan: &Plan, data: Option<&DataSpec>, backend: Backend) -> Ou
 /// Exit code 2 with every violation, or when the file is not a program.
 pub fn edited(path: &Path) -> Outcome<Program> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::io("read", path, &e))?;
-    let mut program: Program = serde_json::from_str(&text)
-        .map_err(|e| Failure::environment(format!("{} is not a program: {e}", path.display())))?;
+    let mut program: Program = serde_json::from_str(&text).map_err(|e| {
+        Failure::environment(say!(
+            "{path} is not a program: {e}",
+            "{path} 不是程序：{e}",
+            path = path.display()
+        ))
+    })?;
     arena::assign(&mut program);
     let violations = violations(&program);
     if violations.is_empty() {
         return Ok(program);
     }
-    Err(Failure::environment(format!("{} is refused:\n{}", path.display(), violations.join("\n"))))
+    let (path, violations) = (path.display(), violations.join("\n"));
+    Err(Failure::environment(say!("{path} is refused:\n{violations}", "{path} 被拒绝：\n{violations}")))
 }
 
 fn violations(program: &Program) -> Vec<String> {
@@ -75,16 +83,24 @@ fn violations(program: &Program) -> Vec<String> {
 /// Exit code 2 with the corpus's sentence, or when corpus and plan do not fit each other, with both figures.
 pub fn corpus(folder: &Path, plan: &Plan, data: &DataSpec) -> Outcome<Stream> {
     if u64::from(data.context) != plan.model.context {
-        return Err(Failure::environment(format!(
-            "data.json has samples of {} tokens, the plan a context of {}",
-            data.context, plan.model.context
+        return Err(Failure::environment(say!(
+            "data.json has samples of {tokens} tokens, the plan a context of {context}: plan and build from one recipe",
+            "data.json 的样本为 {tokens} 个词元，而计划的上下文为 {context}：请用同一配方规划和构建",
+            tokens = data.context,
+            context = plan.model.context
         )));
     }
-    let narrow = |what: &str, value: u64| {
-        u32::try_from(value).map_err(|_| Failure::environment(format!("{what} of {value} exceeds 2^32 − 1")))
+    let narrow = |what: Said, value: u64| {
+        u32::try_from(value).map_err(|_| {
+            Failure::environment(say!(
+                "{what} of {value} exceeds 2^32 − 1",
+                "{what} {value} 超过 2^32 − 1",
+                what
+            ))
+        })
     };
-    let sequences = narrow("a micro-batch", plan.batch.micro_batch_sequences)?;
-    let documents = narrow("a segment count", documents_per_sequence(data).unwrap_or(1))?;
+    let sequences = narrow(say!("a micro-batch", "微批"), plan.batch.micro_batch_sequences)?;
+    let documents = narrow(say!("a segment count", "段数"), documents_per_sequence(data).unwrap_or(1))?;
     let shape =
         BatchShape { sequences, context: data.context, max_documents: sequences.saturating_mul(documents) };
     let sequences = plan.batch.global_sequences;
@@ -92,10 +108,11 @@ pub fn corpus(folder: &Path, plan: &Plan, data: &DataSpec) -> Outcome<Stream> {
     let stream = llmc_corpus::open(folder, &data, shape, sequences).map_err(data_failure)?;
     let vocab = u64::from(stream.manifest().tokenizer.vocab);
     if vocab > plan.model.vocab {
-        return Err(Failure::environment(format!(
-            "the tokenizer of {} has {vocab} entries, the plan's vocabulary {}",
-            folder.display(),
-            plan.model.vocab
+        return Err(Failure::environment(say!(
+            "the tokenizer of {folder} has {vocab} entries, the plan's vocabulary {planned}: plan again with `vocab {vocab}`",
+            "{folder} 的分词器有 {vocab} 个词条，而计划的词表为 {planned}：请用 `vocab {vocab}` 重新规划",
+            folder = folder.display(),
+            planned = plan.model.vocab
         )));
     }
     Ok(stream)

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::metrics::StepMetrics;
+use llmc_plan::lang::{Lang, Said};
+use llmc_plan::say;
 
 /// Least time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(2);
@@ -19,6 +21,7 @@ pub struct Progress {
     bar: ProgressBar,
     steps: u64,
     currency: String,
+    lang: Lang,
     plain: bool,
     last_line: Option<Instant>,
     /// Exponential mean of seconds a step, for the time left.
@@ -27,7 +30,7 @@ pub struct Progress {
 
 impl Progress {
     /// Progress of a run of `steps`, `done` of which are behind it. `currency` is an ISO code.
-    pub fn start(steps: u64, done: u64, currency: &str) -> Progress {
+    pub fn start(steps: u64, done: u64, currency: &str, lang: Lang) -> Progress {
         let plain = !std::io::stderr().is_terminal();
         let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(steps), target);
@@ -40,6 +43,7 @@ impl Progress {
             bar,
             steps,
             currency: symbol(currency).to_owned(),
+            lang,
             plain,
             last_line: None,
             mean_seconds: None,
@@ -55,19 +59,22 @@ impl Progress {
             Duration::from_secs_f64((self.steps.saturating_sub(metrics.step) as f64 * mean).clamp(0.0, 1e12));
         let text = describe(metrics, left, &self.currency);
         if !self.plain {
-            self.bar.set_message(text);
+            self.bar.set_message(text.text(self.lang).to_owned());
             self.bar.set_position(metrics.step);
             return;
         }
         let due = self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY) || metrics.step == self.steps;
         if due {
-            eprintln!("step {}/{}  {text}", metrics.step, self.steps);
+            let (step, steps) = (metrics.step, self.steps);
+            let line = say!("step {step}/{steps}  {text}", "第 {step}/{steps} 步  {text}", text);
+            eprintln!("{}", line.text(self.lang));
             self.last_line = Some(Instant::now());
         }
     }
 
     /// One line of its own, above the bar.
-    pub fn note(&self, text: &str) {
+    pub fn note(&self, said: &Said) {
+        let text = said.text(self.lang);
         if self.plain { eprintln!("{text}") } else { self.bar.suspend(|| eprintln!("{text}")) }
     }
 
@@ -78,17 +85,23 @@ impl Progress {
 }
 
 /// The figures of a step on one line.
-fn describe(m: &StepMetrics, left: Duration, currency: &str) -> String {
-    let loss = m.loss.map_or("not finite".to_owned(), |loss| format!("{loss:.4}"));
-    let noise = m.noise_scale.map_or(String::new(), |tokens| format!("  noise {} tokens", grouped(tokens)));
-    let starved = m.data_wait >= STARVED;
-    let starved = if starved { format!("  data wait {:.1} %", 100.0 * m.data_wait) } else { String::new() };
-    format!(
-        "loss {loss}  {} tokens/s  MFU {:.1} %{noise}{starved}  {} left  {currency}{:.2}",
-        grouped(m.tokens_per_second),
-        100.0 * m.mfu,
-        duration(left),
-        m.cost
+fn describe(m: &StepMetrics, left: Duration, currency: &str) -> Said {
+    let loss = m.loss.map_or(say!("not finite", "非有限值"), |loss| Said::same(format!("{loss:.4}")));
+    let noise = m.noise_scale.map(grouped);
+    let noise =
+        noise.map(|tokens| say!("  noise {tokens} tokens", "  噪声 {tokens} 词元")).unwrap_or_default();
+    let wait = (m.data_wait >= STARVED).then_some(100.0 * m.data_wait);
+    let wait = wait.map(|wait| say!("  data wait {wait:.1} %", "  等待数据 {wait:.1} %")).unwrap_or_default();
+    say!(
+        "loss {loss}  {rate} tokens/s  MFU {mfu:.1} %{noise}{wait}  {left} left  {currency}{cost:.2}",
+        "损失 {loss}  {rate} 词元/秒  MFU {mfu:.1} %{noise}{wait}  剩余 {left}  {currency}{cost:.2}",
+        loss,
+        rate = grouped(m.tokens_per_second),
+        mfu = 100.0 * m.mfu,
+        noise,
+        wait,
+        left = duration(left),
+        cost = m.cost
     )
 }
 
@@ -150,16 +163,15 @@ mod tests {
             loss_scale: None,
             skipped: false,
         };
-        assert_eq!(
-            describe(&metrics, Duration::from_secs(185), "¥"),
-            "loss 5.1235  12,346 tokens/s  MFU 45.7 %  3m05s left  ¥1.23"
-        );
+        let said = describe(&metrics, Duration::from_secs(185), "¥");
+        assert_eq!(said.en, "loss 5.1235  12,346 tokens/s  MFU 45.7 %  3m05s left  ¥1.23");
+        assert_eq!(said.zh, "损失 5.1235  12,346 词元/秒  MFU 45.7 %  剩余 3m05s  ¥1.23");
         let starved = StepMetrics { data_wait: 0.25, ..metrics.clone() };
-        assert!(describe(&starved, Duration::ZERO, "¥").contains("MFU 45.7 %  data wait 25.0 %  0s left"));
+        assert!(describe(&starved, Duration::ZERO, "¥").en.contains("MFU 45.7 %  data wait 25.0 %  0s left"));
         let broken = StepMetrics { loss: None, ..metrics.clone() };
-        assert!(describe(&broken, Duration::from_secs(200_000), "¥").starts_with("loss not finite"));
+        assert!(describe(&broken, Duration::from_secs(200_000), "¥").en.starts_with("loss not finite"));
         let noisy = StepMetrics { noise_scale: Some(45_678.9), ..metrics };
-        assert!(describe(&noisy, Duration::ZERO, "¥").contains("45.7 %  noise 45,679 tokens  0s left"));
+        assert!(describe(&noisy, Duration::ZERO, "¥").en.contains("45.7 %  noise 45,679 tokens  0s left"));
         assert_eq!(duration(Duration::from_secs(200_000)), "2d07h");
         assert_eq!(grouped(999.0), "999");
         assert_eq!(grouped(1_234_567.0), "1,234,567");

@@ -1,5 +1,8 @@
 //! The end of a run: predicted against measured, as a table on stderr and as `summary.json`.
 
+use llmc_corpus::columns::{left, right, width};
+use llmc_plan::lang::{Lang, Said};
+use llmc_plan::say;
 use serde::{Deserialize, Serialize};
 
 use crate::breakdown::Breakdown;
@@ -104,67 +107,90 @@ pub struct Summary {
 
 impl Summary {
     /// The table people read.
-    pub fn table(&self) -> String {
+    pub fn table(&self, lang: Lang) -> String {
+        let cells = |name: &str, rest: [&str; 3]| {
+            let [predicted, measured, error] = rest;
+            let line = left(name, 16) + &right(predicted, 14) + &right(measured, 14) + &right(error, 10);
+            format!("{}\n", line.trim_end())
+        };
         let row = |name: &str, c: &Compared, show: &dyn Fn(f64) -> String| {
             let error = c.error.map_or("–".to_owned(), |e| format!("{:+.1} %", 100.0 * e));
             let predicted = if c.error.is_some() { show(c.predicted) } else { "–".to_owned() };
-            format!("{name:<16}{predicted:>14}{:>14}{error:>10}\n", show(c.measured))
+            cells(name, [&predicted, &show(c.measured), &error])
         };
-        let mut text = format!("{:<16}{:>14}{:>14}{:>10}\n", "", "predicted", "measured", "error");
-        text += &row("peak memory", &self.peak_memory_bytes, &|v| format!("{:.1} MiB", v / 1_048_576.0));
-        text += &row("step time", &self.step_seconds, &|v| format!("{v:.3} s"));
-        text += &row("tokens/s", &self.tokens_per_second, &|v| format!("{v:.0}"));
+        let heads = [("predicted", "预测"), ("measured", "实测"), ("error", "误差")];
+        let mut text = cells("", heads.map(|(en, zh)| lang.say(en, zh)));
+        let mib = |v: f64| format!("{:.1} MiB", v / 1_048_576.0);
+        text += &row(lang.say("peak memory", "峰值显存"), &self.peak_memory_bytes, &mib);
+        text += &row(lang.say("step time", "每步时间"), &self.step_seconds, &|v| format!("{v:.3} s"));
+        text += &row(lang.say("tokens/s", "词元/秒"), &self.tokens_per_second, &|v| format!("{v:.0}"));
         text += &row("MFU", &self.mfu, &|v| format!("{:.1} %", 100.0 * v));
         if let Some(noise) = &self.noise_scale {
-            text += &row("critical batch", &noise.tokens, &|v| format!("{} tok", grouped(v)));
-            text += &format!("{:<16}{:>14}{:>14}\n", "", "", format!("± {} tok", grouped(noise.error)));
+            let unit = lang.say("tok", "词元");
+            let tokens = |v: f64| format!("{} {unit}", grouped(v));
+            text += &row(lang.say("critical batch", "临界批大小"), &noise.tokens, &tokens);
+            text += &cells("", ["", &format!("± {}", tokens(noise.error)), ""]);
         }
         if let Some(breakdown) = &self.breakdown {
             let ms = |v: f64| format!("{:.1} ms", 1e3 * v);
             for share in &breakdown.terms {
-                text += &row(&format!("  {}", share.term.label()), &share.seconds, &ms);
+                text += &row(&format!("  {}", share.term.label().text(lang)), &share.seconds, &ms);
             }
-            text += &row(&format!("  = step {}", breakdown.step), &breakdown.step_seconds, &ms);
+            let step = breakdown.step;
+            let sum = say!("  = step {step}", "  = 第 {step} 步");
+            text += &row(sum.text(lang), &breakdown.step_seconds, &ms);
         }
-        text += &self.by_source();
+        text += &self.by_source(lang);
         if self.data_wait_share >= STARVED {
-            text += &format!("waited for data {:.1} % of the time\n", 100.0 * self.data_wait_share);
+            let share = 100.0 * self.data_wait_share;
+            let said = say!("waited for data {share:.1} % of the time\n", "等待数据的时间占 {share:.1} %\n");
+            text += said.text(lang);
         }
-        text += &format!(
-            "{} steps, {} tokens, {}{:.2}",
-            self.steps,
-            self.tokens,
-            symbol(&self.currency),
-            self.cost
-        );
-        if let Some(loss) = self.eval_loss {
-            text += &format!("; validation loss {loss:.4}");
-            if let Some(entropy) = self.unigram_entropy {
-                let (gap, side) = (entropy - loss, if loss <= entropy { "below" } else { "above" });
-                text += &format!(", {:.2} nats {side} the unigram entropy {entropy:.4}", gap.abs());
-            }
-        }
+        text += self.totals().text(lang);
         text
+    }
+
+    /// Steps, tokens, money and validation loss on one line.
+    fn totals(&self) -> Said {
+        let entropy = self.unigram_entropy.zip(self.eval_loss).map(|(entropy, loss)| {
+            let side = if loss <= entropy { say!("below", "低") } else { say!("above", "高") };
+            let gap = (entropy - loss).abs();
+            say!(
+                ", {gap:.2} nats {side} the unigram entropy {entropy:.4}",
+                "，比一元熵 {entropy:.4} {side} {gap:.2} nat",
+                side
+            )
+        });
+        let entropy = entropy.unwrap_or_default();
+        let loss = self.eval_loss.map(|loss| {
+            say!("; validation loss {loss:.4}{entropy}", "；验证损失 {loss:.4}{entropy}", entropy)
+        });
+        say!(
+            "{steps} steps, {tokens} tokens, {symbol}{cost:.2}{loss}",
+            "{steps} 步，{tokens} 词元，{symbol}{cost:.2}{loss}",
+            steps = self.steps,
+            tokens = self.tokens,
+            symbol = symbol(&self.currency),
+            cost = self.cost,
+            loss = loss.unwrap_or_default()
+        )
     }
 }
 
 impl Summary {
     /// A row a source.
-    fn by_source(&self) -> String {
-        let Some(longest) = self.sources.iter().map(|s| s.name.len()).max() else { return String::new() };
-        let width = longest.max(16);
-        let mut text =
-            format!("{:<width$}{:>20}{:>8}{:>10}{:>12}\n", "source", "tokens", "share", "loss", "validation");
+    fn by_source(&self, lang: Lang) -> String {
+        let Some(longest) = self.sources.iter().map(|s| width(&s.name)).max() else { return String::new() };
+        let row = |name: &str, [tokens, share, loss, validation]: [&str; 4]| {
+            let figures = right(tokens, 20) + &right(share, 8) + &right(loss, 10) + &right(validation, 12);
+            format!("{}{figures}\n", left(name, longest.max(16)))
+        };
+        let heads = [("tokens", "词元"), ("share", "占比"), ("loss", "损失"), ("validation", "验证")];
+        let mut text = row(lang.say("source", "来源"), heads.map(|(en, zh)| lang.say(en, zh)));
         for s in &self.sources {
             let loss = |loss: Option<f64>| loss.map_or("–".to_owned(), |loss| format!("{loss:.4}"));
-            text += &format!(
-                "{:<width$}{:>20}{:>8}{:>10}{:>12}\n",
-                s.name,
-                grouped(s.tokens as f64),
-                format!("{:.1} %", 100.0 * s.share),
-                loss(s.loss),
-                loss(s.eval_loss)
-            );
+            let (tokens, share) = (grouped(s.tokens as f64), format!("{:.1} %", 100.0 * s.share));
+            text += &row(&s.name, [&tokens, &share, &loss(s.loss), &loss(s.eval_loss)]);
         }
         text
     }
@@ -215,7 +241,14 @@ step time              0.250 s       0.200 s   -20.0 %
 tokens/s                     –         10240         –
 MFU                     40.0 %        50.0 %   +25.0 %
 300 steps, 614400 tokens, ¥0.01; validation loss 4.2500, 2.25 nats below the unigram entropy 6.5000";
-        assert_eq!(summary.table(), want);
+        assert_eq!(summary.table(Lang::En), want);
+        let want = "                          预测          实测      误差
+峰值显存             100.0 MiB     101.0 MiB    +1.0 %
+每步时间               0.250 s       0.200 s   -20.0 %
+词元/秒                      –         10240         –
+MFU                     40.0 %        50.0 %   +25.0 %
+300 步，614400 词元，¥0.01；验证损失 4.2500，比一元熵 6.5000 低 2.25 nat";
+        assert_eq!(summary.table(Lang::Zh), want);
 
         let share = |term, predicted, measured| Share { term, seconds: Compared::new(predicted, measured) };
         let whole = Summary {
@@ -233,7 +266,7 @@ MFU                     40.0 %        50.0 %   +25.0 %
   idle                       –       50.0 ms         –
   = step 299          250.0 ms      200.0 ms   -20.0 %
 300 steps";
-        assert!(whole.table().contains(want), "{}", whole.table());
+        assert!(whole.table(Lang::En).contains(want), "{}", whole.table(Lang::En));
 
         let source = |name: &str, share: f64, loss, eval_loss| SourceReport {
             name: name.into(),
@@ -253,7 +286,7 @@ code                         153,600  25.0 %    2.0000           –
 web                          460,800  75.0 %    4.5000      4.2500
 waited for data 3.0 % of the time
 300 steps";
-        assert!(mixed.table().contains(want), "{}", mixed.table());
+        assert!(mixed.table(Lang::En).contains(want), "{}", mixed.table(Lang::En));
     }
 
     #[test]

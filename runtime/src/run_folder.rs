@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use llmc_plan::data::DataSpec;
 use llmc_plan::plan::{Master, Plan};
+use llmc_plan::say;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -42,9 +43,10 @@ impl RunFolder {
         let lock_path = path.join(".lock");
         let lock = File::create(&lock_path).map_err(|e| Failure::io("write", &lock_path, &e))?;
         lock.try_lock().map_err(|_| {
-            Failure::environment(format!(
-                "another worker is training in {}: wait for it or stop it",
-                path.display()
+            Failure::environment(say!(
+                "another worker is training in {path}: wait for it or stop it",
+                "另一个进程正在 {path} 中训练：请等它结束，或将其停止",
+                path = path.display()
             ))
         })?;
         Ok(RunFolder { path: path.to_path_buf(), plan, plan_text, data, data_text, _lock: lock })
@@ -62,8 +64,13 @@ impl RunFolder {
 /// Exit code 2 and what is wrong with the file.
 pub fn read_plan(path: &Path) -> Outcome<(Plan, String)> {
     let text = fs::read_to_string(path).map_err(|e| Failure::io("read", path, &e))?;
-    let plan =
-        Plan::from_json(&text).map_err(|e| Failure::environment(format!("{}: {e}", path.display())))?;
+    let plan = Plan::from_json(&text).map_err(|e| {
+        Failure::environment(say!(
+            "{path}: {e}",
+            "{path} 不是可读的计划（{e}）：请重新生成计划",
+            path = path.display()
+        ))
+    })?;
     Ok((plan, text))
 }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use llmc_plan::param::ParamSpec;
 use llmc_plan::plan::DType;
 use llmc_plan::program::{BufferId, Call, Program, Ref};
+use llmc_plan::say;
 use safetensors::{Dtype, View};
 use tch::{Device, Kind, Tensor};
 
@@ -68,7 +69,10 @@ impl Snapshot {
         for ((call, reference), tensor) in references.zip(tensors) {
             let (param, role) = owner(program, &call, &reference).ok_or_else(|| {
                 let name = program.buffer(reference.buffer).map_or("?", |b| b.name.as_str());
-                Failure::environment(format!("the program saves `{name}`, which belongs to no parameter"))
+                Failure::environment(say!(
+                    "the program saves `{name}`, which belongs to no parameter",
+                    "程序保存了 `{name}`，它不属于任何参数"
+                ))
             })?;
             if role == Role::Weight || role == Role::Master {
                 let weight = program.buffer(param.buffers.weight).map_or(DType::F32, |b| b.dtype);
@@ -160,9 +164,10 @@ pub fn parameter_tensor(
     let layer = param.layer.map_or(0, |l| l as i64);
     let instance = program.buffer(buffer).and_then(|b| b.instance(layer, 0, 0));
     let tensor = instance.and_then(|i| memory.instance(buffer, i));
-    tensor
-        .map(Tensor::shallow_clone)
-        .ok_or_else(|| Failure::environment(format!("parameter {} has no buffer {}", param.name, buffer.0)))
+    tensor.map(Tensor::shallow_clone).ok_or_else(|| {
+        let (name, id) = (&param.name, buffer.0);
+        Failure::environment(say!("parameter {name} has no buffer {id}", "参数 {name} 没有缓冲区 {id}"))
+    })
 }
 
 /// Hugging Face name, first row and rows of each part, without the rows that pad the vocabulary.

@@ -7,6 +7,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::failure::{Failure, Outcome};
+use llmc_plan::say;
 
 /// Whether and by which signal the run was asked to stop.
 #[derive(Debug, Clone)]
@@ -26,7 +27,7 @@ impl Stop {
             flag::register_conditional_shutdown(number, 128 + number, asked.clone())
                 .and_then(|_| flag::register(number, asked.clone()))
                 .and_then(|_| flag::register_usize(number, signal.clone(), number as usize))
-                .map_err(|e| Failure::environment(format!("cannot handle signals: {e}")))?;
+                .map_err(|e| Failure::environment(say!("cannot handle signals: {e}", "无法处理信号：{e}")))?;
         }
         Ok(Stop { signal })
     }

@@ -4,6 +4,7 @@
 use llmc_plan::batch::Batch;
 use llmc_plan::op::Op;
 use llmc_plan::plan::Plan;
+use llmc_plan::say;
 use tch::Tensor;
 
 use crate::error::{Error, Result};
@@ -76,6 +77,10 @@ impl Host for Synthetic {
     }
 
     fn exchange(&mut self, op: &Op, _inputs: &[Tensor], _outputs: &[Tensor]) -> Result<()> {
-        Err(Error::Host(Failure::environment(format!("{} needs other ranks", op.key()))))
+        Err(Error::Host(Failure::environment(say!(
+            "{op} needs other ranks",
+            "{op} 需要其他 rank",
+            op = op.key()
+        ))))
     }
 }

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use llmc_corpus::loader::{Loaded, Part};
 use llmc_corpus::{Loader, Stream};
+use llmc_plan::lang::Lang;
 use llmc_plan::plan::{Plan, Storage};
+use llmc_plan::say;
 use llmc_plan::walk;
 use tch::Device;
 
@@ -76,6 +78,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Index of the device on this machine.
     pub local_rank: usize,
+    /// Language of what is said.
+    pub lang: Lang,
 }
 
 /// How training ended.
@@ -136,14 +140,14 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     };
     let data = options.data.clone().unwrap_or_else(|| folder.path.join("data"));
     let mut stream = prepare::corpus(&data, plan, &folder.data)?;
-    let state = starting_state(folder, &mut stream, options.resume)?;
+    let state = starting_state(folder, &mut stream, options.resume, options.lang)?;
 
     let device = device::prepare(plan, options.local_rank, options.threads)?;
     let footprint = walk::memory(&program);
     device::check_device(plan, device)?;
     device::check_libraries(device, &program)?;
     device::check_memory(plan, device, footprint.total)?;
-    warm(plan, &program, device, &folder.path, options.search_gemm)?;
+    warm(plan, &program, device, &folder.path, options.search_gemm, options.lang)?;
     let explain =
         |ledger: &Ledger, failure| oom::explain(&folder.path, plan, &program, device, ledger, failure);
     let mut machine =
@@ -163,9 +167,10 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     }
 
     let last = options.steps.map_or(plan.budget.steps, |s| s.min(plan.budget.steps));
-    let progress = Progress::start(last, state.step, &plan.cost.currency);
+    let progress = Progress::start(last, state.step, &plan.cost.currency, options.lang);
     if from.is_some() {
-        progress.note(&format!("resumed at step {} of {}", state.step, plan.budget.steps));
+        let (step, steps) = (state.step, plan.budget.steps);
+        progress.note(&say!("resumed at step {step} of {steps}", "从第 {step} 步继续，共 {steps} 步"));
     }
     let following = dynamic::open(folder, &mut stream, &machine, options.resume)?;
     if following.is_none() {
@@ -214,12 +219,17 @@ pub fn train(folder: &RunFolder, options: &Options, stop: &Stop) -> Outcome<Ende
     }
     run.progress.finish();
     if run.step_seconds.is_empty() {
-        eprintln!("{} is complete: {} of {last} steps are made", folder.path.display(), run.state.step);
+        let (path, made) = (folder.path.display(), run.state.step);
+        let said = say!(
+            "{path} is complete: {made} of {last} steps are made",
+            "{path} 已完成：共 {last} 步，已完成 {made} 步"
+        );
+        eprintln!("{}", said.text(options.lang));
     } else if ended == Ended::Complete {
         let summary = run.summary(footprint.total)?;
         let text = serde_json::to_string_pretty(&summary).map_err(|e| Failure::bug(e.to_string()))?;
         write_whole(&folder.path.join("summary.json"), &format!("{text}\n"))?;
-        eprintln!("\n{}", summary.table());
+        eprintln!("\n{}", summary.table(options.lang));
     }
     Ok(ended)
 }
@@ -248,7 +258,10 @@ impl Run<'_> {
             let step = self.state.step;
             if let Some(code) = stop.asked() {
                 self.save()?;
-                self.progress.note(&format!("stopped after step {step}; `--resume` goes on from here"));
+                self.progress.note(&say!(
+                    "stopped after step {step}; `--resume` goes on from here",
+                    "已在第 {step} 步后停止；用 `--resume` 从这里继续"
+                ));
                 return Ok(Ended::Stopped(code));
             }
             if step == last || due(schedule.eval_every_steps, step) {
@@ -314,7 +327,11 @@ impl Run<'_> {
         let (weight, weights) = (first.step_weight(), first.source_weights.clone());
         let Loaded { batch, .. } = first;
         if weight <= 0.0 {
-            return Err(Failure::environment(format!("no token of step {} counts in the loss", done + 1)));
+            return Err(Failure::environment(say!(
+                "no token of step {step} counts in the loss: look at the texts, or at what `document_mask` leaves",
+                "第 {step} 步没有任何词元计入损失：请检查文本，以及 `document_mask` 保留了什么",
+                step = done + 1
+            )));
         }
         let lr = learning_rate(&plan.lr, plan.budget.steps, done + 1);
         self.machine.set("lr", lr)?;
@@ -445,22 +462,34 @@ impl Run<'_> {
         let overflowed = metrics.loss.is_some() && metrics.loss_scale.is_some_and(|scale| scale > 1.0);
         self.skipped_in_a_row += u64::from(!overflowed);
         let last_sample = self.state.next_sample.saturating_sub(1);
-        let what = format!(
-            "step {} (samples {first_sample} to {last_sample}): loss {} and gradient norm {}",
-            metrics.step,
-            if metrics.loss.is_some() { "finite" } else { "not finite" },
-            if metrics.grad_norm.is_some() { "finite" } else { "not finite" },
+        let finite =
+            |is| if is { say!("finite", "为有限值") } else { say!("not finite", "不是有限值") };
+        let what = say!(
+            "step {step} (samples {first_sample} to {last_sample}): loss {loss} and gradient norm {norm}",
+            "第 {step} 步（样本 {first_sample} 到 {last_sample}）：损失{loss}，梯度范数{norm}",
+            step = metrics.step,
+            loss = finite(metrics.loss.is_some()),
+            norm = finite(metrics.grad_norm.is_some())
         );
         if self.skipped_in_a_row > self.plan().schedule.skip_steps {
-            return Err(Failure::recipe(format!(
-                "{what}, number {} in a row: lower the peak learning rate, lengthen the warm-up, or look \
-                 at these samples; the last checkpoint is untouched",
-                self.skipped_in_a_row
+            return Err(Failure::recipe(say!(
+                "{what}, number {count} in a row: lower the peak learning rate, lengthen the warm-up, or look at \
+                 these samples; the last checkpoint is untouched",
+                "{what}，已连续 {count} 次：请降低峰值学习率、加长预热，或检查这些样本；最后的检查点未受影响",
+                what,
+                count = self.skipped_in_a_row
             )));
         }
-        let scale = metrics.loss_scale.map_or(String::new(), |scale| format!("; loss scale {scale}"));
-        self.progress
-            .note(&format!("{what}; update {}{scale}", if metrics.skipped { "skipped" } else { "made" }));
+        let scale = metrics.loss_scale.map(|scale| say!("; loss scale {scale}", "；损失缩放 {scale}"));
+        let (scale, skipped) = (scale.unwrap_or_default(), metrics.skipped);
+        let update = if skipped { say!("skipped", "已跳过") } else { say!("made", "已执行") };
+        self.progress.note(&say!(
+            "{what}; update {update}{scale}",
+            "{what}；更新{update}{scale}",
+            what,
+            update,
+            scale
+        ));
         Ok(())
     }
 
@@ -472,9 +501,12 @@ impl Run<'_> {
         self.metrics.write(&metrics)?;
         let values = [("eval/loss", metrics.eval_loss), ("eval/perplexity", metrics.perplexity)];
         self.events.scalars(metrics.step, &values)?;
-        self.progress.note(&format!(
-            "step {}  validation loss {:.4}  perplexity {:.2}",
-            metrics.step, metrics.eval_loss, metrics.perplexity
+        self.progress.note(&say!(
+            "step {step}  validation loss {loss:.4}  perplexity {perplexity:.2}",
+            "第 {step} 步  验证损失 {loss:.4}  困惑度 {perplexity:.2}",
+            step = metrics.step,
+            loss = metrics.eval_loss,
+            perplexity = metrics.perplexity
         ));
         self.eval = Some(metrics);
         Ok(())

@@ -6,9 +6,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use llmc_plan::lang::Lang;
 use llmc_plan::op::Op;
 use llmc_plan::plan::{DType, Determinism};
 use llmc_plan::program::{Instr, Program};
+use llmc_plan::say;
 use tch::Device;
 
 use crate::cuda::blas::{self, Format, Shape, Table};
@@ -29,6 +31,7 @@ pub fn tune(
     device: Device,
     folder: &Path,
     search: bool,
+    lang: Lang,
 ) -> Outcome<()> {
     if !matches!(device, Device::Cuda(_)) || determinism == Determinism::Bitwise {
         return Ok(());
@@ -40,7 +43,12 @@ pub fn tune(
     if let Some(table) = stored.as_ref().filter(|table| table.thorough || !search)
         && !blas::adopt(table)?
     {
-        eprintln!("{}: made with another cuBLASLt, measured again", path.display());
+        let said = say!(
+            "{path}: made with another cuBLASLt, measured again",
+            "{path}：由另一版本的 cuBLASLt 生成，已重新测量",
+            path = path.display()
+        );
+        eprintln!("{}", said.text(lang));
     }
     let table = blas::tune(shapes(program), device, thorough)?;
     if stored.as_ref() != Some(&table) {

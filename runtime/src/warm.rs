@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use llmc_plan::lang::{Lang, Said};
 use llmc_plan::op::Op;
 use llmc_plan::plan::{Plan, Precision};
 use llmc_plan::program::Program;
@@ -17,7 +18,14 @@ use crate::{cuda, tune};
 ///
 /// # Errors
 /// As [`cuda::prepare`] (the machine's fault, code 2) and [`tune::tune`].
-pub fn warm(plan: &Plan, program: &Program, device: Device, folder: &Path, search: bool) -> Outcome<()> {
+pub fn warm(
+    plan: &Plan,
+    program: &Program,
+    device: Device,
+    folder: &Path,
+    search: bool,
+    lang: Lang,
+) -> Outcome<()> {
     if device == Device::Cpu {
         return Ok(());
     }
@@ -34,9 +42,9 @@ pub fn warm(plan: &Plan, program: &Program, device: Device, folder: &Path, searc
         let kernels = scope.spawn(|| cuda::prepare(device, kind));
         // What it cannot open, the first step says, with its place.
         scope.spawn(move || attention.map(|attention| open_attention(&attention, kind, device)));
-        let tuned = tune::tune(program, plan.determinism, device, folder, search);
+        let tuned = tune::tune(program, plan.determinism, device, folder, search, lang);
         let stopped = |_| Err(crate::error::Error::Cuda("a compilation stopped".into()));
-        kernels.join().unwrap_or_else(stopped).map_err(|e| Failure::environment(e.to_string()))?;
+        kernels.join().unwrap_or_else(stopped).map_err(|e| Failure::environment(Said::same(e)))?;
         tuned
     })
 }

@@ -11,6 +11,8 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use safetensors::View;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -208,7 +210,7 @@ pub fn write<V: View>(
 ///
 /// # Errors
 /// Exit code 2 when there are checkpoints and every one is damaged.
-pub fn newest(checkpoints: &Path) -> Outcome<(Option<Checkpoint>, Vec<String>)> {
+pub fn newest(checkpoints: &Path) -> Outcome<(Option<Checkpoint>, Vec<Said>)> {
     let mut candidates: Vec<PathBuf> = steps(checkpoints)?.into_iter().rev().map(|(_, path)| path).collect();
     // `latest` first: a newer folder beside it was renamed but its pointer not yet, and is just as whole.
     if let Some(latest) = read_latest(checkpoints) {
@@ -224,10 +226,11 @@ pub fn newest(checkpoints: &Path) -> Outcome<(Option<Checkpoint>, Vec<String>)> 
     if damaged.is_empty() {
         return Ok((None, damaged));
     }
-    Err(Failure::environment(format!(
-        "no checkpoint in {} can be resumed from: {}",
-        checkpoints.display(),
-        damaged.join("; ")
+    Err(Failure::environment(say!(
+        "no checkpoint in {path} can be resumed from: {all}",
+        "{path} 中没有可以继续的检查点：{all}",
+        path = checkpoints.display(),
+        all = Said::join(&damaged, "; ", "；")
     )))
 }
 
@@ -238,35 +241,49 @@ pub fn newest(checkpoints: &Path) -> Outcome<(Option<Checkpoint>, Vec<String>)> 
 pub fn open(folder: &Path) -> Outcome<Checkpoint> {
     let path = folder.join(STATE_FILE);
     let text = fs::read(&path).map_err(|e| Failure::io("read", &path, &e))?;
-    let state: State = serde_json::from_slice(&text)
-        .map_err(|e| Failure::environment(format!("{} is not a checkpoint state: {e}", path.display())))?;
+    let state: State = serde_json::from_slice(&text).map_err(|e| {
+        Failure::environment(say!(
+            "{path} is not a checkpoint state: {e}",
+            "{path} 不是检查点状态：{e}",
+            path = path.display()
+        ))
+    })?;
     if state.format.split('.').next() != FORMAT.split('.').next() {
-        return Err(Failure::environment(format!(
-            "{} has format {}, this build reads {FORMAT}",
-            path.display(),
-            state.format
+        return Err(Failure::environment(say!(
+            "{path} has format {found}, this build reads {FORMAT}",
+            "{path} 的格式为 {found}，本程序只能读取 {FORMAT}",
+            path = path.display(),
+            found = state.format
         )));
     }
     if state.digest()? != state.checksum {
-        return Err(Failure::environment(format!("{} is damaged: its checksum differs", path.display())));
+        return Err(Failure::damaged(&path, say!("its checksum differs", "校验和不符")));
     }
     for file in REQUIRED {
         let compressed = zst(Path::new(file)).to_string_lossy().into_owned();
         let stored = if state.files.contains_key(&compressed) { &compressed } else { file };
         let path = folder.join(stored);
         let want = state.files.get(stored).ok_or_else(|| {
-            Failure::environment(format!("{} does not name {file}", folder.join(STATE_FILE).display()))
+            let path = folder.join(STATE_FILE);
+            Failure::environment(say!(
+                "{path} does not name {file}",
+                "{path} 未列出 {file}",
+                path = path.display()
+            ))
         })?;
         let found = hash_file(&path)?;
         if found != *want {
-            return Err(Failure::environment(format!(
-                "{} is damaged: {} bytes with SHA-256 {}, written were {} bytes with {}",
-                path.display(),
-                found.bytes,
-                short(&found.sha256),
-                want.bytes,
-                short(&want.sha256)
-            )));
+            return Err(Failure::damaged(
+                &path,
+                say!(
+                    "{bytes} bytes with SHA-256 {hash}, written were {bytes_written} bytes with {hash_written}",
+                    "共 {bytes} 字节，SHA-256 {hash}；写入时为 {bytes_written} 字节，{hash_written}",
+                    bytes = found.bytes,
+                    hash = short(&found.sha256),
+                    bytes_written = want.bytes,
+                    hash_written = short(&want.sha256)
+                ),
+            ));
         }
     }
     Ok(Checkpoint { folder: folder.to_path_buf(), state })

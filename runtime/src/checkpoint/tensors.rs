@@ -10,6 +10,8 @@ use safetensors::{Dtype, View};
 use super::packed::Frames;
 use super::{packed, zst};
 use crate::failure::{Failure, Outcome};
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 
 /// Longest header that is read; the format's own limit.
 const MAX_HEADER: u64 = 100_000_000;
@@ -25,7 +27,7 @@ pub(super) fn write<V: View>(path: &Path, tensors: Vec<(String, V)>, zstd: Optio
     // `format: pt` is what Hugging Face's loader asks of a file.
     let info = [("format".to_owned(), "pt".to_owned())].into();
     safetensors::serialize_to_file(tensors, Some(info), path)
-        .map_err(|e| Failure::environment(format!("cannot write {}: {e}", path.display())))?;
+        .map_err(|e| failed(std::io::Error::other(e)))?;
     fs::set_permissions(path, ordinary).and_then(|()| File::open(path)?.sync_all()).map_err(failed)
 }
 
@@ -50,7 +52,7 @@ impl TensorFile {
     pub fn open(path: &Path) -> Outcome<TensorFile> {
         let compressed = zst(path);
         let path = if !path.exists() && compressed.exists() { &compressed } else { path };
-        let damaged = |what: String| Failure::environment(format!("{} is damaged: {what}", path.display()));
+        let damaged = |what: Said| Failure::damaged(path, what);
         let failed = |e: std::io::Error| Failure::io("read", path, &e);
         let mut file = File::open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
@@ -58,18 +60,28 @@ impl TensorFile {
         file.read_exact(&mut word).map_err(failed)?;
         let header_length = u64::from_le_bytes(word);
         if header_length > MAX_HEADER || header_length > length.saturating_sub(8) {
-            return Err(damaged(format!("a header of {header_length} bytes in a file of {length}")));
+            return Err(damaged(say!(
+                "a header of {header_length} bytes in a file of {length}",
+                "文件共 {length} 字节，文件头却有 {header_length} 字节"
+            )));
         }
         let mut header = vec![0; header_length as usize];
         file.read_exact(&mut header).map_err(failed)?;
-        let header: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
+        let header: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(Said::same(e)))?;
         let start = 8 + header_length;
         let frames = if *path == compressed {
-            Some(Frames::read(&mut file, &header, start, length).map_err(failed)?.map_err(damaged)?)
+            Some(
+                Frames::read(&mut file, &header, start, length)
+                    .map_err(failed)?
+                    .map_err(|what| damaged(Said::same(what)))?,
+            )
         } else {
             let want = start.saturating_add(header.data_len() as u64);
             if length != want {
-                return Err(damaged(format!("{length} bytes where its header needs {want}")));
+                return Err(damaged(say!(
+                    "{length} bytes where its header needs {want}",
+                    "共 {length} 字节，而文件头要求 {want} 字节"
+                )));
             }
             None
         };
@@ -86,10 +98,10 @@ impl TensorFile {
     /// # Errors
     /// Exit code 2 when the file has none of that name.
     pub fn describe(&self, name: &str) -> Outcome<(Dtype, Vec<usize>)> {
-        let info = self
-            .header
-            .info(name)
-            .ok_or_else(|| Failure::environment(format!("{} holds no tensor {name}", self.path.display())))?;
+        let info = self.header.info(name).ok_or_else(|| {
+            let path = self.path.display();
+            Failure::environment(say!("{path} holds no tensor {name}", "{path} 中没有张量 {name}"))
+        })?;
         Ok((info.dtype, info.shape.clone()))
     }
 
@@ -100,11 +112,12 @@ impl TensorFile {
     pub fn read(&mut self, name: &str, dtype: Dtype, shape: &[usize]) -> Outcome<Vec<u8>> {
         let found = self.describe(name)?;
         if found != (dtype, shape.to_vec()) {
-            return Err(Failure::environment(format!(
-                "{}: {name} is {} {:?}, the program has {dtype} {shape:?}",
-                self.path.display(),
-                found.0,
-                found.1
+            return Err(Failure::environment(say!(
+                "{path}: {name} is {its_dtype} {its_shape:?}, the program has {dtype} {shape:?}",
+                "{path}：{name} 为 {its_dtype} {its_shape:?}，而程序中为 {dtype} {shape:?}",
+                path = self.path.display(),
+                its_dtype = found.0,
+                its_shape = found.1
             )));
         }
         self.bytes(name)
@@ -122,7 +135,7 @@ impl TensorFile {
             return frames
                 .bytes(&mut self.file, name, dtype, length)
                 .map_err(|e| Failure::io("read", &self.path, &e))?
-                .map_err(|what| Failure::environment(format!("{} is damaged: {what}", self.path.display())));
+                .map_err(|what| Failure::damaged(&self.path, what));
         }
         let mut bytes = vec![0; length];
         self.file

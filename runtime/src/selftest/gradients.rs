@@ -11,6 +11,7 @@ use std::time::Instant;
 use llmc_plan::op::{Backend, Op};
 use llmc_plan::plan::{DType, OptimizerKind, Plan, Precision};
 use llmc_plan::program::{Call, Program, Ref};
+use llmc_plan::say;
 use llmc_plan::{arena, verify};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
@@ -95,7 +96,11 @@ pub(super) fn plan(width: &str, precision: Precision, tokens: u64) -> Outcome<Pl
     let mut plan = super::plan(precision)?;
     let Some((_, [hidden, heads, ffn, vocab])) = WIDTHS.iter().find(|(name, _)| *name == width) else {
         let known: Vec<&str> = WIDTHS.iter().map(|(name, _)| *name).collect();
-        return Err(Failure::environment(format!("width `{width}` is none of {}", known.join(", "))));
+        return Err(Failure::environment(say!(
+            "width `{width}` is none of {known}",
+            "宽度 `{width}` 不在 {known} 之列",
+            known = known.join(", ")
+        )));
     };
     let m = &mut plan.model;
     (m.layers, m.hidden, m.heads, m.kv_heads, m.head_dim) = (2, *hidden, *heads, *heads, hidden / heads);

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use llmc_plan::op::Backend;
 use llmc_plan::plan::{Plan, Precision};
+use llmc_plan::say;
 use llmc_plan::walk;
 use serde::Serialize;
 use tch::Device;
@@ -100,10 +101,13 @@ fn device_named(name: &str) -> Outcome<Device> {
     match name {
         "cpu" => Ok(Device::Cpu),
         "cuda" => {
-            device::load_cuda().map_err(|why| Failure::environment(format!("no CUDA device here: {why}")))?;
+            device::load_cuda().map_err(device::no_cuda)?;
             Ok(Device::Cuda(0))
         }
-        other => Err(Failure::environment(format!("device `{other}` is neither cpu nor cuda"))),
+        other => Err(Failure::environment(say!(
+            "device `{other}` is neither cpu nor cuda",
+            "设备 `{other}` 既不是 cpu 也不是 cuda"
+        ))),
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use llmc_corpus::Stream;
 use llmc_corpus::loader::Part;
 use llmc_corpus::schedule::{append_ledger, read_ledger};
+use llmc_plan::say;
 use serde::{Deserialize, Serialize};
 
 use super::{Run, read_ahead};
@@ -76,10 +77,11 @@ pub fn open(
         return Ok(None);
     };
     if SourceSums::new(machine, stream).sums().is_empty() {
-        return Err(Failure::environment(
+        return Err(Failure::environment(say!(
             "the mixture is to follow losses, and this program does not tell the losses of sources apart: add \
              `source_loss` to it, or take `dynamic` out of `mix`",
-        ));
+            "混合比例要跟随损失，而该程序不区分各来源的损失：请在程序中加入 `source_loss`，或从 `mix` 中去掉 `dynamic`"
+        )));
     }
     let path = folder.path.join("mix.jsonl");
     if !resume {
@@ -130,7 +132,11 @@ impl Run<'_> {
         append_ledger(&following.path, &stage).map_err(data_failure)?;
         let shares: Vec<String> =
             stage.weights.iter().map(|(name, share)| format!("{name} {:.1} %", 100.0 * share)).collect();
-        self.progress.note(&format!("step {done}  mixture now {}", shares.join("  ")));
+        self.progress.note(&say!(
+            "step {done}  mixture now {shares}",
+            "第 {done} 步  混合比例改为 {shares}",
+            shares = shares.join("  ")
+        ));
         if let Some(following) = &mut self.following {
             following.decided = stage.at_sample;
         }

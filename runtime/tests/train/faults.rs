@@ -49,7 +49,7 @@ fn a_planted_temporary_is_caught() {
     let _alone = alone();
     let failure = run_wastefully(false);
     assert_eq!(failure.code, 70);
-    assert!(failure.message.contains("load/0 layer 0 micro-batch 0 (load_batch) took"), "{failure}");
+    assert!(failure.message.en.contains("load/0 layer 0 micro-batch 0 (load_batch) took"), "{failure}");
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_planted_leak_is_caught() {
     let plan = plan();
     // With the temporary declared, what stays behind is still found.
     let failure = run_wastefully(true);
-    assert!(failure.message.contains("load_batch"), "{failure}");
+    assert!(failure.message.en.contains("load_batch"), "{failure}");
     let mut program = program(&plan);
     let load = program.segment_named("load").expect("segment").0 as usize;
     program.segments[load].instrs[0].workspace += 200_000;
@@ -68,7 +68,7 @@ fn a_planted_leak_is_caught() {
     let mut host = Wasteful { inner, kept: None, keep: true };
     let pass = Pass { list: "step", steps_done: 0 };
     let failure = machine.run(&program.step, pass, &mut host, None).expect_err("caught");
-    assert!(failure.message.contains("left 160000 bytes"), "{failure}");
+    assert!(failure.message.en.contains("left 160000 bytes"), "{failure}");
 }
 
 #[test]
@@ -86,5 +86,5 @@ fn a_workspace_declared_too_small_is_caught() {
     let mut session = Session::new(Source::Train { stream: &stream, step: 0 });
     let pass = Pass { list: "step", steps_done: 0 };
     let failure = machine.run(&program.step, pass, &mut session, None).expect_err("caught");
-    assert!(failure.message.contains(key) && failure.message.contains("declares 1024"), "{failure}");
+    assert!(failure.message.en.contains(key) && failure.message.en.contains("declares 1024"), "{failure}");
 }

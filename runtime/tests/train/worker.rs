@@ -200,6 +200,46 @@ fn a_run_leaves_what_it_promises() {
     assert!(told.contains("complete"), "{told}");
 }
 
+/// What people read is in their language, from the command line, from `llmc` or from the locale; what programs read is not.
+#[test]
+fn a_run_speaks_chinese() {
+    let _alone = alone();
+    let folder = run_folder(&plan());
+    let told = train_well(folder.path(), &["--lang", "zh", "--steps", "3"]);
+    for part in [
+        "第 3/3 步  损失 ",
+        " 词元/秒  MFU ",
+        "剩余 ",
+        "第 3 步用时 ",
+        "矩阵乘 ",
+        "第 3 步  验证损失 ",
+        "预测",
+        "峰值显存",
+        "3 步，",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(!told.contains("step") && !told.contains("loss"), "{told}");
+    for file in ["metrics.jsonl", "summary.json", "layers.jsonl"] {
+        let text = std::fs::read_to_string(folder.path().join(file)).expect("read");
+        assert!(text.is_ascii(), "{file}: {text}");
+    }
+    let refused = |lang: &str, locale: &str| {
+        let output = worker(folder.path(), &[]).env("LLMC_LANG", lang).env("LC_ALL", locale).output();
+        let output = output.expect("start the worker");
+        assert_eq!(output.status.code(), Some(2));
+        said(&output)
+    };
+    let zh = format!(
+        "llmc-worker: {} 中已有运行到第 3 步：加上 --resume 继续，或另选运行名称\n",
+        folder.path().display()
+    );
+    let en = format!("llmc-worker: {} holds a run at step 3", folder.path().display());
+    assert_eq!(refused("", "zh_CN.UTF-8"), zh);
+    assert_eq!(refused("zh", "C"), zh);
+    assert!(refused("en", "zh_CN.UTF-8").starts_with(&en) && refused("", "C").starts_with(&en));
+}
+
 #[test]
 fn bad_environments_are_one_sentence() {
     let _alone = alone();
