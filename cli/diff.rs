@@ -8,7 +8,7 @@ use llmc_plan::plan::Plan;
 use crate::args::{Format, Global};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::prepare::{self, is_plan, pretty, read_plan};
-use crate::terminal::{Terminal, data};
+use crate::terminal::{Terminal, data, fit};
 
 /// Shows what changes from `a` to `b`.
 pub fn run(terminal: &Terminal, global: &Global, a: &Path, b: &Path) -> Outcome {
@@ -18,7 +18,7 @@ pub fn run(terminal: &Terminal, global: &Global, a: &Path, b: &Path) -> Outcome 
     let difference = diff(&a, &b, terminal.data_lang());
     data(&match terminal.format {
         Format::Json => pretty(&difference)?,
-        _ => difference.lines(terminal.lang),
+        _ => fit(&difference.lines(terminal.lang), terminal.columns, 2),
     })?;
     Ok(Exit::Ok.into())
 }

@@ -6,7 +6,7 @@ use llmc_compiler::diag::{self, Diagnostic, Severity, Source, Sources, Span};
 use miette::{LabeledSpan, MietteHandlerOpts, NamedSource, ReportHandler};
 
 use crate::args::Format;
-use crate::terminal::{Lang, Terminal};
+use crate::terminal::{Lang, Terminal, fit};
 
 /// Bytes of a line that is still drawn.
 const LONGEST: usize = 1000;
@@ -80,10 +80,16 @@ fn one(terminal: &Terminal, name: &str, sources: &Sources, found: &Diagnostic) -
     if drawings.is_empty() {
         drawings.push(Drawing::new(terminal, found, Source::Recipe, NamedSource::new(name, String::new())));
     }
-    let handler = MietteHandlerOpts::new().color(terminal.color).unicode(true).terminal_links(false).build();
+    let options = MietteHandlerOpts::new().color(terminal.color).unicode(true).terminal_links(false);
+    let handler = match terminal.talk_columns {
+        Some(columns) => options.width(columns).build(),
+        None => options.build(),
+    };
     let mut out: String = drawings.iter().map(|drawing| format!("{}\n", Drawn(&handler, drawing))).collect();
     if let Some(help) = diag::help(found, terminal.lang) {
-        out.push_str(&format!("  {}{help}\n\n", terminal.say("help: ", "建议：")));
+        let help = format!("  {}{help}\n", terminal.say("help: ", "建议："));
+        out.push_str(&fit(&help, terminal.talk_columns, 8));
+        out.push('\n');
     }
     out
 }

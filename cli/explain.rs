@@ -8,17 +8,22 @@ use serde_json::json;
 use crate::args::Format;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::prepare::pretty;
-use crate::terminal::{Terminal, data};
+use crate::terminal::{Terminal, data, fit};
 
 /// Prints one page, or the list of all codes.
 pub fn run(terminal: &Terminal, name: Option<&str>) -> Outcome {
     let text = match (name, terminal.format) {
         (None, Format::Json) => pretty(&RULES.iter().map(|rule| as_json(rule)).collect::<Vec<_>>())?,
-        (None, _) => RULES
-            .iter()
-            .map(|rule| format!("{}  {}\n", rule.code, rule.page.what.get(terminal.lang)))
-            .collect(),
-        (Some(name), _) => explain(name, terminal.lang).map_err(|near| unknown(name, near))?,
+        (None, _) => {
+            let line = |rule: &&Rule| format!("{}  {}\n", rule.code, rule.page.what.get(terminal.lang));
+            fit(&RULES.iter().map(line).collect::<String>(), terminal.columns, 9)
+        }
+        (Some(name), _) => {
+            let page = explain(name, terminal.lang).map_err(|near| unknown(name, near))?;
+            // Files are shown as they are.
+            let file = name == "hardware" || llmc_planner::hardware::file(name).is_some();
+            if file { page } else { fit(&page, terminal.columns, 0) }
+        }
     };
     data(&text)?;
     Ok(Exit::Ok.into())

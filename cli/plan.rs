@@ -7,7 +7,7 @@ use crate::args::{Format, Global, PlanArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::prepare::{self, pretty, read_plan};
-use crate::terminal::{Terminal, data};
+use crate::terminal::{Terminal, data, fit};
 
 /// Plans. `-o` writes plan.json as well; with `--against`, the difference is shown instead of the plan.
 pub fn run(terminal: &Terminal, global: &Global, args: &PlanArgs) -> Outcome {
@@ -21,11 +21,12 @@ pub fn run(terminal: &Terminal, global: &Global, args: &PlanArgs) -> Outcome {
     if let Some(path) = &args.output {
         files::write(path, &json)?;
     }
+    let page = |text: String| fit(&text, terminal.columns, view::LABEL);
     let Some((earlier, _)) = earlier else {
         data(&match terminal.format {
             Format::Json => json,
-            Format::Human if global.verbose => view::human_verbose(plan, terminal.lang),
-            Format::Human => view::human(plan, terminal.lang),
+            Format::Human if global.verbose => page(view::human_verbose(plan, terminal.lang)),
+            Format::Human => page(view::human(plan, terminal.lang)),
             Format::Markdown => view::markdown(plan).map_err(|error| Failure::new(&error, &error))?,
         })?;
         return Ok(Exit::Ok.into());
@@ -33,7 +34,7 @@ pub fn run(terminal: &Terminal, global: &Global, args: &PlanArgs) -> Outcome {
     let difference = diff(&earlier, plan, terminal.data_lang());
     data(&match terminal.format {
         Format::Json => pretty(&difference)?,
-        _ => difference.lines(terminal.lang),
+        _ => fit(&difference.lines(terminal.lang), terminal.columns, 2),
     })?;
     Ok(if decisions(&earlier) == decisions(plan) { Exit::Ok } else { Exit::Difference }.into())
 }

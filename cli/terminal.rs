@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 
-use terminal_size::{Width, terminal_size_of};
+use terminal_size::{Height, Width, terminal_size_of};
+use textwrap::core::Word;
+use textwrap::{WordSeparator, WordSplitter};
 
 use crate::args::{Color, Format, Global, LangArg};
 use crate::exit::Failure;
@@ -23,6 +25,8 @@ pub struct Terminal {
     pub verbose: bool,
     /// Columns of stdout, where it is a terminal; `COLUMNS` counts first.
     pub columns: Option<usize>,
+    /// Columns of stderr alike.
+    pub talk_columns: Option<usize>,
 }
 
 impl Terminal {
@@ -41,13 +45,11 @@ impl Terminal {
                     && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             }
         };
-        let columns = terminal_size_of(std::io::stdout()).map(|(Width(columns), _)| {
-            let given = std::env::var("COLUMNS").ok().and_then(|given| given.parse().ok());
-            given.unwrap_or(usize::from(columns))
-        });
-        // A terminal that does not know its width says 0.
-        let columns = columns.filter(|columns| *columns > 0);
-        Terminal { lang, format: global.format, color, verbose: global.verbose, columns }
+        let (columns, talk_columns) = (
+            columns_of(terminal_size_of(std::io::stdout())),
+            columns_of(terminal_size_of(std::io::stderr())),
+        );
+        Terminal { lang, format: global.format, color, verbose: global.verbose, columns, talk_columns }
     }
 
     /// The language of data: what programs read stays English.
@@ -59,6 +61,49 @@ impl Terminal {
     pub fn say<'a>(&self, en: &'a str, zh: &'a str) -> &'a str {
         self.lang.say(en, zh)
     }
+}
+
+/// Columns of a stream that is a terminal; one that does not know its width says 0.
+fn columns_of(size: Option<(Width, Height)>) -> Option<usize> {
+    let (Width(columns), _) = size?;
+    let given = std::env::var("COLUMNS").ok().and_then(|given| given.parse().ok());
+    Some(given.unwrap_or(usize::from(columns))).filter(|columns| *columns > 0)
+}
+
+/// Long lines broken between words for a terminal of so many columns; what follows stands under the line's own indent, at
+/// least `hang` columns in. Without a terminal nothing is broken.
+pub fn fit(text: &str, columns: Option<usize>, hang: usize) -> String {
+    let Some(columns) = columns else { return text.to_owned() };
+    let fitted = |line: &str| {
+        let own = line.chars().take_while(|c| *c == ' ').count();
+        let indent = " ".repeat(own.max(hang).min(columns / 2));
+        let options = textwrap::Options::new(columns).subsequent_indent(&indent).break_words(false);
+        let options = options.word_splitter(WordSplitter::NoHyphenation);
+        let options = options.word_separator(WordSeparator::Custom(words));
+        textwrap::wrap(line, options).join("\n") + "\n"
+    };
+    text.lines().map(fitted).collect()
+}
+
+/// Where a line may be broken: after a space, and beside a Chinese character where Unicode (UAX 14) allows it. Names with
+/// hyphens and figures with signs stay whole.
+fn words(line: &str) -> Box<dyn Iterator<Item = Word<'_>> + '_> {
+    let wide = |c: Option<char>| c.is_some_and(|c| c >= '\u{2e80}');
+    let (mut ends, mut at) = (Vec::new(), 0);
+    for word in WordSeparator::UnicodeBreakProperties.find_words(line) {
+        let before = line.get(..at).unwrap_or_default();
+        if before.ends_with(' ') || wide(before.chars().next_back()) || wide(word.word.chars().next()) {
+            ends.push(at);
+        }
+        at += word.word.len() + word.whitespace.len();
+    }
+    ends.push(line.len());
+    let mut start = 0;
+    Box::new(
+        ends.into_iter().map(move |end| {
+            Word::from(line.get(std::mem::replace(&mut start, end)..end).unwrap_or_default())
+        }),
+    )
 }
 
 /// The language that a command line asks for before it is read: what is wrong with one is said in it too.
@@ -93,4 +138,19 @@ pub fn data(text: &str) -> Result<(), Failure> {
 /// Writes talk to stderr; there is nobody to tell when that fails.
 pub fn talk(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_keep_their_column() {
+        let page = "memory     64.2 GiB of 79.1 GiB on the fullest device\n            1.4 GiB  context\n显存       最满设备六十四，剩余十四\n";
+        let narrow = "memory     64.2 GiB of 79.1\n           GiB on the\n           fullest device\n            1.4 GiB  context\n显存       最满设备六十四，\n           剩余十四\n";
+        assert_eq!(fit(page, Some(28), 11), narrow);
+        assert_eq!(fit(page, None, 11), page);
+        assert_eq!(fit("chinchilla-besiroglu, +¥7,264", Some(18), 0), "chinchilla-besiroglu,\n+¥7,264\n");
+        assert_eq!(fit("a\n\nb", Some(80), 0), "a\n\nb\n");
+    }
 }

@@ -9,7 +9,7 @@ use crate::args::{Format, Global};
 use crate::draw;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::prepare::{self, pretty};
-use crate::terminal::{Terminal, data, talk};
+use crate::terminal::{Terminal, data, fit, talk};
 use crate::world::Folder;
 
 /// The derivation of one value.
@@ -28,7 +28,7 @@ pub fn run(terminal: &Terminal, global: &Global, recipe: &Path, path: &str) -> O
     );
     data(&match terminal.format {
         Format::Json => pretty(&node)?,
-        _ => why::lines(&node, terminal.lang),
+        _ => fit(&why::lines(&node, terminal.lang), terminal.columns, 0),
     })?;
     Ok(Exit::Ok.into())
 }
@@ -61,7 +61,7 @@ pub fn not(terminal: &Terminal, global: &Global, recipe: &Path, choice: &str) ->
     data(&match (&verdict, terminal.format) {
         (_, Format::Json) => pretty(&verdict)?,
         (Verdict::Refused { diagnostics }, _) => draw::each(terminal, &name, &other.sources, diagnostics),
-        _ => why_not::lines(&verdict, &other, terminal.lang),
+        _ => fit(&why_not::lines(&verdict, &other, terminal.lang), terminal.columns, 2),
     })?;
     Ok(Exit::Ok.into())
 }

@@ -9,7 +9,7 @@ use crate::diag::{Lang, money, short_float};
 use crate::unit::{grouped, human_bytes, human_count, human_time};
 
 /// Width of the label column.
-const LABEL: usize = 11;
+pub const LABEL: usize = 11;
 /// Width of the figure before a bar.
 const FIGURE: usize = 10;
 

@@ -6,6 +6,6 @@ mod human;
 mod markdown;
 mod words;
 
-pub use human::{human, human_verbose};
+pub use human::{LABEL, human, human_verbose};
 pub use markdown::{markdown, markdown_template};
 pub use words::{layout_words, schedule_word};
