@@ -5,58 +5,28 @@
 //! [`Table`] that is stored with the run: a resumed run takes the same algorithms and never measures again. A shape
 //! that is not in the table gets cuBLASLt's first choice. No algorithm that adds in no fixed order is ever taken.
 //!
-//! Not here: which products there are (the program), f32 and f64 products (libtorch's own).
+//! Not here: how an algorithm is chosen ([`choose`]), which products there are (the program), f32 and f64 products
+//! (libtorch's own).
 #![allow(unsafe_code)] // a foreign-function boundary: what each call needs is stated beside it
+
+mod choose;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::mem::MaybeUninit;
 
 use cudarc::cublaslt::{result, sys};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::Stopwatch;
 use crate::error::{Error, Result};
-use crate::report::median;
+use choose::{QUICK, THOROUGH};
 
 const OP: &str = "gemm";
 
 /// Bytes of scratch a product may use: what NVIDIA recommends for Hopper (cuBLAS documentation, 2.1.8
 /// cublasSetWorkspace). `plan::op::Gemm` declares the same.
 pub const WORKSPACE: usize = 32 << 20;
-
-/// How long algorithms are looked for.
-#[derive(Clone, Copy, Debug)]
-struct Effort {
-    /// Candidates asked of cuBLASLt, for each of these limits of scratch.
-    candidates: usize,
-    workspaces: &'static [usize],
-    /// Of which so many are measured at length.
-    finalists: usize,
-    /// Seconds of load before that: a card at its power limit lowers its clock only after a while.
-    load: f64,
-    /// Turns of a finalist, of which the median counts, and seconds of a turn.
-    turns: usize,
-    turn: f64,
-}
-
-/// Two runs a turn: 1 to 2 s for all products of a model, most of it loading kernels. cuBLASLt names the fast ones early:
-/// 12, 32 and the search's 300 candidates gave the same step within the difference of cards (2026-11, H100, 3B).
-const QUICK: Effort =
-    Effort { candidates: 12, workspaces: &[WORKSPACE], finalists: 4, load: 0.0, turns: 4, turn: 0.0 };
-/// Under the clocks of a training step: 3 to 4 s a shape. Scratch limits change which split sums are offered.
-const THOROUGH: Effort = Effort {
-    candidates: 100,
-    workspaces: &[WORKSPACE, 8 << 20, 0],
-    finalists: 8,
-    load: 0.5,
-    turns: 5,
-    turn: 0.06,
-};
-/// Fewest runs of a turn.
-const RUNS: usize = 2;
 
 /// What an algorithm depends on. The product is `d = (c +) op(a)·op(b)` of row-major matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -270,127 +240,6 @@ impl Library {
             }
         };
         Ok(ready)
-    }
-
-    /// Up to `count` algorithms that take at most `bytes` of scratch, the one cuBLASLt thinks fastest first.
-    fn candidates(
-        &self,
-        ready: &Ready,
-        count: usize,
-        bytes: usize,
-    ) -> Result<Vec<sys::cublasLtMatmulAlgo_t>> {
-        let preference = result::create_matmul_pref().map_err(status)?;
-        // Split sums may go through scratch, but not be added in place in the order blocks happen to finish.
-        let schemes = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32
-            | sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE as u32;
-        type Attribute = sys::cublasLtMatmulPreferenceAttributes_t;
-        let mut found = Vec::with_capacity(count);
-        let mut given = 0;
-        // SAFETY: descriptors are live; attribute buffers have the sizes cuBLASLt documents (size_t, uint32_t); the
-        // result array holds `count` entries, of which the first `given` are initialised on success.
-        let outcome = unsafe {
-            result::set_matmul_pref_attribute(
-                preference,
-                Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                (&raw const bytes).cast(),
-                size_of_val(&bytes),
-            )
-            .and_then(|()| {
-                result::set_matmul_pref_attribute(
-                    preference,
-                    Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                    (&raw const schemes).cast(),
-                    size_of_val(&schemes),
-                )
-            })
-            .and_then(|()| {
-                let mut results = vec![MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit(); count];
-                sys::cublasLtMatmulAlgoGetHeuristic(
-                    self.handle,
-                    ready.operation,
-                    ready.a,
-                    ready.b,
-                    ready.c,
-                    ready.c,
-                    preference,
-                    i32::try_from(count).unwrap_or(1),
-                    results.as_mut_ptr().cast(),
-                    &raw mut given,
-                )
-                .result()?;
-                for entry in results.iter().take(usize::try_from(given).unwrap_or(0)) {
-                    let entry = entry.assume_init();
-                    if entry.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
-                        found.push(entry.algo);
-                    }
-                }
-                Ok(())
-            })
-        };
-        // SAFETY: made above, not used again.
-        unsafe { result::destroy_matmul_pref(preference) }.map_err(status)?;
-        match outcome {
-            Ok(()) => Ok(found),
-            Err(result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => Ok(Vec::new()),
-            Err(other) => Err(status(other)),
-        }
-    }
-
-    /// The fastest algorithm of a shape on random operands: zeros draw less power and run faster than data does.
-    fn measure(
-        &self,
-        shape: &Shape,
-        device: tch::Device,
-        workspace: &Tensor,
-        effort: &Effort,
-    ) -> Result<[u64; 8]> {
-        let mut ready = Ready::describe(shape)?;
-        let matrix = |rows: u64, columns: u64, format: Format| -> Result<Tensor> {
-            let extents = [rows, columns].map(|x| i64::try_from(x).unwrap_or(i64::MAX));
-            let values = Tensor::f_randn(extents, (Kind::BFloat16, device))?;
-            Ok(values.f_to_kind(format.kind())?)
-        };
-        let turned = |turn: bool, rows, columns| if turn { (columns, rows) } else { (rows, columns) };
-        let (ar, ac) = turned(shape.transpose_a, shape.m, shape.k);
-        let (br, bc) = turned(shape.transpose_b, shape.k, shape.n);
-        let (a, b) = (matrix(ar, ac, shape.a)?, matrix(br, bc, shape.b)?);
-        let c = matrix(shape.m, shape.n, shape.c)?;
-        let one = Tensor::f_ones([1i64], (Kind::Float, device))?;
-        let scales = shape.a.is_f8().then_some([&one, &one]);
-        let mut time = |algorithm: &sys::cublasLtMatmulAlgo_t, runs: usize| -> Result<f64> {
-            ready.algorithm = *algorithm;
-            let watch = Stopwatch::start()?;
-            for _ in 0..runs {
-                ready.run(self.handle, shape, [&a, &b, &c, &c], scales, workspace)?;
-            }
-            Ok(watch.stop()? / runs as f64)
-        };
-        let mut timed: Vec<(f64, sys::cublasLtMatmulAlgo_t)> = Vec::new();
-        for bytes in effort.workspaces {
-            for algorithm in self.candidates(&Ready::describe(shape)?, effort.candidates, *bytes)? {
-                if timed.iter().all(|(_, known)| known.data != algorithm.data) {
-                    time(&algorithm, 1)?; // loads the kernel
-                    timed.push((time(&algorithm, RUNS)?, algorithm));
-                }
-            }
-        }
-        timed.sort_by(|x, y| x.0.total_cmp(&y.0));
-        timed.truncate(effort.finalists);
-        let runs = |seconds: f64, of: f64| ((seconds / of.max(1e-6)) as usize).max(RUNS);
-        if let Some((one, algorithm)) = timed.first().filter(|_| effort.load > 0.0) {
-            time(algorithm, runs(effort.load, *one))?;
-        }
-        // In turns, so that a clock that drifts meets all of them alike.
-        let mut finalists: Vec<_> = timed.iter().map(|_| Vec::with_capacity(effort.turns)).collect();
-        for _ in 0..effort.turns {
-            for ((one, algorithm), seconds) in timed.iter().zip(&mut finalists) {
-                seconds.push(time(algorithm, runs(effort.turn, *one))?);
-            }
-        }
-        let medians = finalists.iter().map(|seconds| median(seconds));
-        let best = timed.iter().zip(medians).min_by(|x, y| x.1.total_cmp(&y.1));
-        best.map(|((_, algorithm), _)| algorithm.data)
-            .ok_or_else(|| failed(format!("cuBLASLt has no algorithm for {shape:?}")))
     }
 }
 
