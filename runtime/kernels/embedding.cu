@@ -48,7 +48,17 @@ KERNEL __launch_bounds__(128)
   float sum[N];
 #pragma unroll
   for (int j = 0; j < N; ++j) sum[j] = at + j < width ? wide(row[at + j]) : 0.0f;
-  for (int start = blockIdx.x; start <= end; start += blockDim.x) {
+  const auto add = [&](uint4 raw) {
+    float v[N];
+    Pack<T>::open(raw, v);
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum[j] += v[j];
+  };
+  const auto load = [&](int token) { return fetch(dx + (i64)token * h, at, width); };
+  int start = blockIdx.x;
+  // Most ids of a large vocabulary occur once: nobody to look for.
+  if (start == end) add(load(start++));
+  for (; start <= end; start += blockDim.x) {
     // The tokens of this stretch that have the id, in order.
     const int token = start + (int)threadIdx.x;
     const bool mine = token <= end && ids[token] == id;
@@ -67,15 +77,10 @@ KERNEL __launch_bounds__(128)
       uint4 raw[FLIGHT];
 #pragma unroll
       for (int k = 0; k < FLIGHT; ++k)
-        if (i + k < total) raw[k] = fetch(dx + (i64)found[i + k] * h, at, width);
+        if (i + k < total) raw[k] = load(found[i + k]);
 #pragma unroll
-      for (int k = 0; k < FLIGHT; ++k) {
-        if (i + k >= total) continue;
-        float v[N];
-        Pack<T>::open(raw[k], v);
-#pragma unroll
-        for (int j = 0; j < N; ++j) sum[j] += v[j];
-      }
+      for (int k = 0; k < FLIGHT; ++k)
+        if (i + k < total) add(raw[k]);
     }
     __syncthreads();
   }

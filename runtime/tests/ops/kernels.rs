@@ -213,7 +213,8 @@ fn cross_entropy_at_real_widths() {
     }
 }
 
-/// Text repeats: one id on a third of the tokens. f32 sums are made in token order, so they equal the CPU's to the bit.
+/// Text repeats: one id on a third of the tokens, one on two that lie as far apart as a block looks at once. f32 sums are
+/// made in token order, so they equal the CPU's to the bit.
 #[test]
 fn embeddings_at_real_widths() {
     let _bench = bench();
@@ -222,6 +223,7 @@ fn embeddings_at_real_widths() {
         let ids = Tensor::randint(v, [n], (Kind::Int64, Device::Cpu));
         let _ = ids.slice(0, 0, n, 3).fill_(31_999);
         let _ = ids.narrow(0, 100, 50).fill_(0);
+        let _ = ids.slice(0, 200, 329, 128).fill_(7);
         let gradient = Tensor::ones([v, h], (Kind::Float, Device::Cpu));
         let dx = randn(&[n, h], Kind::Float);
         let mut want = gradient.copy().index_add_(0, &ids, &dx);
