@@ -69,7 +69,7 @@ CARD ?= H100
 gpu-session: worker ## gather what benches/gpu/session.sh needs on a GPU machine (CARD=H200): programs, op tests, plans
 	cargo test --release --quiet -p llmc-runtime --test ops --no-run
 	rm -rf $(TARGET)/gpu && mkdir -p $(TARGET)/gpu
-	cp $(RELEASE)/llmc-worker $(RELEASE)/llmc benches/gpu/session.sh $(TARGET)/gpu/
+	cp $(RELEASE)/llmc-worker $(RELEASE)/llmc benches/gpu/session.sh benches/gpu/parts.py $(TARGET)/gpu/
 	cp "$$(ls -t $(RELEASE)/deps/ops-* | grep -v '\.d$$' | head -n 1)" $(TARGET)/gpu/ops
 	for recipe in benches/gpu/recipes/*.llm benches/gpu/held_out/*.llm; do \
 	  $(LLMC) plan "$$recipe" --set on=1x$(CARD) -o $(TARGET)/gpu/"$$(basename "$$recipe" .llm)".json >/dev/null 2>&1 || echo "not planned: $$recipe"; done

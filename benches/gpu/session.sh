@@ -6,8 +6,8 @@
 #
 # usage: session.sh FOLDER PLAN...     FOLDER holds llmc, llmc-worker and ops (the test binary of runtime/tests/ops), built
 #                                      on an ordinary machine: `make gpu-session` gathers them. Results go to $OUT.
-# SEARCH="3b-4k ..." times these plans once more with a GEMM search (a minute each); CEILING=SCRIPT measures the parts of a
-# step alone, in the same call, and prints what share of the ceiling they allow each bf16 plan reached.
+# SEARCH="3b-4k ..." times these plans once more with a GEMM search (a minute each); CEILING=1 measures the parts of each
+# bf16 plan's step alone (parts.py), in the same call, and prints what share of the ceiling they allow it reached.
 # GRADIENTS=1 adds gradients against f64 (about a minute), CALIBRATE=1 a calibration (three to four minutes).
 set -u
 bin=$(realpath "$1"); shift
@@ -55,13 +55,12 @@ done
 for plan in "$@"; do
   name=$(basename "$plan" .json)
   [[ " ${SEARCH:-} " == *" $name "* ]] && part "bench-$name-search" "${SEARCH_SECONDS:-150}" \
-    "$bin/llmc-worker" bench --plan "$plan" --steps "${STEPS:-5}" --algorithms "$out" --search && cp "$plan" "$out/plan-$name-search.json"
-  [ -n "${CEILING:-}" ] && cp "$plan" "$out/plan-$name.json"
+    "$bin/llmc-worker" bench --plan "$plan" --steps "${STEPS:-5}" --algorithms "$out" --search
 done
-[ -n "${CEILING:-}" ] && part ceiling "${CEILING_SECONDS:-120}" env -u LD_LIBRARY_PATH python3 "$CEILING"
+[ -n "${CEILING:-}" ] && part ceiling "${CEILING_SECONDS:-120}" env -u LD_LIBRARY_PATH python3 "$bin/parts.py" "$@"
 
 python3 - "$out" <<'E2'
-import ast, glob, json, os, sys
+import glob, json, os, sys
 out = sys.argv[1]
 session = {"card": open(f"{out}/card.txt").read().strip(), "parts": [json.loads(l) for l in open(f"{out}/parts.jsonl")]}
 for path in sorted(glob.glob(f"{out}/selftest.out") + glob.glob(f"{out}/gradients.out") + glob.glob(f"{out}/bench-*.out")):
@@ -74,27 +73,9 @@ for path in glob.glob(f"{out}/peer-*.out"):
     results = [line[6:].strip() for line in open(path, errors="replace") if line.startswith("RESULT")]
     session[os.path.basename(path)[:-4]] = json.loads(results[-1]) if results else None
 
-def ceiling(plan):
-    """Tokens a second the parts measured alone allow: with the optimizer once a step, and f32 sums of gradients, 0.11 ms
-    a micro-batch for the 113 M weights of a 3B layer (H100, 2026-11; counted by the bytes of other layers, and by the
-    memory's 4.8 TB/s for 3.35 on an H200)."""
-    m, b = plan["model"], plan["batch"]
-    shape = {(26, 3072): "3b", (24, 2048): "1b"}.get((m["layers"], m["hidden"]))
-    part = session["ceiling"].get(f"{shape}-{m['context'] // 1024}k-b{b['micro_batch_sequences']}")
-    if part is None or plan["precision"] != "bf16":
-        return None
-    weights = 4 * m["hidden"] ** 2 + 3 * m["hidden"] * m["ffn"]
-    memory = 3.35 / 4.8 if "H200" in session["card"] else 1.0
-    sums = 0.11e-3 * memory * weights / 113e6 * m["layers"] * b["accumulation"]
-    return b["global_tokens"] / (b["global_tokens"] / part["ceiling_tok_s"] + part["opt_ms"] / 1e3 + sums)
-
 if os.path.exists(f"{out}/ceiling.out"):
-    lines = [line.split(" ", 1) for line in open(f"{out}/ceiling.out", errors="replace") if " {" in line]
-    session["ceiling"] = {name: ast.literal_eval(text) for name, text in lines}
-    plans = {os.path.basename(path)[5:-5]: json.load(open(path)) for path in glob.glob(f"{out}/plan-*.json")}
-    session["ceilings"] = {name: ceiling(plan) for name, plan in plans.items()}
-for path in glob.glob(f"{out}/plan-*.json"):
-    os.remove(path)
+    found = [json.loads(line) for line in open(f"{out}/ceiling.out", errors="replace") if line.startswith("{")]
+    session["ceiling"] = {parts["plan"]: parts for parts in found}
 json.dump(session, open(f"{out}/session.json", "w"))
 for path in glob.glob(f"{out}/*.out") + glob.glob(f"{out}/*.err") + glob.glob(f"{out}/gemm-*.json") + [f"{out}/parts.jsonl", f"{out}/card.txt"]:
     session.setdefault("texts", {})[os.path.basename(path)] = open(path, errors="replace").read()[-6000:]
@@ -105,9 +86,9 @@ for name, r in session.items():
         busy = " ".join(f"{k} {1e3 * v:.0f}" for k, v in sorted(r["by_kind"].items(), key=lambda kv: -kv[1]))
         p, s = r["peak_bytes"], r["step_seconds"]
         peer = session.get("peer-" + name[6:])
-        most = session.get("ceilings", {}).get(name[6:])
-        if most:
-            print(f"{name[6:]:16} {r['tokens_per_second']['measured'] / most:.3f} x the {most:.0f} tok/s of the parts alone")
+        parts = session.get("ceiling", {}).get(name[6:].removesuffix("-search"))
+        if parts:
+            print(f"{name[6:]:16} {r['tokens_per_second']['measured'] / parts['ceiling']:.3f} x the {parts['ceiling']:.0f} tok/s of the parts alone")
         if peer:
             ours = r["tokens_per_second"]["measured"]
             print(f"{name[6:]:16} {ours / peer['tok_s']:.2f} x {peer['peer']}: {peer['tok_s']} tok/s, {peer['peak_alloc_gib']} GiB")
