@@ -87,6 +87,29 @@ pub fn explore(root: &mut Node, c: &Compiled, recipe: &str, sets: &[String], wor
 /// How deep the tree is drawn: below this everything repeats.
 const DEPTH: usize = 6;
 
+/// Names of the recipe that the plan has under other ones: what is typed may be asked for.
+const IN_PLAN: &[(&str, &str)] = &[
+    ("model.ctx", "model.context"),
+    ("on", "layout.gpus"),
+    ("lr.warmup", "lr.warmup_steps"),
+    ("lr.rewarm", "lr.warmup_steps"),
+    ("optimizer.betas", "optimizer.beta2"),
+    ("optimizer.wd", "optimizer.weight_decay"),
+    ("layout.zero", "layout.zero_stage"),
+    ("layout.micro", "batch.micro_batch_sequences"),
+    ("checkpoint", "schedule.checkpoint_every_steps"),
+    ("checkpoint.every", "schedule.checkpoint_every_steps"),
+    ("checkpoint.keep", "schedule.checkpoint_keep"),
+    ("checkpoint.zstd", "schedule.checkpoint_zstd"),
+    ("eval", "schedule.eval_every_steps"),
+    ("eval.every", "schedule.eval_every_steps"),
+    ("price", "cost"),
+    ("price.gpu", "cost.gpu_per_hour"),
+    ("price.power", "cost.power_kw"),
+    ("price.pue", "cost.pue"),
+    ("price.electricity", "cost.electricity_per_kwh"),
+];
+
 /// The derivation of a path. `Err` names the nearest path there is, if any.
 ///
 /// # Errors
@@ -94,6 +117,8 @@ const DEPTH: usize = 6;
 pub fn why(c: &Compiled, path: &str) -> Result<Node, Option<String>> {
     let json = c.plan.as_ref().map(|p| serde_json::to_value(p).unwrap_or_default()).unwrap_or_default();
     let known = |p: &str| c.ledger.contains_key(p) || join::leaf(&json, p).is_some() || c.facts.has(p);
+    let in_plan = IN_PLAN.iter().find(|(recipe, _)| *recipe == path).map(|(_, plan)| *plan);
+    let path = in_plan.filter(|_| !known(path)).unwrap_or(path);
     if !known(path) {
         let leaves = join::leaves(&json);
         let all = c.ledger.keys().map(String::as_str).chain(leaves.iter().map(|(p, _)| p.as_str()));
@@ -243,5 +268,21 @@ fn draw<'a>(n: &'a Node, depth: usize, lang: Lang, cited: &mut Vec<&'a str>, out
     }
     for read in &n.reads {
         draw(read, depth + 1, lang, cited, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_recipe_names_has_a_reason() {
+        let c = compile("model llama 7b < ctx 8k > budget 1T tokens on 64xH100", &[], &crate::Nowhere);
+        for (recipe, plan) in IN_PLAN {
+            let node = why(&c, recipe).unwrap();
+            assert_eq!((node.path.as_str(), node.why.is_some()), (*plan, true), "{recipe}");
+        }
+        assert_eq!(why(&c, "lr.peek").err(), Some(Some("lr.peak".to_owned())));
+        assert_eq!(why(&c, "data.web").err(), Some(None));
     }
 }
