@@ -253,12 +253,13 @@ pub enum Command {
         after_help = CALIBRATE
     )]
     Calibrate(CalibrateArgs),
-    /// Explain a diagnostic code, a keyword, a rule, a device or the hardware file; without a name, list every code
+    /// Explain a diagnostic code, a keyword, a rule, a name in a plan, a device or the hardware file; without a name, list every
+    /// code
     #[command(
         after_help = "Examples:\n  llmc explain LLM0901\n  llmc explain budget\n  llmc explain H100 > mine.toml          # to describe another card"
     )]
     Explain {
-        /// Such as LLM0101, budget, lr.step_law, H200 or hardware
+        /// Such as LLM0101, budget, lr.step_law, straggler, H200 or hardware
         name: Option<String>,
     },
     /// Print the JSON schema of plan.json

@@ -290,7 +290,7 @@ zero_stage、act_ckpt、precision；实测的 tokens_per_s_per_gpu 或 peak_mem_
     ),
     (
         "explain",
-        "解释诊断代码、关键字、规则、设备或硬件文件；不给名称时列出全部代码",
+        "解释诊断代码、关键字、规则、计划中的名称、设备或硬件文件；不给名称时列出全部代码",
         "示例：
   llmc explain LLM0901
   llmc explain budget
@@ -356,7 +356,7 @@ const ARGUMENTS: &[(&str, &str)] = &[
     ("calibrate.keep", "这些计时的目录，已有的不再重测；默认 calibration"),
     ("calibrate.output", "档案文件的目录；默认 profiles"),
     ("calibrate.report", "另把误差页写到该文件"),
-    ("explain.name", "例如 LLM0101、budget、lr.step_law、H200 或 hardware"),
+    ("explain.name", "例如 LLM0101、budget、lr.step_law、straggler、H200 或 hardware"),
     ("completions.shell", "bash、elvish、fish、powershell 或 zsh"),
 ];
 

@@ -1,4 +1,4 @@
-//! `explain CODE | KEYWORD`: the long page of a diagnostic, or what a clause says.
+//! `explain NAME`: the long page of a diagnostic, what a clause says, where a rule is from, what a name in a plan means.
 
 use llmc_grammar::Keyword;
 use llmc_planner::hardware;
@@ -7,8 +7,10 @@ use crate::check;
 use crate::chinese;
 use crate::derive;
 use crate::diag::{Lang, Severity, nearest};
+use crate::terms;
 
-/// The page of a code (`LLM0402`), a clause (`budget`) or a rule (`lr.step_law`). `Err` holds the nearest name.
+/// The page of a code (`LLM0402`), a clause (`budget`), a rule (`lr.step_law`) or a name in a plan (`straggler`). `Err` holds
+/// the nearest name.
 ///
 /// # Errors
 /// Nothing has that name.
@@ -59,12 +61,17 @@ pub fn explain(name: &str, lang: Lang) -> Result<String, Option<String>> {
             list(writes)
         ));
     }
+    if let Some((words, place)) = terms::find(name) {
+        let (words, place) = (words.get(lang), place.get(lang));
+        return Ok(format!("{name}\n\n{words}\n\n{place}\n"));
+    }
     let all = (check::RULES.iter().map(|r| r.code))
         .chain(Keyword::ALL.iter().map(|k| k.text()))
         .chain(["hardware"])
         .chain(hardware::names())
         .chain(derive::RULES.iter().map(|r| r.id))
-        .chain(llmc_planner::rules::RULES.iter().map(|r| r.id));
+        .chain(llmc_planner::rules::RULES.iter().map(|r| r.id))
+        .chain(terms::names());
     Err(nearest(name, all).map(str::to_owned))
 }
 
@@ -131,6 +138,7 @@ mod tests {
         assert!(explain("hardware", Lang::Zh).unwrap().contains("link_bandwidth"));
         assert!(explain("h200", Lang::En).unwrap().contains("141"));
         assert!(explain("lr.step_law", Lang::En).unwrap().contains("2503.04715"));
+        assert!(explain("tp_in_node", Lang::Zh).unwrap().contains("节点"));
         assert_eq!(explain("budgett", Lang::En), Err(Some("budget".into())));
     }
 }

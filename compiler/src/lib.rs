@@ -20,6 +20,7 @@ pub mod question;
 pub mod resolve;
 pub mod shape;
 mod table;
+mod terms;
 pub mod unit;
 pub mod view;
 pub mod why;

@@ -101,6 +101,16 @@ const WORDS: &[(&str, &str, Text)] = &[
     ),
 ];
 
+/// What a rule of the planner says.
+pub fn words(rule: &str) -> Option<Text> {
+    WORDS.iter().find(|(id, _, _)| *id == rule).map(|(_, _, words)| *words)
+}
+
+/// The planner's rules by name.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    WORDS.iter().map(|(id, _, _)| *id)
+}
+
 /// Without a count of devices, when the model fits none.
 const NEVER: (&str, &str, Text) = (
     "cluster.none",
