@@ -107,7 +107,7 @@ pub struct Global {
     /// A hardware record to use beside the built-in ones
     #[arg(long, global = true, value_name = "FILE")]
     pub hardware: Vec<PathBuf>,
-    /// Say more: how the search of a plan went, what a run does
+    /// Say more: how the search of a plan went, warnings of a recipe that is only asked about, what a run does
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }

@@ -316,7 +316,7 @@ const ARGUMENTS: &[(&str, &str)] = &[
     ("llmc.lang", "语句的语言：en 或 zh；默认取自系统区域设置"),
     ("llmc.color", "何时使用颜色：auto（终端上，除非设置了 NO_COLOR）、always、never"),
     ("llmc.hardware", "除内置设备外再使用的硬件文件"),
-    ("llmc.verbose", "输出更多：计划的搜索过程、训练的每一步"),
+    ("llmc.verbose", "输出更多：计划的搜索过程、所问配方的警告、训练的过程"),
     ("check.recipes", "配方；- 表示标准输入"),
     ("fmt.recipes", "配方；- 读取标准输入并写到标准输出"),
     ("fmt.check", "不写任何文件；有配方不合规范版式时以 3 退出"),

@@ -22,7 +22,7 @@ pub fn run(terminal: &Terminal, global: &Global, recipes: &[PathBuf], speed: Opt
     }
     let (mut plans, mut exit) = (Vec::new(), Exit::Ok);
     for path in recipes {
-        match prepare::compiled(terminal, global, path)?.plan {
+        match prepare::answered(terminal, global, path)?.plan {
             Some(plan) => plans.push((path.display().to_string(), plan)),
             None => exit = Exit::Recipe,
         }

@@ -27,5 +27,5 @@ fn plan(terminal: &Terminal, global: &Global, path: &Path) -> Result<Option<Plan
     if is_plan(path) {
         return read_plan(path).map(|(plan, _)| Some(plan));
     }
-    Ok(prepare::compiled(terminal, global, path)?.plan)
+    Ok(prepare::answered(terminal, global, path)?.plan)
 }

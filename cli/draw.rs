@@ -19,6 +19,21 @@ pub fn all(terminal: &Terminal, name: &str, sources: &Sources, found: &[Diagnost
     }
 }
 
+/// The same for a question about a plan: warnings are only counted, unless more is asked for.
+pub fn brief(terminal: &Terminal, name: &str, sources: &Sources, found: &[Diagnostic]) -> String {
+    let warning = |d: &&Diagnostic| d.severity == Severity::Warning;
+    if terminal.verbose || terminal.format == Format::Json || !found.iter().any(|d| warning(&d)) {
+        return all(terminal, name, sources, found);
+    }
+    let rest: Vec<Diagnostic> = found.iter().filter(|d| !warning(d)).cloned().collect();
+    let counted = summary(terminal, name, found);
+    let hint = match terminal.lang {
+        Lang::En => format!("{}; -v shows more\n", counted.trim_end()),
+        Lang::Zh => format!("{}；加 -v 查看内容\n", counted.trim_end()),
+    };
+    each(terminal, name, sources, &rest) + &hint
+}
+
 /// The findings alone.
 pub fn each(terminal: &Terminal, name: &str, sources: &Sources, found: &[Diagnostic]) -> String {
     match terminal.format {

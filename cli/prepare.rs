@@ -33,6 +33,15 @@ pub fn compiled(terminal: &Terminal, global: &Global, recipe: &Path) -> Result<C
     Ok(compiled)
 }
 
+/// Compiles a recipe that a question is asked about, its warnings only counted on stderr.
+pub fn answered(terminal: &Terminal, global: &Global, recipe: &Path) -> Result<Compiled, Failure> {
+    let world = Folder::new(recipe, &global.hardware)?;
+    let compiled = llmc_compiler::compile(&recipe_text(recipe)?, &global.set, &world);
+    let name = recipe.display().to_string();
+    talk(&draw::brief(terminal, &name, &compiled.sources, &compiled.diagnostics));
+    Ok(compiled)
+}
+
 /// The text of a recipe. A plan in its place would be hundreds of lines that are no part of the language.
 pub fn recipe_text(path: &Path) -> Result<String, Failure> {
     let text = files::read(path)?;

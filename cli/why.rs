@@ -14,7 +14,7 @@ use crate::world::Folder;
 
 /// The derivation of one value.
 pub fn run(terminal: &Terminal, global: &Global, recipe: &Path, path: &str) -> Outcome {
-    let compiled = prepare::compiled(terminal, global, recipe)?;
+    let compiled = prepare::answered(terminal, global, recipe)?;
     if compiled.plan.is_none() {
         return Ok(Exit::Recipe.into());
     }
@@ -42,7 +42,7 @@ pub fn not(terminal: &Terminal, global: &Global, recipe: &Path, choice: &str) ->
         ));
     }
     // The recipe itself must stand before a choice can be judged.
-    let compiled = prepare::compiled(terminal, global, recipe)?;
+    let compiled = prepare::answered(terminal, global, recipe)?;
     if compiled.plan.is_none() {
         return Ok(Exit::Recipe.into());
     }

@@ -321,6 +321,15 @@ fn reasons_are_answered() {
         show(&unknown),
         "exit: 2\n--- stdout\n\n--- stderr\nllmc: no value is called `lr.peek`: did you mean `lr.peak`?\n"
     );
+    // A question is answered without the warnings in full, which are not about it.
+    std::fs::write(folder.path().join("b.llm"), format!("{NEAT}data < web \"none/*.txt\" >\n")).unwrap();
+    for (args, told) in [
+        (&["why", "b.llm", "layout.gpus"][..], "1 warning in b.llm; -v shows more\n"),
+        (&["diff", "b.llm", "a.llm", "--lang", "zh"], "b.llm 中有 1 个警告；加 -v 查看内容\n"),
+    ] {
+        let asked = run(folder.path(), args);
+        assert_eq!((asked.status.code(), String::from_utf8_lossy(&asked.stderr).as_ref()), (Some(0), told));
+    }
     let (two, quoted) = (["why-not", "a.llm", "tp=8", "zero=3"], ["why-not", "a.llm", "tp=8 zero=3"]);
     assert_eq!(show(&run(folder.path(), &two)), show(&run(folder.path(), &quoted)));
     // A value of two words needs no quotes; no choice, and one of the wrong kind, is no question.
