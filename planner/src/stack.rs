@@ -165,6 +165,10 @@ pub const TORN: f64 = 0.27;
 /// of a GPT of 1.3B (its README, steps 2.3 to 2.5).
 pub const CORE_SLACK: f64 = 0.08;
 
+/// The same where segments grow (`PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True`): 0.0080 and 0.0096 in the two logs of a guide
+/// to Megatron-LM (fixstars/mdk, 2024).
+pub const GROWING_SLACK: f64 = 0.01;
+
 /// Device bytes of a communicator between tensor-parallel ranks and of those of a whole job, in nvidia-smi's figures of
 /// BigScience's 50 logged runs. Megatron-LM's on H100 need 0.75 GiB each.
 pub const COMMUNICATOR: u64 = 966367642;
@@ -208,6 +212,10 @@ pub fn facts(stack: &str) -> Facts {
             tensor_traffic: TensorTraffic::Pipelined,
             // "no peak-memory win" of `core_attn` (NVIDIA-NeMo/Megatron-Bridge pull request 3880).
             selective_scores: true,
+            // Transformer Engine's cross entropy writes the gradient over the 16-bit logits (its triton/cross_entropy.py until
+            // July 2026; `cross_entropy_fusion_impl = "te"`, Megatron-Bridge scripts/performance/utils/overrides.py).
+            logit_bytes: [2, 2],
+            slack: Some(CORE_SLACK),
             ..plain
         },
         // `--hidden-dropout` is 0.1, `--tp-comm-overlap`, `--overlap-grad-reduce` and `--overlap-param-gather` are off
@@ -480,7 +488,7 @@ pub fn state(stack: &str, precision: Precision) -> Option<StateBytes> {
         ("megatron" | "megatron-legacy", Precision::Fp16) => {
             of(2.0, 2.0, 2.0, 12.0).map(|bytes| StateBytes { scratch: 4.0, ..bytes })
         }
-        // In 2021 they were kept (`zero_grad` of `FP16OptimizerWithFP16Params` clears the model's gradients alone) and
+        // In 2021 they were kept (`zero_grad` of `Float16OptimizerWithFloat16Params` clears the model's gradients alone) and
         // fp16 gradients flattened to be reduced, over one rank too (megatron/model/distributed.py).
         ("megatron-2021", Precision::Fp16) => {
             of(2.0, 2.0, 2.0, 16.0).map(|bytes| StateBytes { scratch: 2.0, ..bytes })
@@ -491,6 +499,9 @@ pub fn state(stack: &str, precision: Precision) -> Option<StateBytes> {
         ("bigscience", _) => of(2.0, 6.0, 4.0, 16.0),
         // `grad_sync_dtype: bf16` (NeMo-Framework-Launcher conf/training, gpu-recipes src/frameworks), `grad_reduce_in_fp32`
         // off (Megatron-Bridge src/megatron/bridge/training/mixed_precision.py): the buffer has the format of the reduction.
+        // In bf16 a master copy is the weight and 16 bits more (`use_precision_aware_optimizer`, same file, and
+        // `store_param_remainders`, megatron/core/optimizer/optimizer_config.py; so was apex's distributed Adam before).
+        ("nemo", Precision::Bf16) => of(2.0, 2.0, 2.0, 10.0),
         ("nemo", _) => of(2.0, 2.0, 2.0, 12.0),
         // HybridZeroOptimizer reduces gradients as they are. For its step it lays them out flat, in 16 bits and then in f32
         // (internlm/solver/optimizer/hybrid_zero_optim.py, `flat_fp16_avg_grads`), and PyTorch's AdamW, not fused, makes a root

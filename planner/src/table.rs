@@ -13,7 +13,9 @@ use crate::cost::{Point, Setting, StateBytes};
 use crate::hardware;
 use crate::question::*;
 use crate::solve::setting;
-use crate::stack::{TORN, facts, network, redone, stack, stages, state, tensor_traffic, timed_as};
+use crate::stack::{
+    GROWING_SLACK, TORN, facts, network, redone, stack, stages, state, tensor_traffic, timed_as,
+};
 use crate::words::{self, Attention};
 
 /// Devices of a machine whose board has links between each pair and no switch.
@@ -341,7 +343,12 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let mut setting = setting(&q, Cluster { nodes, gpus_per_node: per_node }, sequences)
         .ok_or_else(|| format!("no profile for {name}"))?;
     setting.split = stages(notes, layers, pp);
-    if let Some(state) = state(stack, precision) {
+    // Beside 8-bit products, what is held has the format that `--fp16` or `--bf16` names; a row that names none means bf16.
+    let held = match precision {
+        Precision::Fp8 if notes.contains("fp16") => Precision::Fp16,
+        _ => precision,
+    };
+    if let Some(state) = state(stack, held) {
         setting.state = state;
     }
     if ["pure-bf16", "bf16-true"].iter().any(|flag| notes.contains(flag)) {
@@ -364,7 +371,8 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     }
     // Megatron Core's segments are torn as those of the models before it until 0.8 (FlagPerf's runs of 0.6 against later ones).
     let early = stack == "megatron" && core_before(notes, 8);
-    let torn = facts.torn_segments || early;
+    let growing = notes.contains("expandable_segments");
+    let torn = (facts.torn_segments || early) && !growing;
     if torn {
         setting.state_slack = TORN;
     }
@@ -462,7 +470,11 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         memory_only: notes.contains("use memory only"),
         peak,
         // What the segments leave is counted by the states.
-        slack: if torn { Some(0.0) } else { facts.slack },
+        slack: match growing {
+            true => Some(GROWING_SLACK),
+            false if torn => Some(0.0),
+            false => facts.slack,
+        },
     })
 }
 

@@ -223,7 +223,7 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     let layer = (whole - kept).max(0.0) + 2.0 * stream + 3.0 * wide;
     // Where softmax and gradient of the loss are counted, they are gone when the first layer runs backward.
     // So is a recomputed layer's work.
-    let after = width > 6.0 || point.recompute == Recompute::Full;
+    let after = width > 6.0 || width <= 2.0 || point.recompute == Recompute::Full;
     activations += if after { (layer - logits).max(0.0) } else { layer };
     let mut buffers = n * 32.0;
     if point.pp > 1 {
