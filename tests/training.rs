@@ -38,6 +38,32 @@ fn losses(run: &Path) -> Vec<String> {
     lines.map(|line| format!("{} {} {}", line["step"], line["loss"], line["eval_loss"])).collect()
 }
 
+/// The language of `llmc` is that of the programs it starts; files of a run and exit codes have none.
+#[test]
+fn a_whole_run_speaks_chinese() {
+    let folder = small();
+    let run = |arguments: &[&str]| llmc(folder.path(), arguments).output().unwrap();
+    let output = run(&["--lang", "zh", "run", "small.llm", "--set", "budget=3k tokens"]);
+    let told = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    for part in ["警告：文本只给出 ", "runs/small/data：训练 ", "步  损失 ", "峰值显存 ", "；验证损失 "]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let english = ["warning", "tokens", "step", "loss", "memory", "predicted"];
+    assert!(english.iter().all(|word| !told.contains(word)), "{told}");
+    for file in ["metrics.jsonl", "summary.json", "data/manifest.json"] {
+        let text = std::fs::read_to_string(folder.path().join("runs/small").join(file)).unwrap();
+        assert!(text.is_ascii(), "{file}: {text}");
+    }
+    let output = run(&["eval", "--lang", "zh", "none"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).starts_with("llmc-worker: 无法读取 none/state.json："), "{}", said(&output));
+    let output = run(&["data", "stats", "none", "--lang", "zh"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("none 中没有已构建的语料"), "{}", said(&output));
+}
+
 /// The quickstart learns, as much as it promises, in the memory that was predicted; and again the same.
 #[test]
 fn quickstart_learns_and_repeats() {

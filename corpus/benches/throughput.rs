@@ -12,6 +12,7 @@ use llmc_corpus::tokenizer::Encoder;
 use llmc_corpus::{Loader, Stream, loader, open};
 use llmc_plan::batch::{Batch, BatchShape};
 use llmc_plan::data::{DataSpec, FileInfo, Manifest, SourceInfo, SplitInfo, TokenizerInfo};
+use llmc_plan::lang::Said;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -150,8 +151,8 @@ fn ids() {
 struct Begun(Mutex<Option<(Instant, f64)>>);
 
 impl Observer for Begun {
-    fn phase(&self, name: &str, _: u64) {
-        if name == "encode" {
+    fn phase(&self, name: &Said, _: u64) {
+        if name.en == "encode" {
             *self.0.lock().unwrap() = Some((Instant::now(), cpu_seconds()));
         }
     }

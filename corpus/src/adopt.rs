@@ -12,12 +12,21 @@ use crate::read::Place;
 use crate::stats::Tally;
 use crate::tokenizer::Encoder;
 use llmc_plan::data::{DataSpec, FileInfo, SourceInfo, SplitInfo};
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Tokens looked at together.
 const PIECE: usize = 1 << 16;
-const COPY: &str = "leave in_place out: the copy that is made then has what is missing here";
+
+/// What to do about a shard that lacks something.
+fn copy() -> Said {
+    say!(
+        "leave in_place out: the copy that is made then has what is missing here",
+        "请去掉 in_place：那样生成的副本会补上这里所缺的"
+    )
+}
 
 /// One split of a source.
 struct Split {
@@ -72,18 +81,20 @@ pub fn adopt_source(
     Ok(restore(*done, target))
 }
 
-fn held_out(spec: &DataSpec, name: &str, train: &SplitInfo, validation: &SplitInfo) -> Result<Vec<String>> {
+fn held_out(spec: &DataSpec, name: &str, train: &SplitInfo, validation: &SplitInfo) -> Result<Vec<Said>> {
     if train.tokens == 0 {
-        return Err(Error::spec(format!(
-            "source `{name}` has no training document: all its files are validation files; add one that is not"
+        return Err(Error::spec(say!(
+            "source `{name}` has no training document: all its files are validation files; add one that is not",
+            "来源 `{name}` 没有训练文档：其所有文件都是验证文件；请加入一个不是的"
         )));
     }
     let missing = spec.validation.fraction > 0.0 && validation.tokens == 0;
     Ok(missing
         .then(|| {
-            format!(
+            say!(
                 "source `{name}` is read in place, so that none of its documents can be held out: name some of its \
-                 files in validation.globs, or leave in_place out"
+                 files in validation.globs, or leave in_place out",
+                "来源 `{name}` 原地读取，因此无法留出任何文档：请在 validation.globs 中指定其部分文件，或去掉 in_place"
             )
         })
         .into_iter()
@@ -98,24 +109,27 @@ fn adopt(
     observer: &dyn Observer,
     prefix: &Path,
 ) -> Result<(FileInfo, FileInfo)> {
-    let bad = |place: Option<u64>, expected: String, found: String, hint: &str| -> Error {
+    let bad = |place: Option<u64>, expected: Said, found: Said, hint: Said| -> Error {
         let place = Place { offset: place, ..Place::default() };
-        BadContent { file: input.path.clone(), place, found, expected, hint: hint.into() }.into()
+        BadContent { file: input.path.clone(), place, found, expected, hint }.into()
     };
     let Some(stem) = input.path.to_str().and_then(|path| path.strip_suffix(".bin")) else {
-        let expected = "a .bin with its .idx beside it, since the source is in_place";
         return Err(bad(
             None,
-            expected.into(),
-            "another file".into(),
-            "leave in_place out: text is to be encoded",
+            say!(
+                "a .bin with its .idx beside it, since the source is in_place",
+                "带 .idx 的 .bin，因为该来源为 in_place"
+            ),
+            say!("another file", "其他文件"),
+            say!("leave in_place out: text is to be encoded", "请去掉 in_place：文本需要编码"),
         ));
     };
     let foreign = |error: Error| match error {
         Error::Content(mut bad) => {
-            bad.hint =
-                "write it again with the program that made it; what is read in place cannot be skipped"
-                    .into();
+            bad.hint = say!(
+                "write it again with the program that made it; what is read in place cannot be skipped",
+                "请用生成它的程序重新写入；原地读取的内容无法略去"
+            );
             Error::Content(bad)
         }
         other => other,
@@ -138,18 +152,18 @@ fn adopt(
             split.documents += 1;
             result = shard.read(next - 1, &mut last);
             if result.is_ok() && last != [end] {
-                let expected = format!("the id {end}, which ends a document, before token {next}");
-                result = Err(bad(
-                    Some((next - 1) * shard.width()),
-                    expected,
-                    last.map(|id| id.to_string()).concat(),
-                    COPY,
-                ));
+                let expected = say!(
+                    "the id {end}, which ends a document, before token {next}",
+                    "词元 {next} 之前是结束文档的 id {end}"
+                );
+                let [found] = last;
+                result =
+                    Err(bad(Some((next - 1) * shard.width()), expected, say!("{found}", " {found}"), copy()));
             }
         })
         .and(result)
         .map_err(|error| match error {
-            Error::Content(bad) if bad.hint == COPY => Error::Content(bad),
+            Error::Content(bad) if bad.hint == copy() => Error::Content(bad),
             other => foreign(other),
         })?;
     split.tokens += shard.tokens();

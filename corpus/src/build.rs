@@ -19,6 +19,8 @@ use crate::tokenizer::{Encoder, hex, train};
 use llmc_plan::data::{
     DATA_FORMAT_VERSION, DataSpec, FileInfo, Manifest, SourceSpec, SplitInfo, TokenizerInfo,
 };
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,14 +38,14 @@ pub const NOTE_BYTES: u64 = 1 << 30;
 /// Told how a build goes on.
 pub trait Observer: Sync {
     /// A phase of `total` input bytes begins.
-    fn phase(&self, name: &str, total: u64);
+    fn phase(&self, name: &Said, total: u64);
     /// `bytes` more input bytes are done.
     fn advance(&self, bytes: u64);
 }
 
 /// Tells nobody.
 impl Observer for () {
-    fn phase(&self, _: &str, _: u64) {}
+    fn phase(&self, _: &Said, _: u64) {}
     fn advance(&self, _: u64) {}
 }
 
@@ -57,7 +59,7 @@ pub struct BuildReport {
     /// A build that did not end had done the beginning.
     pub resumed: bool,
     /// For the user; each a sentence.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Said>,
 }
 
 /// Builds `dir` from `spec`, goes on with an unfinished build of the same, or finds that it is up to date.
@@ -120,9 +122,10 @@ pub fn build_noting(
     let built = loop {
         match build_sources(spec, &inputs, &encoder, &partial, &journal, observer) {
             Err(Error::EncodersDiffer { text }) => {
-                head.warnings.push(format!(
-                    "the fast encoder gives other ids than `tokenizers` for the document that begins {text:?}: \
-                     the slower `tokenizers` encoded everything"
+                head.warnings.push(say!(
+                    "the fast encoder gives other ids than `tokenizers` for the document that begins {text:?}: the \
+                     slower `tokenizers` encoded everything",
+                    "对以 {text:?} 开头的文档，快速编码器与 `tokenizers` 的 id 不同：全部改由较慢的 `tokenizers` 编码"
                 ));
                 head.fast = false;
                 encoder = encoder.without_fast();
@@ -144,18 +147,19 @@ pub fn build_noting(
 }
 
 /// What to say of a tokenizer with fewer entries than asked for.
-fn too_small(spec: &DataSpec, encoder: &Encoder) -> Vec<String> {
+fn too_small(spec: &DataSpec, encoder: &Encoder) -> Vec<Said> {
     if encoder.vocab() >= spec.tokenizer.vocab || spec.tokenizer.import.is_some() {
         return Vec::new();
     }
-    vec![format!(
-        "the text gives a vocabulary of only {} of the {} entries asked for: lower vocab or add text",
-        encoder.vocab(),
-        spec.tokenizer.vocab
+    vec![say!(
+        "the text gives a vocabulary of only {found} of the {asked} entries asked for: lower vocab or add text",
+        "文本只给出 {found} 个词条，而要求 {asked} 个：请减小 vocab 或增加文本",
+        found = encoder.vocab(),
+        asked = spec.tokenizer.vocab
     )]
 }
 
-type Sources = (Vec<Built>, BTreeMap<String, FileInfo>, Vec<String>, Option<Settling>);
+type Sources = (Vec<Built>, BTreeMap<String, FileInfo>, Vec<Said>, Option<Settling>);
 
 fn build_sources(
     spec: &DataSpec,
@@ -165,7 +169,7 @@ fn build_sources(
     journal: &Journal,
     observer: &dyn Observer,
 ) -> Result<Sources> {
-    observer.phase("encode", inputs.iter().flatten().map(|input| input.bytes).sum());
+    observer.phase(&say!("encode", "编码"), inputs.iter().flatten().map(|input| input.bytes).sum());
     let (mut files, mut warnings, mut settling) = (BTreeMap::new(), Vec::new(), None);
     let mut seen = Seen::new(&spec.clean);
     let build = |(source, inputs): (&SourceSpec, &Vec<Input>)| {
@@ -191,7 +195,7 @@ fn fingerprint(spec: &DataSpec, imported: Option<&Encoder>) -> Result<String> {
         spec.on_error,
         &spec.clean,
     );
-    let json = serde_json::to_vec(&parts).map_err(|e| Error::spec(e.to_string()))?;
+    let json = serde_json::to_vec(&parts).map_err(Error::inner)?;
     Ok(hex(&Sha256::digest(json)))
 }
 

@@ -5,6 +5,8 @@
 use crate::dedup::{Exact, Near, Signature, spaceless};
 use icu_normalizer::ComposingNormalizerBorrowed;
 use llmc_plan::data::{CleanSpec, Dedup, Script, Unicode};
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -54,6 +56,20 @@ pub fn judge(spec: &CleanSpec, text: &str) -> Option<&'static str> {
         }
     }
     None
+}
+
+/// A reason as people read it; the manifest has the English one.
+pub fn named(reason: &str) -> Said {
+    let zh = match reason {
+        "too short" => "过短",
+        "too long" => "过长",
+        "too few letters" => "字母过少",
+        "another script" => "其他文字",
+        "exact duplicate" => "完全重复",
+        "near duplicate" => "近似重复",
+        other => other,
+    };
+    Said { en: reason.to_owned(), zh: zh.to_owned() }
 }
 
 /// What the documents before a document say about it.
@@ -139,12 +155,15 @@ impl Dropped {
     }
 
     /// One sentence for each reason, with its first documents.
-    pub fn sentences(&self, source: &str) -> Vec<String> {
+    pub fn sentences(&self, source: &str) -> Vec<Said> {
         let sentence = |(reason, drops): (&String, &Drops)| {
             let shown: String = drops.shown.iter().map(|text| format!("\n  {text:?}")).collect();
-            format!(
-                "source `{source}`: {} documents, {} bytes, left out as {reason}, such as{shown}",
-                drops.documents, drops.bytes
+            say!(
+                "source `{source}`: {documents} documents, {bytes} bytes, left out as {reason}, such as{shown}",
+                "来源 `{source}`：{documents} 个文档、{bytes} 字节因{reason}被略去，例如{shown}",
+                documents = drops.documents,
+                bytes = drops.bytes,
+                reason = named(reason)
             )
         };
         self.0.iter().map(sentence).collect()

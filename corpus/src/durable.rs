@@ -324,7 +324,7 @@ mod tests {
             }
             std::fs::remove_file(&after).unwrap();
         }
-        let failing = Settling::begin(Vec::new(), || Err(Error::spec("no"))).unwrap();
+        let failing = Settling::begin(Vec::new(), || Err(Error::inner("no"))).unwrap();
         assert!(failing.wait().is_err());
     }
 }

@@ -20,6 +20,8 @@ use crate::stats::{Tally, bytes_per_token, unigram_entropy};
 use crate::tokenizer::Encoder;
 use crate::work::{Chunk, Context, Encoded, Item, put_back};
 use llmc_plan::data::{DataSpec, Dedup, FileInfo, OnError, SourceInfo, SplitInfo};
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use rayon::{Scope, Yield};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,7 +46,7 @@ pub struct Target<'a> {
     /// The shards by name.
     pub files: &'a mut BTreeMap<String, FileInfo>,
     /// For the user.
-    pub warnings: &'a mut Vec<String>,
+    pub warnings: &'a mut Vec<Said>,
     /// The documents of the sources before, and of this one so far.
     pub seen: &'a mut Seen,
     /// The source before, of which the device may lack some yet.
@@ -388,7 +390,7 @@ impl<'a> Output<'a> {
                 self.state.skipped_documents += 1;
                 self.state.skipped_bytes += bytes;
                 if self.state.shown.len() < SHOWN {
-                    self.state.shown.push(bad.to_string());
+                    self.state.shown.push(bad.said());
                 }
             }
             for (sum, bytes) in self.state.text_bytes.iter_mut().zip(group.text_bytes) {
@@ -427,14 +429,17 @@ impl<'a> Output<'a> {
     fn finish(self, name: &str, hashes: Vec<String>, target: &mut Target) -> Result<Built> {
         let state = &self.state;
         let mut warnings = Vec::new();
-        let shown: String = state.shown.iter().map(|message| format!("\n  {message}")).collect();
+        let shown: Vec<Said> =
+            state.shown.iter().map(|message| say!("\n  {message}", "\n  {message}", message)).collect();
+        let shown = Said::join(&shown, "", "");
         if state.skipped_documents > 0 {
-            warnings.push(format!(
-                "source `{name}`: {} documents, {} bytes, could not be read and were left out{}{}",
-                state.skipped_documents,
-                state.skipped_bytes,
+            warnings.push(say!(
+                "source `{name}`: {documents} documents, {bytes} bytes, could not be read and were left out{shown}{more}",
+                "来源 `{name}`：{documents} 个文档、{bytes} 字节无法读取，已略去{shown}{more}",
+                documents = state.skipped_documents,
+                bytes = state.skipped_bytes,
                 shown,
-                if state.skipped_documents > SHOWN as u64 { "\n  …" } else { "" }
+                more = if state.skipped_documents > SHOWN as u64 { "\n  …" } else { "" }
             ));
         }
         warnings.extend(state.dropped.sentences(name));
@@ -444,12 +449,16 @@ impl<'a> Output<'a> {
             validation_counts.clear();
         }
         if train.tokens == 0 {
-            return Err(Error::spec(format!(
-                "source `{name}` has no training document: {} documents are validation text, {} could not be read, {} \
-                 were cleaned away; add text, lower validation.fraction or clean less{shown}",
-                validation.documents,
-                state.skipped_documents,
-                state.dropped.counts().values().sum::<u64>()
+            return Err(Error::spec(say!(
+                "source `{name}` has no training document: {validation} documents are validation text, {unreadable} \
+                 could not be read, {dropped} were cleaned away; add text, lower validation.fraction or clean \
+                 less{shown}",
+                "来源 `{name}` 没有训练文档：{validation} 个文档为验证文本，{unreadable} 个无法读取，{dropped} 个被清洗掉；\
+                 请增加文本、降低 validation.fraction 或放宽清洗{shown}",
+                validation = validation.documents,
+                unreadable = state.skipped_documents,
+                dropped = state.dropped.counts().values().sum::<u64>(),
+                shown
             )));
         }
         let [train_bytes, validation_bytes] = state.text_bytes;

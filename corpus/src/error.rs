@@ -2,6 +2,8 @@
 //! what to do.
 
 use crate::read::Place;
+use llmc_plan::lang::{Said, cannot};
+use llmc_plan::say;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -9,26 +11,22 @@ use std::path::{Path, PathBuf};
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Every failure of the corpus. None is a bug of ours; all are for the user to read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum Error {
     /// The specification contradicts itself or asks for something that does not exist.
-    #[error("{file}: {message}", file = .file.display())]
     Spec {
         /// `data.json`, or a placeholder when it came from memory.
         file: PathBuf,
         /// What is wrong and what to write instead.
-        message: String,
+        message: Said,
     },
     /// A file holds something other than what its name promises.
-    #[error(transparent)]
     Content(Box<BadContent>),
     /// The command line asks for what cannot be.
-    #[error("{0}")]
-    Usage(String),
+    Usage(Said),
     /// The operating system refused.
-    #[error("cannot {action} {file}: {source}", file = .file.display())]
     Io {
-        /// A verb: read, write, map, rename.
+        /// A verb of [`lang::ACTIONS`](llmc_plan::lang::ACTIONS).
         action: &'static str,
         /// The file or folder.
         file: PathBuf,
@@ -36,10 +34,6 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A source has fewer samples than the step asks for.
-    #[error(
-        "source `{name}` has been read as often as its limit of {epochs} epochs allows at sample {available}, and \
-         sample {sample} is asked for: raise its limit of epochs, lower its share, or train on fewer tokens"
-    )]
     Exhausted {
         /// Source.
         name: String,
@@ -51,18 +45,24 @@ pub enum Error {
         sample: u64,
     },
     /// The reader stops where an error was already handed on; never shown.
-    #[error("stopped")]
     Stopped,
     /// The fast encoder gave other ids than the reference; the build starts again without it.
-    #[error("the fast encoder and `tokenizers` give different ids for {text:?}")]
     EncodersDiffer {
         /// Beginning of the document.
         text: String,
     },
     /// A resumed run would read other data than before.
-    #[error("{0}")]
-    Cursor(String),
+    Cursor(Said),
 }
+
+/// In English; [`Error::said`] has both languages.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.said().en)
+    }
+}
+
+impl std::error::Error for Error {}
 
 /// A malformed input or shard.
 #[derive(Clone, Debug)]
@@ -72,22 +72,37 @@ pub struct BadContent {
     /// Where in it; offsets are after decompression where the file is compressed.
     pub place: Place,
     /// What is there.
-    pub found: String,
+    pub found: Said,
     /// What should be there.
-    pub expected: String,
+    pub expected: Said,
     /// What to do.
-    pub hint: String,
+    pub hint: Said,
 }
 
-impl fmt::Display for BadContent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        write!(f, "{}", self.place)?;
-        write!(f, ": expected {}, found {}; {}", self.expected, self.found, self.hint)
+impl BadContent {
+    /// One sentence: file, place, what was expected, what was found, what to do.
+    pub fn said(&self) -> Said {
+        say!(
+            "{file}{place}: expected {expected}, found {found}; {hint}",
+            "{file}{place}：应为{expected}，实为{found}；{hint}",
+            file = self.file.display(),
+            place = self.place.said(),
+            expected = self.expected,
+            found = self.found,
+            hint = self.hint
+        )
     }
 }
 
-impl std::error::Error for BadContent {}
+/// What to do first, or else how to leave out what cannot be read.
+pub(crate) fn or_skip(first: Said, what: Said) -> Said {
+    say!(
+        "{first}, or set on_error to skip (recipe: clean < unreadable skip >) to leave {what} out",
+        "{first}，或将 on_error 设为 skip（配方：clean < unreadable skip >）以略去{what}",
+        first,
+        what
+    )
+}
 
 impl From<BadContent> for Error {
     fn from(bad: BadContent) -> Self {
@@ -102,26 +117,50 @@ impl Error {
     }
 
     /// A shard or manifest that does not fit what it says of itself.
-    pub(crate) fn corrupt(
-        file: &Path,
-        offset: Option<u64>,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-    ) -> Error {
+    pub(crate) fn corrupt(file: &Path, offset: Option<u64>, expected: Said, found: Said) -> Error {
         BadContent {
             file: file.to_owned(),
             place: Place { offset, ..Place::default() },
-            found: found.into(),
-            expected: expected.into(),
-            hint:
-                "the file is damaged or of another build: delete the folder and run `llmc data build` again"
-                    .into(),
+            found,
+            expected,
+            hint: say!(
+                "the file is damaged or of another build: delete the folder and run `llmc data build` again",
+                "文件已损坏，或属于另一次构建：请删除该目录并重新运行 `llmc data build`"
+            ),
         }
         .into()
     }
 
     /// A [`Error::Spec`] about `data.json`.
-    pub fn spec(message: impl Into<String>) -> Error {
-        Error::Spec { file: "data.json".into(), message: message.into() }
+    pub fn spec(message: Said) -> Error {
+        Error::Spec { file: "data.json".into(), message }
+    }
+
+    /// What cannot happen did, in a library's own words.
+    pub fn inner(words: impl fmt::Display) -> Error {
+        Error::spec(Said::same(words))
+    }
+
+    /// The sentence.
+    pub fn said(&self) -> Said {
+        match self {
+            Error::Spec { file, message } => {
+                say!("{file}: {message}", "{file}：{message}", file = file.display(), message)
+            }
+            Error::Content(bad) => bad.said(),
+            Error::Usage(said) | Error::Cursor(said) => said.clone(),
+            Error::Io { action, file, source } => cannot(action, file, source),
+            Error::Exhausted { name, epochs, available, sample } => say!(
+                "source `{name}` has been read as often as its limit of {epochs} epochs allows at sample {available}, \
+                 and sample {sample} is asked for: raise its limit of epochs, lower its share, or train on fewer tokens",
+                "到样本 {available} 时，来源 `{name}` 已读满其 {epochs} 个 epoch 的上限，而需要样本 {sample}：\
+                 请提高其 epoch 上限、降低其占比，或减少训练词元"
+            ),
+            Error::Stopped => say!("stopped", "已停止"),
+            Error::EncodersDiffer { text } => say!(
+                "the fast encoder and `tokenizers` give different ids for {text:?}",
+                "快速编码器与 `tokenizers` 对 {text:?} 给出不同的 id"
+            ),
+        }
     }
 }

@@ -24,7 +24,11 @@ const SCHEMA: &str =
 /// A damaged shard, or the system's.
 pub fn parquet(shard: &Indexed, path: &Path) -> Result<()> {
     let partial = with_suffix(path, ".partial");
-    let failed = |error: ParquetError| Error::spec(format!("cannot write {}: {error}", path.display()));
+    let failed = |error: ParquetError| Error::Io {
+        action: "write",
+        file: path.to_owned(),
+        source: std::io::Error::other(error),
+    };
     let schema = parse_message_type(SCHEMA).map_err(failed)?;
     let level = ZstdLevel::try_new(3).map_err(failed)?;
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();

@@ -10,6 +10,7 @@ use crate::inputs::Receipt;
 use crate::journal::is_worth_keeping;
 use crate::tokenizer::hex;
 use llmc_plan::data::{DATA_FORMAT_VERSION, Manifest};
+use llmc_plan::say;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
@@ -44,16 +45,20 @@ pub fn settle() {
 pub fn read_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(MANIFEST);
     let json = fs::read(&path).map_err(|source| match source.kind() {
-        ErrorKind::NotFound => {
-            Error::Usage(format!("{} holds no built corpus: run `llmc data build` first", dir.display()))
-        }
+        ErrorKind::NotFound => Error::Usage(say!(
+            "{dir} holds no built corpus: run `llmc data build` first",
+            "{dir} 中没有已构建的语料：请先运行 `llmc data build`",
+            dir = dir.display()
+        )),
         _ => Error::Io { action: "read", file: path.clone(), source },
     })?;
-    let manifest: Manifest = serde_json::from_slice(&json)
-        .map_err(|e| Error::corrupt(&path, None, "a corpus manifest", e.to_string()))?;
+    let manifest: Manifest = serde_json::from_slice(&json).map_err(|e| {
+        Error::corrupt(&path, None, say!("a corpus manifest", "语料清单"), say!("{e}", " {e}"))
+    })?;
     if !llmc_plan::data::readable_version(&manifest.format_version) {
-        let found = format!("version {}", manifest.format_version);
-        return Err(Error::corrupt(&path, None, format!("format version {DATA_FORMAT_VERSION}"), found));
+        let found = say!("version {version}", "版本 {version}", version = manifest.format_version);
+        let expected = say!("format version {DATA_FORMAT_VERSION}", "格式版本 {DATA_FORMAT_VERSION}");
+        return Err(Error::corrupt(&path, None, expected, found));
     }
     Ok(manifest)
 }
@@ -66,9 +71,10 @@ pub fn lock(dir: &Path) -> Result<fs::File> {
     let path = dir.join(LOCK);
     let file = fs::File::create(&path).map_err(Error::io("create", &path))?;
     file.try_lock().map_err(|e| match e {
-        fs::TryLockError::WouldBlock => Error::Usage(format!(
-            "another build is writing {}: wait for it, or choose another folder",
-            dir.display()
+        fs::TryLockError::WouldBlock => Error::Usage(say!(
+            "another build is writing {dir}: wait for it, or choose another folder",
+            "另一个构建正在写入 {dir}：请等待，或另选目录",
+            dir = dir.display()
         )),
         fs::TryLockError::Error(source) => Error::Io { action: "lock", file: path, source },
     })?;
@@ -120,9 +126,9 @@ impl Partial {
         mut receipt: Receipt,
         settling: Option<Settling>,
     ) -> Result<()> {
-        let json = serde_json::to_vec_pretty(manifest).map_err(|e| Error::spec(e.to_string()))?;
+        let json = serde_json::to_vec_pretty(manifest).map_err(Error::inner)?;
         receipt.manifest = hex(&Sha256::digest(&json));
-        let receipt = serde_json::to_vec(&receipt).map_err(|e| Error::spec(e.to_string()))?;
+        let receipt = serde_json::to_vec(&receipt).map_err(Error::inner)?;
         settle_all(&[self.write(RECEIPT, &receipt)?, self.write(MANIFEST, &json)?])?;
         settling.map_or(Ok(()), Settling::wait)?;
         let old = read_manifest(dir).map(|m| m.files).unwrap_or_default();

@@ -6,6 +6,8 @@
 use crate::error::{Error, Result};
 use crate::mapped::Mapped;
 use crate::output::{Dtype, HEADER_BYTES, MAGIC, VERSION, with_suffix};
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use std::path::{Path, PathBuf};
 
 /// A shard, mapped.
@@ -28,26 +30,39 @@ impl Indexed {
     pub fn open(prefix: &Path, vocab: u32) -> Result<Self> {
         let (bin_path, idx_path) = (with_suffix(prefix, ".bin"), with_suffix(prefix, ".idx"));
         let (bin, idx) = (Mapped::open(&bin_path)?, Mapped::open(&idx_path)?);
-        let bad = |offset: u64, expected: &str, found: String| {
+        let bad = |offset: u64, expected: Said, found: Said| {
             Error::corrupt(&idx_path, Some(offset), expected, found)
         };
         let bytes = idx.bytes();
         if bytes.get(..MAGIC.len()) != Some(MAGIC) {
-            return Err(bad(0, "a Megatron index, which starts with MMIDIDX", describe(bytes)));
+            return Err(bad(
+                0,
+                say!("a Megatron index, which starts with MMIDIDX", "以 MMIDIDX 开头的 Megatron 索引"),
+                describe(bytes),
+            ));
         }
         let header = |at: u64| {
-            number(bytes, at).ok_or_else(|| bad(bytes.len() as u64, "a header of 34 bytes", "the end".into()))
+            number(bytes, at).ok_or_else(|| {
+                bad(
+                    bytes.len() as u64,
+                    say!("a header of 34 bytes", " 34 字节的头部"),
+                    say!("the end", "文件末尾"),
+                )
+            })
         };
         let version = header(9)?;
         if version != VERSION {
-            return Err(bad(9, "version 1", format!("version {version}")));
+            return Err(bad(9, say!("version 1", "版本 1"), say!("version {version}", "版本 {version}")));
         }
         let code = bytes.get(17).copied().unwrap_or(0);
         let dtype = Dtype::of_code(code).ok_or_else(|| {
             bad(
                 17,
-                "an integer dtype: code 1 to 5 (u8, i8, i16, i32, i64) or 8 (u16)",
-                format!("code {code}"),
+                say!(
+                    "an integer dtype: code 1 to 5 (u8, i8, i16, i32, i64) or 8 (u16)",
+                    "整数类型：代码 1 到 5（u8、i8、i16、i32、i64）或 8（u16）"
+                ),
+                say!("code {code}", "代码 {code}"),
             )
         })?;
         let (sequences, entries) = (header(18)?, header(26)?);
@@ -58,11 +73,19 @@ impl Indexed {
         // Multimodal shards have a byte of mode for every sequence at the end.
         let length = bytes.len() as u64;
         if modes(0) != Some(length) && modes(1) != Some(length) {
-            let expected = format!("{:?} bytes for {sequences} sequences and {entries} entries", modes(0));
-            return Err(bad(18, &expected, format!("a file of {length} bytes")));
+            let expected = say!(
+                "{bytes:?} bytes for {sequences} sequences and {entries} entries",
+                " {sequences} 条序列和 {entries} 个条目的 {bytes:?} 字节",
+                bytes = modes(0)
+            );
+            return Err(bad(18, expected, say!("a file of {length} bytes", " {length} 字节的文件")));
         }
         if sequences == 0 || entries < 2 {
-            return Err(bad(18, "at least one document", format!("{sequences} sequences")));
+            return Err(bad(
+                18,
+                say!("at least one document", "至少一个文档"),
+                say!("{sequences} sequences", " {sequences} 条序列"),
+            ));
         }
         let shard = Self { bin_path, idx_path, bin, idx, dtype, sequences, documents: entries - 1, vocab };
         shard.check_ends()?;
@@ -73,21 +96,24 @@ impl Indexed {
         let first = self.document_start(0)?;
         let last = self.entry(self.documents)?;
         if first != 0 || last != self.sequences {
-            let found = format!("token {first} and sequence {last}");
-            return Err(self.bad_pointer(
-                0,
-                format!("documents from token 0 to sequence {}", self.sequences),
-                found,
-            ));
+            let found = say!("token {first} and sequence {last}", "词元 {first} 和序列 {last}");
+            let expected = say!(
+                "documents from token 0 to sequence {sequences}",
+                "从词元 0 到序列 {sequences} 的文档",
+                sequences = self.sequences
+            );
+            return Err(self.bad_pointer(0, expected, found));
         }
         let end = self
             .pointer(self.sequences - 1)?
             .checked_add(self.sequence_length(self.sequences - 1)?.saturating_mul(self.dtype.width()));
         let length = self.bin.bytes().len() as u64;
         if end != Some(length) {
-            let bytes = end.map_or("2^64 or more".into(), |end| end.to_string());
-            let expected = format!("the {bytes} bytes that its index describes");
-            return Err(Error::corrupt(&self.bin_path, None, expected, format!("{length} bytes")));
+            let bytes = end.map_or(say!("2^64 or more", "2^64 或更多"), Said::same);
+            let expected =
+                say!("the {bytes} bytes that its index describes", "其索引所述的 {bytes} 字节", bytes);
+            let found = say!("{length} bytes", " {length} 字节");
+            return Err(Error::corrupt(&self.bin_path, None, expected, found));
         }
         Ok(())
     }
@@ -118,8 +144,9 @@ impl Indexed {
         }
         let (pointer, width) = (self.pointer(sequence)?, self.dtype.width());
         if !pointer.is_multiple_of(width) || pointer / width > self.tokens() {
-            let expected = format!("a multiple of {width} up to {}", self.bin.bytes().len());
-            return Err(self.bad_pointer(sequence, expected, pointer.to_string()));
+            let most = self.bin.bytes().len();
+            let expected = say!("a multiple of {width} up to {most}", "不超过 {most} 的 {width} 的倍数");
+            return Err(self.bad_pointer(sequence, expected, say!("{pointer}", " {pointer}")));
         }
         Ok(pointer / width)
     }
@@ -140,8 +167,11 @@ impl Indexed {
         for document in low..=self.documents {
             let start = self.document_start(document)?;
             if start < previous {
-                let expected = format!("document {document} to start at token {previous} or later");
-                return Err(self.bad_pointer(document, expected, format!("token {start}")));
+                let expected = say!(
+                    "document {document} to start at token {previous} or later",
+                    "文档 {document} 从词元 {previous} 或之后开始"
+                );
+                return Err(self.bad_pointer(document, expected, say!("token {start}", "词元 {start}")));
             }
             if start > to {
                 break;
@@ -168,13 +198,13 @@ impl Indexed {
                 self.bin.bytes().get(start..end)
             });
         let Some(bytes) = range else {
-            let expected = format!("{} tokens from token {from} on", out.len());
-            return Err(Error::corrupt(
-                &self.bin_path,
-                None,
-                expected,
-                format!("{} tokens in all", self.tokens()),
-            ));
+            let expected = say!(
+                "{count} tokens from token {from} on",
+                "从词元 {from} 起的 {count} 词元",
+                count = out.len()
+            );
+            let found = say!("{all} tokens in all", "共 {all} 词元", all = self.tokens());
+            return Err(Error::corrupt(&self.bin_path, None, expected, found));
         };
         match self.dtype {
             Dtype::U8 => out.iter_mut().zip(bytes).for_each(|(id, &b)| *id = u32::from(b)),
@@ -200,8 +230,12 @@ impl Indexed {
             return Err(Error::corrupt(
                 &self.bin_path,
                 Some((from + at as u64) * width),
-                format!("an id below the vocabulary size {}", self.vocab),
-                out.get(at).map_or(String::new(), u32::to_string),
+                say!(
+                    "an id below the vocabulary size {vocab}",
+                    "小于词表大小 {vocab} 的 id",
+                    vocab = self.vocab
+                ),
+                out.get(at).map(|id| say!("{id}", " {id}")).unwrap_or_default(),
             ));
         }
         Ok(())
@@ -213,8 +247,9 @@ impl Indexed {
         match number(self.idx.bytes(), at) {
             Some(sequence) if sequence <= self.sequences => Ok(sequence),
             found => {
-                let expected = format!("a sequence from 0 to {}", self.sequences);
-                Err(Error::corrupt(&self.idx_path, Some(at), expected, format!("{found:?}")))
+                let last = self.sequences;
+                let expected = say!("a sequence from 0 to {last}", " 0 到 {last} 的序列");
+                Err(Error::corrupt(&self.idx_path, Some(at), expected, say!("{found:?}", " {found:?}")))
             }
         }
     }
@@ -222,19 +257,20 @@ impl Indexed {
     /// Byte offset of a sequence in the `.bin`.
     fn pointer(&self, sequence: u64) -> Result<u64> {
         let at = HEADER_BYTES + 4 * self.sequences + 8 * sequence;
-        number(self.idx.bytes(), at)
-            .ok_or_else(|| self.bad_pointer(sequence, "a pointer".into(), "the end of the file".into()))
+        number(self.idx.bytes(), at).ok_or_else(|| {
+            self.bad_pointer(sequence, say!("a pointer", "指针"), say!("the end of the file", "文件末尾"))
+        })
     }
 
     fn sequence_length(&self, sequence: u64) -> Result<u64> {
         let at = (HEADER_BYTES + 4 * sequence) as usize;
         let bytes = self.idx.bytes().get(at..at + 4).and_then(|b| b.first_chunk::<4>());
-        bytes
-            .map(|b| u64::from(u32::from_le_bytes(*b)))
-            .ok_or_else(|| self.bad_pointer(sequence, "a length".into(), "the end of the file".into()))
+        bytes.map(|b| u64::from(u32::from_le_bytes(*b))).ok_or_else(|| {
+            self.bad_pointer(sequence, say!("a length", "长度"), say!("the end of the file", "文件末尾"))
+        })
     }
 
-    fn bad_pointer(&self, index: u64, expected: String, found: String) -> Error {
+    fn bad_pointer(&self, index: u64, expected: Said, found: Said) -> Error {
         let at = HEADER_BYTES + 4 * self.sequences + 8 * index;
         Error::corrupt(&self.idx_path, Some(at), expected, found)
     }
@@ -245,9 +281,9 @@ fn number(bytes: &[u8], at: u64) -> Option<u64> {
     bytes.get(at..)?.first_chunk::<8>().map(|b| u64::from_le_bytes(*b))
 }
 
-fn describe(bytes: &[u8]) -> String {
+fn describe(bytes: &[u8]) -> Said {
     match bytes.get(..MAGIC.len()) {
-        Some(start) => format!("{:?}", String::from_utf8_lossy(start)),
-        None => format!("{} bytes", bytes.len()),
+        Some(start) => say!("{start:?}", " {start:?}", start = String::from_utf8_lossy(start)),
+        None => say!("{length} bytes", " {length} 字节", length = bytes.len()),
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::error::{Error, Result};
 use llmc_plan::data::DataSpec;
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -52,12 +54,13 @@ pub fn expand(spec: &DataSpec) -> Result<Vec<Vec<Input>>> {
             files.append(&mut matches(&source.name, &root, pattern)?);
         }
         if files.values().all(|file| file.bytes == 0) {
-            return Err(Error::spec(format!(
-                "source `{}`: all {} files matched by {:?} under {} are empty: point its globs at text",
-                source.name,
-                files.len(),
-                source.globs,
-                root.display()
+            return Err(Error::spec(say!(
+                "source `{name}`: all {count} files matched by {globs:?} under {root} are empty: point its globs at text",
+                "来源 `{name}`：{root} 下 {globs:?} 匹配的 {count} 个文件全为空：请将 globs 指向文本",
+                name = source.name,
+                count = files.len(),
+                globs = source.globs,
+                root = root.display()
             )));
         }
         found.push(files);
@@ -77,16 +80,18 @@ pub fn expand(spec: &DataSpec) -> Result<Vec<Vec<Input>>> {
 const SHOWN_EMPTY: usize = 3;
 
 /// What to say of files of no bytes, which are no error: there is nothing in them to read.
-pub fn empty_files(source: &str, inputs: &[Input]) -> Option<String> {
+pub fn empty_files(source: &str, inputs: &[Input]) -> Option<Said> {
     let empty: Vec<&str> =
         inputs.iter().filter(|input| input.bytes == 0).map(|input| input.name.as_str()).collect();
     let first = empty.iter().take(SHOWN_EMPTY).copied().collect::<Vec<_>>().join(", ");
     let more = if empty.len() > SHOWN_EMPTY { ", …" } else { "" };
     (!empty.is_empty()).then(|| {
-        format!(
-            "source `{source}`: {} of its {} files are empty ({first}{more}): fetch them again if they should not be",
-            empty.len(),
-            inputs.len()
+        say!(
+            "source `{source}`: {empty} of its {all} files are empty ({first}{more}): fetch them again if they should \
+             not be",
+            "来源 `{source}`：其 {all} 个文件中有 {empty} 个为空（{first}{more}）：若不应为空，请重新获取",
+            empty = empty.len(),
+            all = inputs.len()
         )
     })
 }
@@ -102,7 +107,11 @@ fn matches(source: &str, root: &Path, pattern: &str) -> Result<Found> {
         require_literal_leading_dot: true,
     };
     let paths = glob::glob_with(&full, options).map_err(|e| {
-        Error::spec(format!("`{source}`: pattern {pattern:?} is malformed at {}: {}", e.pos, e.msg))
+        let (at, why) = (e.pos, e.msg);
+        Error::spec(say!(
+            "`{source}`: pattern {pattern:?} is malformed at {at}: {why}",
+            "`{source}`：模式 {pattern:?} 在第 {at} 处有误：{why}"
+        ))
     })?;
     let mut found = BTreeMap::new();
     for entry in paths {
@@ -124,10 +133,11 @@ fn matches(source: &str, root: &Path, pattern: &str) -> Result<Found> {
         }
     }
     if found.is_empty() {
-        return Err(Error::spec(format!(
-            "`{source}`: no file matches {pattern:?} under {}: check the pattern (`**` crosses folders, `*` does \
+        return Err(Error::spec(say!(
+            "`{source}`: no file matches {pattern:?} under {root}: check the pattern (`**` crosses folders, `*` does \
              not) and the root",
-            root.display()
+            "`{source}`：{root} 下没有文件匹配 {pattern:?}：请检查模式（`**` 跨越目录，`*` 不跨越）和根目录",
+            root = root.display()
         )));
     }
     Ok(found)

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::inputs::Input;
 use crate::output::{ShardState, remove};
 use llmc_plan::data::FileInfo;
+use llmc_plan::lang::Said;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,12 +36,12 @@ pub struct Head {
     /// The fast encoder gives the right ids so far.
     pub fast: bool,
     /// What was said before the first source.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Said>,
 }
 
 impl Head {
     /// The head of a build that begins.
-    pub fn new(spec: String, inputs: &[Vec<Input>], tokenizer: (String, u32), warnings: Vec<String>) -> Self {
+    pub fn new(spec: String, inputs: &[Vec<Input>], tokenizer: (String, u32), warnings: Vec<Said>) -> Self {
         let (tokenizer, end_of_document) = tokenizer;
         Self { spec, inputs: listed(inputs), tokenizer, end_of_document, fast: true, warnings }
     }
@@ -76,7 +77,7 @@ pub struct Done {
     /// Its files.
     pub files: BTreeMap<String, FileInfo>,
     /// What is to be said about it.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Said>,
 }
 
 /// A source up to some document.
@@ -97,7 +98,7 @@ pub struct Open {
     /// See [`llmc_plan::data::SourceInfo`].
     pub skipped_bytes: u64,
     /// First messages of unreadable documents.
-    pub shown: Vec<String>,
+    pub shown: Vec<Said>,
     /// Documents left out by cleaning.
     pub dropped: Dropped,
 }
@@ -186,7 +187,7 @@ impl Journal {
 
     /// Writes a file under another name, and says which and what its own is.
     fn prepare<T: Serialize>(&self, name: &str, value: &T) -> Result<(Written, PathBuf, PathBuf)> {
-        let json = serde_json::to_vec(value).map_err(|e| Error::spec(e.to_string()))?;
+        let json = serde_json::to_vec(value).map_err(Error::inner)?;
         let (to, from) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
         let mut file = HashingFile::create(&from)?;
         file.write(&json)?;

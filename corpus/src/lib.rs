@@ -13,7 +13,7 @@
 
 mod adopt;
 pub mod build;
-mod clean;
+pub mod clean;
 pub mod columns;
 pub mod dedup;
 mod durable;

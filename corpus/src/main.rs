@@ -8,6 +8,8 @@ use llmc_corpus::build::{NOTE_BYTES, Observer, build_noting, train_tokenizer};
 use llmc_corpus::error::{Error, Result};
 use llmc_corpus::folder::settle;
 use llmc_corpus::table::csv;
+use llmc_plan::lang::{Lang, Said};
+use llmc_plan::say;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,6 +17,9 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(version, after_help = "Exit codes: 0 done, 2 usage or a file, 70 a bug of ours, 130 Ctrl-C.")]
 struct Cli {
+    /// Language of sentences [default: LLMC_LANG, else the locale].
+    #[arg(long, global = true, value_parser = ["en", "zh"])]
+    lang: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -166,105 +171,125 @@ fn one_thread_a_document() {
 
 fn main() -> ExitCode {
     one_thread_a_document();
-    let cli = Cli::parse();
-    match std::panic::catch_unwind(|| run(cli)) {
+    let Cli { lang, command } = Cli::parse();
+    let environment = || Lang::of(|name| std::env::var(name).ok());
+    let lang = lang.map_or_else(environment, |code| Lang::from(code.as_str()));
+    match std::panic::catch_unwind(|| run(command, lang)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            eprintln!("llmc-data: {error}");
+            eprintln!("llmc-data: {}", error.said().text(lang));
             ExitCode::from(2)
         }
         Err(_) => {
-            eprintln!("llmc-data: this is a bug of ours; please report it with the lines above");
+            let said = say!(
+                "this is a bug of ours; please report it with the lines above",
+                "这是 llmc 的程序错误，请连同以上各行一起报告"
+            );
+            eprintln!("llmc-data: {}", said.text(lang));
             ExitCode::from(70)
         }
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
-    match cli.command {
+fn run(command: Command, lang: Lang) -> Result<()> {
+    match command {
         Command::Build { input, out, note_every } => {
-            build_command(&input, &out, note_every.saturating_mul(1 << 20))
+            build_command(&input, &out, note_every.saturating_mul(1 << 20), lang)
         }
-        Command::Tokenizer(TokenizerCommand::Train { input, out }) => tokenizer_command(&input, &out),
-        Command::Tokenizer(TokenizerCommand::Report { dir, format }) => cli::tokens::run(&dir, format),
+        Command::Tokenizer(TokenizerCommand::Train { input, out }) => tokenizer_command(&input, &out, lang),
+        Command::Tokenizer(TokenizerCommand::Report { dir, format }) => cli::tokens::run(&dir, format, lang),
         Command::Stats { dir, format, context, svg } => {
-            cli::stats::run(&dir, format, context.max(1), svg.as_deref())
+            cli::stats::run(&dir, (format, lang), context.max(1), svg.as_deref())
         }
         Command::Dedup { files, near, out, format } => {
             if let Some(near) = near.filter(|near| !(0.5..=1.0).contains(near)) {
-                return Err(Error::Usage(format!("--near is {near}: give a similarity from 0.5 to 1")));
+                return Err(Error::Usage(say!(
+                    "--near is {near}: give a similarity from 0.5 to 1",
+                    "--near 为 {near}：请给出 0.5 到 1 的相似度"
+                )));
             }
-            let report = cli::dedup::run(&files, near, out.as_deref())?;
-            cli::print(&report, format, cli::dedup::human)
+            let report = cli::dedup::run(&files, near, out.as_deref(), lang)?;
+            cli::print(&report, format, |report| cli::dedup::human(report, lang))
         }
-        Command::Bench { dir, mib, out } => cli::mount::run(&dir, mib.max(64), out.as_deref()),
+        Command::Bench { dir, mib, out } => cli::mount::run(&dir, mib.max(64), out.as_deref(), lang),
         Command::Table { file } => {
             cli::print(&llmc_corpus::table::read(&file)?, Format::Human, |rows| csv(rows))
         }
         Command::Export { dir, out, format, text, tar_mib } => {
-            cli::export::run(&dir, &out, format, text, tar_mib)
+            cli::export::run(&dir, &out, format, text, tar_mib, lang)
         }
     }
 }
 
-fn build_command(input: &Input, out: &Path, note_bytes: u64) -> Result<()> {
+fn build_command(input: &Input, out: &Path, note_bytes: u64, lang: Lang) -> Result<()> {
     let spec = llmc_corpus::spec::load(&input.spec)?;
-    cli::keep_when_interrupted(out)?;
-    let report = build_noting(&spec, out, &observer(input.progress), note_bytes);
+    cli::keep_when_interrupted(out, lang)?;
+    let report = build_noting(&spec, out, &observer(input.progress, lang), note_bytes);
     settle();
     let report = report?;
     for warning in &report.warnings {
-        eprintln!("warning: {warning}");
+        cli::warn(warning, lang);
     }
     let (train, validation) = (&report.manifest.train, &report.manifest.validation);
-    eprintln!(
-        "{}: {} tokens in {} documents to train on, {} in {} to validate; {}unigram entropy {:.3} and {:.3} \
-         nats a token{}",
-        out.display(),
-        train.tokens,
-        train.documents,
-        validation.tokens,
-        validation.documents,
-        // Unknown of shards that are read in place.
-        if train.bytes > 0 { format!("{:.2} bytes a token; ", train.bytes_per_token) } else { String::new() },
-        train.unigram_entropy,
-        validation.unigram_entropy,
-        match (report.up_to_date, report.resumed) {
-            (true, _) => " (up to date)",
-            (_, true) => " (an unfinished build was continued)",
-            _ => "",
-        }
+    // Unknown of shards that are read in place.
+    let per_token = (train.bytes > 0).then_some(train.bytes_per_token);
+    let per_token = per_token
+        .map(|bytes| say!("{bytes:.2} bytes a token; ", "每词元 {bytes:.2} 字节；"))
+        .unwrap_or_default();
+    let said = say!(
+        "{out}: {tokens} tokens in {documents} documents to train on, {held_out} in {held_out_documents} to validate; \
+         {per_token}unigram entropy {entropy:.3} and {held_out_entropy:.3} nats a token{how}",
+        "{out}：训练 {documents} 个文档 {tokens} 词元，验证 {held_out_documents} 个文档 {held_out} 词元；\
+         {per_token}一元熵分别为每词元 {entropy:.3} 和 {held_out_entropy:.3} nat{how}",
+        out = out.display(),
+        tokens = train.tokens,
+        documents = train.documents,
+        held_out = validation.tokens,
+        held_out_documents = validation.documents,
+        per_token,
+        entropy = train.unigram_entropy,
+        held_out_entropy = validation.unigram_entropy,
+        how = cli::how(report.up_to_date, report.resumed, say!("build", "构建"))
     );
+    eprintln!("{}", said.text(lang));
     Ok(())
 }
 
-fn tokenizer_command(input: &Input, out: &Path) -> Result<()> {
+fn tokenizer_command(input: &Input, out: &Path, lang: Lang) -> Result<()> {
     let spec = llmc_corpus::spec::load(&input.spec)?;
-    let encoder = train_tokenizer(&spec, &observer(input.progress))?;
+    let encoder = train_tokenizer(&spec, &observer(input.progress, lang))?;
     cli::write_whole(out, encoder.json())?;
-    eprintln!("{}: {} entries, sha256 {}", out.display(), encoder.vocab(), encoder.sha256());
+    let said = say!(
+        "{out}: {entries} entries, sha256 {hash}",
+        "{out}：{entries} 个词条，sha256 {hash}",
+        out = out.display(),
+        entries = encoder.vocab(),
+        hash = encoder.sha256()
+    );
+    eprintln!("{}", said.text(lang));
     Ok(())
 }
 
 /// A progress bar, or nothing.
-struct Bar(Option<ProgressBar>);
+struct Bar(Option<ProgressBar>, Lang);
 
-fn observer(progress: bool) -> Bar {
-    Bar(progress.then(|| {
+fn observer(progress: bool, lang: Lang) -> Bar {
+    let bar = progress.then(|| {
         let bar = ProgressBar::new(0);
         if let Ok(style) = ProgressStyle::with_template("{msg:<20} {wide_bar} {bytes}/{total_bytes} {eta}") {
             bar.set_style(style);
         }
         bar
-    }))
+    });
+    Bar(bar, lang)
 }
 
 impl Observer for Bar {
-    fn phase(&self, name: &str, total: u64) {
+    fn phase(&self, name: &Said, total: u64) {
         if let Some(bar) = &self.0 {
             bar.reset();
             bar.set_length(total);
-            bar.set_message(name.to_owned());
+            bar.set_message(name.text(self.1).to_owned());
         }
     }
 

@@ -3,6 +3,8 @@
 
 use crate::error::{Error, Result};
 use llmc_plan::data::{DataSpec, SourceSpec};
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 
 /// Sums of shares may miss 1 by this much: what decimal fractions lose as f64.
 const EXACT: f64 = 1e-9;
@@ -25,10 +27,11 @@ pub fn shares(spec: &DataSpec, tokens: &[u64]) -> Result<Vec<f64>> {
         if fixed >= 1.0 {
             let names: Vec<_> =
                 sources.iter().filter(|s| s.weight.is_none()).map(|s| s.name.as_str()).collect();
-            return Err(Error::spec(format!(
-                "the fixed weights sum to {fixed}, which leaves nothing for {}: lower them below 1, or give \
-                 every source a weight",
-                names.join(", ")
+            return Err(Error::spec(say!(
+                "the fixed weights sum to {fixed}, which leaves nothing for {names}: lower them below 1, or give every \
+                 source a weight",
+                "固定权重之和为 {fixed}，{names} 无所剩余：请降到 1 以下，或给每个来源一个权重",
+                names = names.join(", ")
             )));
         }
         wanted.extend(
@@ -42,17 +45,23 @@ pub fn shares(spec: &DataSpec, tokens: &[u64]) -> Result<Vec<f64>> {
         sources.iter().map(|s| (s.min_share.unwrap_or(0.0), s.max_share.unwrap_or(1.0))).collect();
     let (least, most) = bounds.iter().fold((0.0, 0.0), |(l, m), b| (l + b.0, m + b.1));
     if least > 1.0 + EXACT || most < 1.0 - EXACT {
-        let list: Vec<_> =
-            sources.iter().zip(&bounds).map(|(s, b)| format!("{} {} to {}", s.name, b.0, b.1)).collect();
+        let list: Vec<_> = sources
+            .iter()
+            .zip(&bounds)
+            .map(|(s, b)| {
+                say!("{name} {low} to {high}", "{name} {low} 到 {high}", name = s.name, low = b.0, high = b.1)
+            })
+            .collect();
         // All lower ends lowered, or upper ends raised, by one factor.
         let nearest = |&(low, high): &(f64, f64)| if least > 1.0 { low / least } else { high / most };
         let nearest: Vec<_> =
             sources.iter().zip(&bounds).map(|(s, b)| format!("{} {:.4}", s.name, nearest(b))).collect();
-        return Err(Error::spec(format!(
-            "no shares meet the bounds, whose lower ends sum to {least} and upper ends to {most}: {}; change \
-             them so that 1 lies between, for instance to {}",
-            list.join(", "),
-            nearest.join(", ")
+        return Err(Error::spec(say!(
+            "no shares meet the bounds, whose lower ends sum to {least} and upper ends to {most}: {list}; change them \
+             so that 1 lies between, for instance to {nearest}",
+            "没有满足界限的占比，下界之和为 {least}，上界之和为 {most}：{list}；请修改使 1 位于其间，例如 {nearest}",
+            list = Said::join(&list, ", ", "，"),
+            nearest = nearest.join(", ")
         )));
     }
     Ok(clamp(&wanted, &bounds))

@@ -5,6 +5,8 @@
 //! parsed as Python: three entries are looked for, so that a hostile one costs no stack.
 
 use crate::output::Dtype;
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// The data begin at a multiple of this (`ARRAY_ALIGN`).
@@ -38,10 +40,20 @@ pub fn write(dtype: Dtype, ids: &[u32]) -> Vec<u8> {
 ///
 /// # Errors
 /// No array of one dimension of integers, or one of another length than its header says.
-pub fn read(bytes: &[u8]) -> Result<Vec<u8>, (u64, String)> {
-    let (header, data) = split(bytes).ok_or((0, "no header of NumPy".to_owned()))?;
+pub fn read(bytes: &[u8]) -> Result<Vec<u8>, (u64, Said)> {
+    let (header, data) = split(bytes).ok_or((0, say!("no header of NumPy", "没有 NumPy 头部")))?;
     let start = (bytes.len() - data.len()) as u64;
-    let said = |what: &str| (0, format!("{what} in the header {:?}", header.trim_end()));
+    let said = |what: Said| {
+        (
+            0,
+            say!(
+                "{what} in the header {header:?}",
+                "头部 {header:?} 中{what}",
+                what,
+                header = header.trim_end()
+            ),
+        )
+    };
     let kind = entry(header, "descr").and_then(|rest| rest.strip_prefix('\'')?.split('\'').next());
     let (width, signed) = match kind {
         Some("|u1") => (1, false),
@@ -52,15 +64,21 @@ pub fn read(bytes: &[u8]) -> Result<Vec<u8>, (u64, String)> {
         Some("<i4") => (4, true),
         Some("<u8") => (8, false),
         Some("<i8") => (8, true),
-        _ => return Err(said("no little-endian integers")),
+        _ => return Err(said(say!("no little-endian integers", "没有小端整数"))),
     };
     let shape = entry(header, "shape").and_then(|rest| rest.strip_prefix('(')?.split(')').next());
     let length = shape.and_then(|shape| shape.strip_suffix(',')?.trim().parse::<usize>().ok());
-    let Some(length) = length else { return Err(said("another shape than (n,)")) };
+    let Some(length) = length else {
+        return Err(said(say!("another shape than (n,)", "的形状不是 (n,)")));
+    };
     if length.checked_mul(width) != Some(data.len()) {
         return Err((
             start,
-            format!("{} bytes after the header, which says {length} integers of {width}", data.len()),
+            say!(
+                "{bytes} bytes after the header, which says {length} integers of {width}",
+                "头部之后有 {bytes} 字节，而头部称有 {length} 个 {width} 字节的整数",
+                bytes = data.len()
+            ),
         ));
     }
     let mut ids = Vec::with_capacity(4 * length);
@@ -137,7 +155,7 @@ mod tests {
             b"\x93NUMPY\x01\x00\x3a\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }\n\0\0\0\0";
         let (at, found) = read(float).unwrap_err();
         assert_eq!(
-            (at, found.as_str()),
+            (at, found.en.as_str()),
             (
                 0,
                 "no little-endian integers in the header \"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }\""
@@ -145,8 +163,8 @@ mod tests {
         );
         let whole = write(Dtype::I32, &[70_000, 3]);
         let (at, found) = read(&whole[..whole.len() - 1]).unwrap_err();
-        assert_eq!((at, found.as_str()), (128, "7 bytes after the header, which says 2 integers of 4"));
-        assert_eq!(read(b"PK").unwrap_err().1, "no header of NumPy");
+        assert_eq!((at, found.en.as_str()), (128, "7 bytes after the header, which says 2 integers of 4"));
+        assert_eq!(read(b"PK").unwrap_err().1.en, "no header of NumPy");
     }
 
     proptest! {

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::read::{Buffer, KEPT_BYTES};
 use crate::stats::{Tally, counted};
 use llmc_plan::data::FileInfo;
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -86,10 +88,10 @@ impl Tokens {
     /// # Errors
     /// A document of more than 2³¹ − 1 tokens, or an id its dtype cannot hold.
     pub fn push(&mut self, ids: &[u32]) -> Result<()> {
-        let length = u32::try_from(ids.len())
-            .ok()
-            .filter(|&length| length <= i32::MAX as u32)
-            .ok_or_else(|| too_large(format!("a document of {} tokens", ids.len())))?;
+        let length =
+            u32::try_from(ids.len()).ok().filter(|&length| length <= i32::MAX as u32).ok_or_else(|| {
+                too_large(say!("a document of {count} tokens", "{count} 词元的文档", count = ids.len()))
+            })?;
         // Below a power of two if all are.
         let mut bits = 0;
         let bytes = ids.len() * self.dtype.width() as usize;
@@ -113,7 +115,11 @@ impl Tokens {
         let most = if self.dtype == Dtype::U16 { u32::from(u16::MAX) } else { i32::MAX as u32 };
         if bits > most {
             let largest = ids.iter().max().copied().unwrap_or(0);
-            return Err(too_large(format!("token id {largest} as {:?}", self.dtype)));
+            return Err(too_large(say!(
+                "token id {largest} as {dtype:?}",
+                "以 {dtype:?} 存储的词元 id {largest}",
+                dtype = self.dtype
+            )));
         }
         self.bytes.keep(bytes);
         self.lengths.push(&length.to_le_bytes());
@@ -146,8 +152,8 @@ impl Tokens {
     }
 }
 
-fn too_large(what: String) -> Error {
-    Error::spec(format!("{what} does not fit a Megatron shard"))
+fn too_large(what: Said) -> Error {
+    Error::spec(say!("{what} does not fit a Megatron shard", "{what}放不进 Megatron 分片", what))
 }
 
 /// Writes one shard. Memory does not grow with it: document lengths wait in a file of their own,

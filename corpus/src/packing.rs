@@ -9,6 +9,8 @@ use crate::indexed::Indexed;
 use crate::mapped::Mapped;
 use crate::output::{HashingFile, for_each_chunk, with_suffix};
 use llmc_plan::data::Packing;
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -145,8 +147,14 @@ impl PackIndex {
             return Ok(index);
         }
         write(&path, shard, policy, context, &header)?;
-        Self::map(&path, &header)?
-            .ok_or_else(|| Error::corrupt(&path, None, "the index just written", "another"))
+        Self::map(&path, &header)?.ok_or_else(|| {
+            Error::corrupt(
+                &path,
+                None,
+                say!("the index just written", "刚写入的索引"),
+                say!("another", "另一个"),
+            )
+        })
     }
 
     /// `None` if there is no file, or one of another shard or build.
@@ -184,7 +192,7 @@ impl PackIndex {
     pub fn pieces(&self, row: u64, out: &mut Vec<Piece>) -> Result<()> {
         let bytes = self.map.bytes();
         let end_of = |row: u64| number(bytes, HEADER_BYTES + ROW_BYTES * row as usize);
-        let bad = |expected: String, found: String| Error::corrupt(&self.path, None, expected, found);
+        let bad = |expected: Said, found: Said| Error::corrupt(&self.path, None, expected, found);
         let (first, end) = match row.checked_sub(1) {
             None => (Some(0), end_of(row)),
             Some(before) => (end_of(before), end_of(row)),
@@ -193,8 +201,12 @@ impl PackIndex {
             first.zip(end).filter(|&(first, end)| row < self.rows && first < end && end <= self.pieces);
         let Some((first, end)) = range else {
             return Err(bad(
-                format!("row {row} of {} to have pieces", self.rows),
-                format!("{first:?} to {end:?}"),
+                say!(
+                    "row {row} of {rows} to have pieces",
+                    "共 {rows} 行中的第 {row} 行含片段",
+                    rows = self.rows
+                ),
+                say!("{first:?} to {end:?}", " {first:?} 到 {end:?}"),
             ));
         };
         let mut place = 0;
@@ -208,8 +220,8 @@ impl PackIndex {
                 && start.checked_add(u64::from(piece.length)).is_some_and(|end| end <= self.tokens);
             if !inside || at < place || piece.length == 0 {
                 return Err(bad(
-                    format!("pieces of row {row} inside it, one after another"),
-                    format!("{piece:?}"),
+                    say!("pieces of row {row} inside it, one after another", "第 {row} 行的片段依次位于其中"),
+                    say!("{piece:?}", " {piece:?}"),
                 ));
             }
             place = at + piece.length;

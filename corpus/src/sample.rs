@@ -5,6 +5,7 @@ use crate::error::{BadContent, Result};
 use crate::inputs::Input;
 use crate::read::{Raw, Sink, read};
 use llmc_plan::data::{DataSpec, OnError};
+use llmc_plan::say;
 use std::ops::ControlFlow;
 use twox_hash::XxHash3_64;
 
@@ -24,7 +25,7 @@ pub fn held_out(content_hash: u64, fraction: f64) -> bool {
 pub fn sample(spec: &DataSpec, inputs: &[Vec<Input>], observer: &dyn Observer) -> Result<Vec<String>> {
     let files: Vec<&Input> = inputs.iter().flatten().filter(|input| !input.validation).collect();
     let total: u64 = files.iter().map(|input| input.bytes).sum();
-    observer.phase("train the tokenizer", total);
+    observer.phase(&say!("train the tokenizer", "训练分词器"), total);
     let share = (spec.tokenizer.sample_bytes as f64 / total.max(1) as f64).min(1.0);
     let mut taken =
         Sample { texts: Vec::new(), credit: 0, fraction: spec.validation.fraction, on_error: spec.on_error };

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::mix::shares;
 use crate::stratified::{MOST_SAMPLES, Mixture};
 use llmc_plan::data::{DataSpec, MixStage};
+use llmc_plan::say;
 use std::io::Write;
 use std::path::Path;
 
@@ -41,8 +42,9 @@ impl Schedule {
     /// source.
     pub fn new(spec: &DataSpec, tokens: &[u64], window: u64) -> Result<Self> {
         if !(1..=MOST_SAMPLES).contains(&window) {
-            return Err(Error::spec(format!(
-                "the mixture has a window of {window} samples: give 1 to {MOST_SAMPLES} as mix.window"
+            return Err(Error::spec(say!(
+                "the mixture has a window of {window} samples: give 1 to {MOST_SAMPLES} as mix.window",
+                "混合的窗口为 {window} 个样本：请将 mix.window 设为 1 到 {MOST_SAMPLES}"
             )));
         }
         let shares = shares(spec, tokens)?;
@@ -63,24 +65,27 @@ impl Schedule {
     /// As [`Schedule::new`].
     pub fn push(&mut self, spec: &DataSpec, tokens: &[u64], stage: &MixStage) -> Result<()> {
         if let Some(start) = stage.start {
-            return Err(Error::spec(format!(
-                "mix.stages: a stage begins at {} % of a run whose steps are not known here: give at_sample",
-                100.0 * start
+            return Err(Error::spec(say!(
+                "mix.stages: a stage begins at {percent} % of a run whose steps are not known here: give at_sample",
+                "mix.stages：有阶段从运行的 {percent} % 开始，而这里不知道总步数：请给出 at_sample",
+                percent = 100.0 * start
             )));
         }
         let (at, last) = (stage.at_sample, self.changed);
         if last > at || at == 0 {
-            return Err(Error::spec(format!(
+            return Err(Error::spec(say!(
                 "mix.stages: a stage at sample {at} follows one at sample {last}: list them in ascending order, from \
-                 sample 1 on"
+                 sample 1 on",
+                "mix.stages：样本 {at} 处的阶段排在样本 {last} 处的之后：请从样本 1 起按升序列出"
             )));
         }
         if !at.is_multiple_of(self.window) {
-            return Err(Error::spec(format!(
-                "mix.stages: sample {at} lies inside a window of {} samples: begin the stage at {} or {}",
-                self.window,
-                at / self.window * self.window,
-                self.window_after(at)
+            return Err(Error::spec(say!(
+                "mix.stages: sample {at} lies inside a window of {window} samples: begin the stage at {before} or {after}",
+                "mix.stages：样本 {at} 位于 {window} 个样本的窗口之内：请让该阶段从 {before} 或 {after} 开始",
+                window = self.window,
+                before = at / self.window * self.window,
+                after = self.window_after(at)
             )));
         }
         let mut changed = spec.clone();
@@ -88,9 +93,10 @@ impl Schedule {
             let source = changed.sources.iter_mut().find(|source| source.name == *name);
             let valid = weight.is_finite() && weight > 0.0 && weight <= 1e6;
             let Some(source) = source.filter(|_| valid) else {
-                return Err(Error::spec(format!(
-                    "mix.stages at sample {at}: weight {weight} for `{name}`: name a source of this specification \
-                     and give a number above 0"
+                return Err(Error::spec(say!(
+                    "mix.stages at sample {at}: weight {weight} for `{name}`: name a source of this specification and \
+                     give a number above 0",
+                    "mix.stages 样本 {at} 处：`{name}` 的权重为 {weight}：请指定本规格中的来源，并给出大于 0 的数"
                 )));
             };
             source.weight = Some(weight);
@@ -178,8 +184,12 @@ pub fn read_ledger(path: &Path) -> Result<Vec<MixStage>> {
             Error::corrupt(
                 path,
                 None,
-                format!("a change of the mixture on line {}", number + 1),
-                e.to_string(),
+                say!(
+                    "a change of the mixture on line {line}",
+                    "第 {line} 行为混合比例的变更",
+                    line = number + 1
+                ),
+                say!("{e}", " {e}"),
             )
         })
     };
@@ -192,7 +202,7 @@ pub fn read_ledger(path: &Path) -> Result<Vec<MixStage>> {
 /// # Errors
 /// The system's.
 pub fn append_ledger(path: &Path, stage: &MixStage) -> Result<()> {
-    let mut line = serde_json::to_vec(stage).map_err(|e| Error::spec(e.to_string()))?;
+    let mut line = serde_json::to_vec(stage).map_err(Error::inner)?;
     line.push(b'\n');
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
     let mut file = file.map_err(Error::io("open", path))?;

@@ -17,6 +17,8 @@ use llmc_plan::batch::{Batch, BatchShape};
 use llmc_plan::data::{
     DataSpec, DynamicSpec, Manifest, MixStage, Packing, SourceInfo, SourceSpec, SplitInfo,
 };
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -94,10 +96,11 @@ pub fn open(dir: &Path, spec: &DataSpec, shape: BatchShape, global_sequences: u6
         });
     }
     if let Some(empty) = sources.iter().find(|source| source.samples.len() == 0) {
-        return Err(Error::spec(format!(
-            "source `{}` has no training tokens in {}",
-            empty.name,
-            dir.display()
+        return Err(Error::spec(say!(
+            "source `{name}` has no training tokens in {dir}",
+            "来源 `{name}` 在 {dir} 中没有训练词元",
+            name = empty.name,
+            dir = dir.display()
         )));
     }
     let tokens: Vec<u64> = spec
@@ -125,29 +128,38 @@ pub fn open(dir: &Path, spec: &DataSpec, shape: BatchShape, global_sequences: u6
 }
 
 fn check_shape(spec: &DataSpec, shape: BatchShape, global_sequences: u64) -> Result<()> {
-    let refuse = |message: String| Err(Error::spec(message));
+    let refuse = |message: Said| Err(Error::spec(message));
     if shape.context != spec.context {
-        return refuse(format!(
-            "the batch has context {}, the specification {}",
-            shape.context, spec.context
+        return refuse(say!(
+            "the batch has context {of_batch}, the specification {of_spec}",
+            "批的上下文为 {of_batch}，而规格为 {of_spec}",
+            of_batch = shape.context,
+            of_spec = spec.context
         ));
     }
     if shape.sequences == 0 || global_sequences == 0 {
-        return refuse("a batch of no sequences".into());
+        return refuse(say!("a batch of no sequences", "批中没有序列"));
     }
     if shape.tokens() > u64::from(u32::MAX) / 2 {
-        return refuse(format!("a micro-batch of {} tokens exceeds 2^31 − 1", shape.tokens()));
+        return refuse(say!(
+            "a micro-batch of {tokens} tokens exceeds 2^31 − 1",
+            "{tokens} 词元的微批超过 2^31 − 1",
+            tokens = shape.tokens()
+        ));
     }
     if shape.max_documents < shape.sequences || !shape.max_documents.is_multiple_of(shape.sequences) {
-        return refuse(format!(
-            "max_documents is {}: give a multiple of the {} sequences of the micro-batch",
-            shape.max_documents, shape.sequences
+        return refuse(say!(
+            "max_documents is {documents}: give a multiple of the {sequences} sequences of the micro-batch",
+            "max_documents 为 {documents}：请给出微批 {sequences} 条序列的倍数",
+            documents = shape.max_documents,
+            sequences = shape.sequences
         ));
     }
     if !global_sequences.is_multiple_of(u64::from(shape.sequences)) {
-        return refuse(format!(
-            "the global batch of {global_sequences} sequences is no multiple of the micro-batch of {}",
-            shape.sequences
+        return refuse(say!(
+            "the global batch of {global_sequences} sequences is no multiple of the micro-batch of {sequences}",
+            "全局批的 {global_sequences} 条序列不是微批 {sequences} 条的倍数",
+            sequences = shape.sequences
         ));
     }
     Ok(())
@@ -156,10 +168,11 @@ fn check_shape(spec: &DataSpec, shape: BatchShape, global_sequences: u64) -> Res
 fn built_source<'a>(dir: &Path, manifest: &'a Manifest, name: &str) -> Result<&'a SourceInfo> {
     manifest.sources.iter().find(|built| built.name == name).ok_or_else(|| {
         let built: Vec<_> = manifest.sources.iter().map(|s| s.name.as_str()).collect();
-        Error::spec(format!(
-            "{} holds the sources {} and not `{name}`: run `llmc data build` again",
-            dir.display(),
-            built.join(", ")
+        Error::spec(say!(
+            "{dir} holds the sources {built} and not `{name}`: run `llmc data build` again",
+            "{dir} 中有来源 {built}，而没有 `{name}`：请重新运行 `llmc data build`",
+            dir = dir.display(),
+            built = built.join(", ")
         ))
     })
 }
@@ -181,8 +194,8 @@ fn shards(
             return Err(Error::corrupt(
                 &path,
                 None,
-                "a shard beside the manifest and listed in it",
-                "neither",
+                say!("a shard beside the manifest and listed in it", "清单旁且列于其中的分片"),
+                say!("neither", "两者皆非"),
             ));
         };
         let indexed = Indexed::open(&path, manifest.tokenizer.vocab)?;
@@ -197,8 +210,14 @@ fn shards(
         opened.push(Opened { source: source as u32, tokens: indexed, rows });
     }
     if tokens != split.tokens {
-        let expected = format!("{} tokens in the shards {:?}", split.tokens, split.shards);
-        return Err(Error::corrupt(&dir.join(MANIFEST), None, expected, tokens.to_string()));
+        let expected = say!(
+            "{tokens} tokens in the shards {shards:?}",
+            "分片 {shards:?} 中共 {tokens} 词元",
+            tokens = split.tokens,
+            shards = split.shards
+        );
+        let found = say!("{tokens}", " {tokens}");
+        return Err(Error::corrupt(&dir.join(MANIFEST), None, expected, found));
     }
     Ok(opened)
 }
@@ -210,7 +229,7 @@ fn data_hash(spec: &DataSpec, manifest: &Manifest, documents: u32, window: u64) 
     let documents = spec.document_mask.then_some(documents);
     let mix = (spec.mix.temperature, &spec.mix.stages, &spec.mix.dynamic, window);
     let parts = (manifest, sources, mix, spec.packing, documents, spec.context, spec.seed);
-    let json = serde_json::to_vec(&parts).map_err(|e| Error::spec(e.to_string()))?;
+    let json = serde_json::to_vec(&parts).map_err(Error::inner)?;
     Ok(hex(&Sha256::digest(json)))
 }
 
@@ -237,10 +256,11 @@ impl Stream {
         let part = micro_batch.checked_mul(ranks).and_then(|p| p.checked_add(rank));
         let part = part.filter(|&part| rank < ranks && parts.is_multiple_of(ranks) && part < parts);
         let Some(part) = part else {
-            return Err(Error::spec(format!(
-                "micro-batch {micro_batch} of rank {rank} of {ranks} lies outside the global batch of {} \
-                 sequences, {sequences} at a time",
-                self.global_sequences
+            return Err(Error::spec(say!(
+                "micro-batch {micro_batch} of rank {rank} of {ranks} lies outside the global batch of {all} sequences, \
+                 {sequences} at a time",
+                "{ranks} 个 rank 中 rank {rank} 的微批 {micro_batch} 超出全局批的 {all} 条序列（每次 {sequences} 条）",
+                all = self.global_sequences
             )));
         };
         let first = self.step_start(step)?;
@@ -383,12 +403,14 @@ impl Stream {
     /// The cursor is of other data, mixture, context or seed.
     pub fn resume(&mut self, step: u64, cursor: &Cursor) -> Result<()> {
         if cursor.data_hash != self.data_hash {
-            return Err(Error::Cursor(format!(
-                "the checkpoint was trained on other data (hash {}) than this corpus and recipe give ({}): restore \
-                 sources, tokenizer, mix, its window (the global batch, unless mix.window is given), context and \
-                 seed, or start a new run",
-                short(&cursor.data_hash),
-                short(&self.data_hash)
+            return Err(Error::Cursor(say!(
+                "the checkpoint was trained on other data (hash {before}) than this corpus and recipe give ({now}): \
+                 restore sources, tokenizer, mix, its window (the global batch, unless mix.window is given), context \
+                 and seed, or start a new run",
+                "检查点训练所用的数据（哈希 {before}）与此语料和配方给出的（{now}）不同：请恢复来源、分词器、混合、\
+                 其窗口（全局批，除非给出 mix.window）、上下文和种子，或开始新的运行",
+                before = short(&cursor.data_hash),
+                now = short(&self.data_hash)
             )));
         }
         self.first = i128::from(cursor.next_sample) - i128::from(step) * i128::from(self.global_sequences);
@@ -486,14 +508,20 @@ impl Stream {
         // Leaves room for one more global batch, so that sums below cannot overflow.
         let last = u64::MAX - self.global_sequences;
         u64::try_from(start).ok().filter(|&start| start <= last).ok_or_else(|| {
-            Error::spec(format!("step {step} starts at sample {start}, outside of 0 to {last}"))
+            Error::spec(say!(
+                "step {step} starts at sample {start}, outside of 0 to {last}",
+                "第 {step} 步从样本 {start} 开始，超出 0 到 {last}"
+            ))
         })
     }
 
     /// Number of a sample's source, the source, and which of its samples it is.
     fn locate(&self, sample: u64) -> Result<(usize, &Source, u64)> {
         let (index, count) = self.schedule.source(sample);
-        let source = self.sources.get(index).ok_or_else(|| Error::spec("a corpus without sources"))?;
+        let source = self
+            .sources
+            .get(index)
+            .ok_or_else(|| Error::spec(say!("a corpus without sources", "没有来源的语料")))?;
         if source.limit().is_some_and(|limit| count >= limit) {
             return Err(Error::Exhausted {
                 name: source.name.clone(),

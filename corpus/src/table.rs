@@ -2,6 +2,8 @@
 
 use crate::error::{BadContent, Error, Result};
 use crate::read::Place;
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
@@ -27,18 +29,28 @@ pub fn read(path: &Path) -> Result<Vec<(String, f64)>> {
             .take(MOST_ROWS + 1)
             .collect::<std::result::Result<Vec<Row>, ParquetError>>()
     });
-    let bad = |row: Option<usize>, expected: &str, found: String| -> Error {
+    let bad = |row: Option<usize>, expected: Said, found: Said| -> Error {
         let place = Place { row: row.map(|row| row as u64), ..Place::default() };
-        let hint = "write a table of two columns, the sources' names and a number for each".into();
-        BadContent { file: path.to_owned(), place, found, expected: expected.into(), hint }.into()
+        let hint = say!(
+            "write a table of two columns, the sources' names and a number for each",
+            "请写成两列的表：来源名称，以及各自的一个数"
+        );
+        BadContent { file: path.to_owned(), place, found, expected, hint }.into()
     };
+    let parquet = say!("a Parquet file", " Parquet 文件");
     let rows = match rows {
         Ok(Ok(rows)) => rows,
-        Ok(Err(error)) => return Err(bad(None, "a Parquet file", error.to_string())),
-        Err(_) => return Err(bad(None, "a Parquet file", "pages that contradict themselves".into())),
+        Ok(Err(error)) => return Err(bad(None, parquet, say!("{error}", " {error}"))),
+        Err(_) => {
+            return Err(bad(None, parquet, say!("pages that contradict themselves", "自相矛盾的页")));
+        }
     };
     if rows.len() > MOST_ROWS {
-        return Err(bad(None, "a row for each source", format!("more than {MOST_ROWS} rows")));
+        return Err(bad(
+            None,
+            say!("a row for each source", "每个来源一行"),
+            say!("more than {MOST_ROWS} rows", "超过 {MOST_ROWS} 行"),
+        ));
     }
     let pair = |(number, row): (usize, &Row)| {
         let fields: Vec<(&String, &Field)> = row.get_column_iter().collect();
@@ -53,7 +65,8 @@ pub fn read(path: &Path) -> Result<Vec<(String, f64)>> {
             _ => {
                 let found = fields.iter().map(|(name, field)| format!("{name} {field}"));
                 let found = found.collect::<Vec<_>>().join(", ");
-                Err(bad(Some(number), "two columns, a name and a number", found))
+                let expected = say!("two columns, a name and a number", "两列：名称和数");
+                Err(bad(Some(number), expected, say!("{found}", " {found}")))
             }
         }
     };

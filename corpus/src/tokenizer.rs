@@ -7,6 +7,8 @@ use crate::error::{BadContent, Error, Result};
 use crate::read::Place;
 use fastokens::{AddedTokenPolicy, PreTokenizer, Split};
 use llmc_plan::data::TokenizerSpec;
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -60,7 +62,7 @@ pub fn train(spec: &TokenizerSpec, texts: &[String]) -> Result<Encoder> {
             tokenizer.train(&mut trainer, texts.iter())?;
             tokenizer.to_string(false)
         })
-        .map_err(|e| Error::spec(format!("the tokenizer cannot be trained: {e}")))?;
+        .map_err(|e| Error::spec(say!("the tokenizer cannot be trained: {e}", "无法训练分词器：{e}")))?;
     Encoder::from_json(Path::new("tokenizer.json"), json.into_bytes(), end_of_document(spec))
 }
 
@@ -159,9 +161,11 @@ impl Encoder {
         let json = std::fs::read(path).map_err(Error::io("read", path))?;
         let encoder = Self::from_json(path, json, end_of_document(spec))?;
         if spec.vocab != 0 && encoder.vocab > spec.vocab {
-            return Err(Error::spec(format!(
-                "tokenizer.import has {} entries and vocab is {}: make the model's vocab at least as large",
-                encoder.vocab, spec.vocab
+            return Err(Error::spec(say!(
+                "tokenizer.import has {entries} entries and vocab is {vocab}: make the model's vocab at least as large",
+                "tokenizer.import 有 {entries} 个词条，而 vocab 为 {vocab}：模型的 vocab 至少应与之相同",
+                entries = encoder.vocab,
+                vocab = spec.vocab
             )));
         }
         Ok(encoder)
@@ -177,30 +181,32 @@ impl Encoder {
     }
 
     fn from_json(path: &Path, json: Vec<u8>, end: EndOfDocument) -> Result<Self> {
-        let bad = |found: String, expected: &str, hint: &str| -> Error {
-            let (file, expected, hint) = (path.to_owned(), expected.into(), hint.into());
-            BadContent { file, place: Place::default(), found, expected, hint }.into()
+        let bad = |found: Said, expected: Said, hint: Said| -> Error {
+            BadContent { file: path.to_owned(), place: Place::default(), found, expected, hint }.into()
         };
         let (tokenizer, fast) = rayon::join(|| Tokenizer::from_bytes(&json), || Fast::read(&json));
         let mut tokenizer = tokenizer.map_err(|e| {
             bad(
-                format!("text its reader refuses ({e})"),
-                "a Hugging Face tokenizer.json",
-                "export it again with save_pretrained",
+                say!("text its reader refuses ({e})", "其读取器拒绝的文本（{e}）"),
+                say!("a Hugging Face tokenizer.json", " Hugging Face 的 tokenizer.json"),
+                say!("export it again with save_pretrained", "请用 save_pretrained 重新导出"),
             )
         })?;
         // Text that spells a special token is text: a document cannot end another one.
         tokenizer.set_encode_special_tokens(true);
         // The file may ask to cut or pad documents for inference.
-        let _ = tokenizer.with_truncation(None).map_err(|e| Error::spec(e.to_string()))?;
+        let _ = tokenizer.with_truncation(None).map_err(Error::inner)?;
         tokenizer.with_padding(None);
         let end_of_document = match end {
             EndOfDocument::Id(id) => id,
             EndOfDocument::Text(end) => tokenizer.token_to_id(end).ok_or_else(|| {
                 bad(
-                    format!("no entry {end:?}"),
-                    "the end-of-document token",
-                    "name the one it has as the first of tokenizer.special_tokens, for instance </s>",
+                    say!("no entry {end:?}", "没有词条 {end:?}"),
+                    say!("the end-of-document token", "文档结束词元"),
+                    say!(
+                        "name the one it has as the first of tokenizer.special_tokens, for instance </s>",
+                        "请将其所用的写为 tokenizer.special_tokens 的第一个，例如 </s>"
+                    ),
                 )
             })?,
         };
@@ -271,10 +277,9 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::encode`].
     pub fn encode_reference(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, false)
-            .map_err(|e| Error::spec(format!("the tokenizer refuses a document: {e}")))?;
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| {
+            Error::spec(say!("the tokenizer refuses a document: {e}", "分词器拒绝一个文档：{e}"))
+        })?;
         let mut ids = encoding.get_ids().to_vec();
         ids.push(self.end_of_document);
         Ok(ids)
@@ -285,7 +290,9 @@ impl Encoder {
     /// # Errors
     /// The library's own.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer.decode(ids, false).map_err(|e| Error::spec(format!("ids cannot be decoded: {e}")))
+        self.tokenizer
+            .decode(ids, false)
+            .map_err(|e| Error::spec(say!("ids cannot be decoded: {e}", "无法解码 id：{e}")))
     }
 
     /// The text of one entry.

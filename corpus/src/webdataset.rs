@@ -14,6 +14,7 @@ use crate::packing::for_each_block;
 use crate::tokenizer::{Encoder, hex};
 use crate::wids;
 use llmc_plan::data::{FileInfo, Manifest};
+use llmc_plan::say;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -96,7 +97,10 @@ pub fn write(dir: &Path, out: &Path, options: &Options) -> Result<Report> {
     let manifest = read_manifest(dir)?;
     if out.join(MANIFEST).exists() {
         let out = out.display();
-        return Err(Error::Usage(format!("{out} holds a built corpus: export to a folder of its own")));
+        return Err(Error::Usage(say!(
+            "{out} holds a built corpus: export to a folder of its own",
+            "{out} 中有已构建的语料：请导出到单独的目录"
+        )));
     }
     let of = identity(dir, options)?;
     let before: Option<Note> = read_note(&out.join(RECEIPT));
@@ -144,7 +148,7 @@ pub fn write(dir: &Path, out: &Path, options: &Options) -> Result<Report> {
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    serde_json::to_vec_pretty(value).map_err(|e| Error::spec(e.to_string()))
+    serde_json::to_vec_pretty(value).map_err(Error::inner)
 }
 
 fn note_name() -> String {

@@ -7,6 +7,8 @@
 use crate::error::{BadContent, Error, Result};
 use crate::inputs::Listed;
 use crate::read::Place;
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -50,16 +52,19 @@ pub fn shards(path: &Path, bytes: u64) -> Result<Option<Vec<Shard>>> {
     if memchr::memmem::find(&json, KIND.as_bytes()).is_none() {
         return Ok(None);
     }
-    let bad = |file: &Path, expected: &str, found: String, hint: &str| -> Error {
+    let bad = |file: &Path, expected: Said, found: Said, hint: Said| -> Error {
         let (file, place) = (file.to_owned(), Place::default());
-        BadContent { file, place, found, expected: expected.into(), hint: hint.into() }.into()
+        BadContent { file, place, found, expected, hint }.into()
     };
     let index: Index = serde_json::from_slice(&json).map_err(|error| {
         bad(
             path,
-            "an index of wids with a shardlist of url and nsamples",
-            error.to_string(),
-            "write it again",
+            say!(
+                "an index of wids with a shardlist of url and nsamples",
+                "含 url 和 nsamples 的 shardlist 的 wids 索引"
+            ),
+            say!("{error}", " {error}"),
+            say!("write it again", "请重新写入"),
         )
     })?;
     if index.kind != KIND {
@@ -69,15 +74,20 @@ pub fn shards(path: &Path, bytes: u64) -> Result<Option<Vec<Shard>>> {
     let shard = |entry: Entry| {
         let url = entry.url.strip_prefix("file://").unwrap_or(&entry.url);
         if url.contains("://") || url.starts_with("pipe:") {
-            let hint = "fetch the tars, and name them in the index by their paths";
-            return Err(bad(path, "paths of tars on this machine", format!("{url:?}"), hint));
+            let hint = say!(
+                "fetch the tars, and name them in the index by their paths",
+                "请取回这些 tar，并在索引中以路径指定"
+            );
+            let expected = say!("paths of tars on this machine", "本机上 tar 的路径");
+            return Err(bad(path, expected, say!("{url:?}", " {url:?}"), hint));
         }
         let tar = folder.join(url);
         let length = std::fs::metadata(&tar).map_err(Error::io("read", &tar))?.len();
         if let Some(listed) = entry.filesize.filter(|&listed| listed != length) {
-            let expected = format!("{listed} bytes, as {} says", path.display());
-            let hint = "fetch it again, or write the index again";
-            return Err(bad(&tar, &expected, format!("{length} bytes"), hint));
+            let index = path.display();
+            let expected = say!("{listed} bytes, as {index} says", " {index} 所列的 {listed} 字节");
+            let hint = say!("fetch it again, or write the index again", "请重新获取，或重写索引");
+            return Err(bad(&tar, expected, say!("{length} bytes", " {length} 字节"), hint));
         }
         Ok(Shard { path: tar, listed: Listed { samples: entry.nsamples, xxh3: entry.xxh3 } })
     };

@@ -4,13 +4,14 @@
 //! decoding and encoding, on one core.
 
 use crate::clean::{Dropped, Prints, Seen, judge, normalise};
-use crate::error::{BadContent, Error, Result};
+use crate::error::{BadContent, Error, Result, or_skip};
 use crate::inputs::Input;
 use crate::output::{Dtype, Tokens};
 use crate::read::{Buffer, Form, KEPT_BYTES, Place, Raw, Text, utf8};
 use crate::sample::{content_hash, held_out};
 use crate::tokenizer::Encoder;
 use llmc_plan::data::{CleanSpec, Dedup, OnError, Unicode};
+use llmc_plan::say;
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
 use twox_hash::XxHash3_64;
@@ -294,11 +295,22 @@ impl Context<'_> {
             return Err(BadContent {
                 file: input.path.clone(),
                 place: raw.place,
-                found: if *id > i32::MAX as u32 { "a negative or larger one".into() } else { id.to_string() },
-                expected: format!("token ids below {vocab}, the size of this corpus's tokenizer"),
-                hint: "the file was made with another tokenizer: import that one (tokenizer.import), or set \
-                       on_error to skip (recipe: clean < unreadable skip >) to leave the document out"
-                    .into(),
+                found: if *id > i32::MAX as u32 {
+                    say!("a negative or larger one", "负数或更大的 id")
+                } else {
+                    say!("{id}", " {id}")
+                },
+                expected: say!(
+                    "token ids below {vocab}, the size of this corpus's tokenizer",
+                    "小于 {vocab}（本语料分词器大小）的词元 id"
+                ),
+                hint: or_skip(
+                    say!(
+                        "the file was made with another tokenizer: import that one (tokenizer.import)",
+                        "该文件由另一分词器生成：请导入该分词器（tokenizer.import）"
+                    ),
+                    say!("the document", "该文档"),
+                ),
             });
         }
         let end = self.encoder.end_of_document();

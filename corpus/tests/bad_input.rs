@@ -269,6 +269,51 @@ fn marks_and_empty_files() {
     assert!(said.contains(expected), "{said}");
 }
 
+/// What people read is in their language; what programs read is not.
+#[test]
+fn chinese() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.jsonl"), GOOD.repeat(8)).unwrap();
+    std::fs::write(dir.path().join("b.jsonl"), b"").unwrap();
+    std::fs::write(dir.path().join("data.json"), spec_with("/context", "8")).unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let output =
+        llmc_data(&["--lang", "zh", "build", "--spec", &path("data.json"), "--out", &path("out")], &[]);
+    let said = stderr(&output);
+    assert!(output.status.success(), "{said}");
+    for part in [
+        "警告：来源 `s`：其 2 个文件中有 1 个为空（b.jsonl）：若不应为空，请重新获取\n",
+        "：训练 8 个文档 ",
+        "一元熵分别为每词元 ",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let (manifest, zh) = (path("out/manifest.json"), [("LLMC_LANG", "zh")]);
+    assert!(std::fs::read_to_string(&manifest).unwrap().is_ascii());
+    let stats = llmc_data(&["stats", &path("out")], &zh);
+    let table = String::from_utf8(stats.stdout).unwrap();
+    assert!(
+        table.contains("来源             划分               文档") && table.contains("s：文档按词元数分布，"),
+        "{table}"
+    );
+    let json = llmc_data(&["stats", &path("out"), "--format", "json"], &zh);
+    assert!(json.status.success() && json.stdout.is_ascii());
+
+    std::fs::write(dir.path().join("a.jsonl"), b"{\"text\": 1}\n").unwrap();
+    let output = llmc_data(&["build", "--spec", &path("data.json"), "--out", &path("out")], &zh);
+    let expected = format!(
+        "llmc-data: {}，第 1 行（字节 9）：应为含字符串字段 \"text\" 的 JSON 对象，实为 invalid type: integer `1`, expected a \
+         string；请修复该行，或将 on_error 设为 skip（配方：clean < unreadable skip >）以略去该行\n",
+        path("a.jsonl")
+    );
+    assert_eq!(stderr(&output), expected);
+    let output = llmc_data(&["stats", &path("none"), "--lang", "zh"], &[]);
+    assert_eq!(
+        stderr(&output),
+        format!("llmc-data: {} 中没有已构建的语料：请先运行 `llmc data build`\n", path("none"))
+    );
+}
+
 #[test]
 fn a_folder_without_a_corpus_says_so() {
     let dir = tempfile::tempdir().unwrap();

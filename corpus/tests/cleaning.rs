@@ -37,7 +37,7 @@ fn duplicates_go_across_sources_and_the_first_stays() {
         assert!(contents(out.path()) == contents(again.path()));
         if dedup == "near" {
             assert_eq!(report.manifest.sources[1].dropped["near duplicate"], 1);
-            let said = report.warnings.join("\n");
+            let said = llmc_plan::lang::Said::join(&report.warnings, "\n", "\n").en;
             assert!(
                 said.contains(
                     "source `a`: 1 documents, 4 bytes, left out as exact duplicate, such as\n  \"same\""

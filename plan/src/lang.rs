@@ -91,13 +91,15 @@ pub fn cannot(action: &str, path: &Path, error: &std::io::Error) -> Said {
 }
 
 /// The verbs of [`cannot`].
-pub const ACTIONS: [(&str, &str); 13] = [
+pub const ACTIONS: [(&str, &str); 15] = [
     ("create", "创建"),
     ("find", "找到"),
     ("flush", "写完"),
     ("link", "链接"),
     ("list", "列出"),
+    ("lock", "锁定"),
     ("map", "映射"),
+    ("measure", "测量"),
     ("open", "打开"),
     ("read", "读取"),
     ("remove", "删除"),

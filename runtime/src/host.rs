@@ -2,7 +2,6 @@
 
 use llmc_corpus::{Loader, Stream};
 use llmc_plan::batch::Batch;
-use llmc_plan::lang::Said;
 use llmc_plan::op::Op;
 use llmc_plan::say;
 use tch::Tensor;
@@ -51,8 +50,8 @@ impl<'a> Session<'a> {
 /// The corpus's sentence: text that does not last is the recipe's fault, a file that cannot be read the environment's.
 pub fn data_failure(error: llmc_corpus::Error) -> Failure {
     match error {
-        llmc_corpus::Error::Exhausted { .. } => Failure::recipe(Said::same(error)),
-        _ => Failure::environment(Said::same(error)),
+        llmc_corpus::Error::Exhausted { .. } => Failure::recipe(error.said()),
+        _ => Failure::environment(error.said()),
     }
 }
 

@@ -5,6 +5,8 @@ use llmc_corpus::error::{BadContent, Error, Result};
 use llmc_corpus::inputs::Input;
 use llmc_corpus::output::{HashingFile, with_suffix};
 use llmc_corpus::read::{Place, Raw, Sink, read};
+use llmc_plan::lang::Lang;
+use llmc_plan::say;
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
@@ -57,6 +59,7 @@ struct Work {
     batch_bytes: usize,
     file: usize,
     out: Option<HashingFile>,
+    lang: Lang,
     report: Report,
 }
 
@@ -64,7 +67,7 @@ struct Work {
 ///
 /// # Errors
 /// A file that cannot be read, or written.
-pub fn run(files: &[PathBuf], near: Option<f64>, out: Option<&Path>) -> Result<Report> {
+pub fn run(files: &[PathBuf], near: Option<f64>, out: Option<&Path>, lang: Lang) -> Result<Report> {
     out.map_or(Ok(()), super::refuse_special)?;
     let partial = out.map(|out| with_suffix(out, ".partial"));
     let mut work = Work {
@@ -78,6 +81,7 @@ pub fn run(files: &[PathBuf], near: Option<f64>, out: Option<&Path>) -> Result<R
         batch_bytes: 0,
         file: 0,
         out: partial.as_deref().map(HashingFile::create).transpose()?,
+        lang,
         report: Report::default(),
     };
     for (file, path) in files.iter().enumerate() {
@@ -129,7 +133,7 @@ impl Sink for Feed<'_> {
     }
 
     fn unreadable(&mut self, bad: BadContent, _: u64) -> Result<()> {
-        eprintln!("warning: {bad}");
+        super::warn(&bad.said(), self.work.lang);
         self.work.report.unreadable += 1;
         Ok(())
     }
@@ -174,7 +178,7 @@ impl Work {
             if let Some(out) = &mut self.out {
                 let source = self.paths.get(self.file).map(|p| p.to_string_lossy()).unwrap_or_default();
                 let mut line = serde_json::to_vec(&serde_json::json!({"text": text, "source": source}))
-                    .map_err(|e| Error::spec(e.to_string()))?;
+                    .map_err(Error::inner)?;
                 line.push(b'\n');
                 out.write(&line)?;
             }
@@ -186,7 +190,7 @@ impl Work {
         if self.report.pairs.iter().filter(|pair| pair.kind == kind).count() < SHOWN {
             let [kept, dropped] = [kept, dropped].map(|(file, place)| {
                 let file = self.paths.get(file).map(|p| p.display().to_string()).unwrap_or_default();
-                format!("{file}{place}")
+                format!("{file}{}", place.said().en)
             });
             let text = text.chars().take(EXCERPT).collect();
             self.report.pairs.push(Pair { kind, kept, dropped, text });
@@ -234,24 +238,31 @@ fn verify(files: &[PathBuf], work: &mut Work) -> Result<()> {
 }
 
 /// The report for people.
-pub fn human(report: &Report) -> String {
+pub fn human(report: &Report, lang: Lang) -> String {
     let share = |bytes: u64| 100.0 * bytes as f64 / report.bytes.max(1) as f64;
-    let mut text = format!(
-        "{} documents, {} bytes\nexact copies  {:>10}  {:>14} bytes  {:.2} %, {} compared byte by byte and equal\n\
-         near copies   {:>10}  {:>14} bytes  {:.2} %\nunreadable    {:>10}\n",
-        report.documents,
-        report.bytes,
-        report.exact,
-        report.exact_bytes,
-        share(report.exact_bytes),
-        report.exact_verified,
-        report.near,
-        report.near_bytes,
-        share(report.near_bytes),
-        report.unreadable
+    let Report { documents, bytes, exact, exact_bytes, exact_verified, near, near_bytes, unreadable, .. } =
+        report;
+    let said = say!(
+        "{documents} documents, {bytes} bytes\nexact copies  {exact:>10}  {exact_bytes:>14} bytes  {exact_share:.2} %, \
+         {exact_verified} compared byte by byte and equal\nnear copies   {near:>10}  {near_bytes:>14} bytes  \
+         {near_share:.2} %\nunreadable    {unreadable:>10}\n",
+        "{documents} 个文档，{bytes} 字节\n完全重复  {exact:>10}  {exact_bytes:>14} 字节  {exact_share:.2} %，\
+         {exact_verified} 个经逐字节比较相同\n近似重复  {near:>10}  {near_bytes:>14} 字节  {near_share:.2} %\n\
+         无法读取  {unreadable:>10}\n",
+        exact_share = share(*exact_bytes),
+        near_share = share(*near_bytes)
     );
+    let mut text = said.text(lang).to_owned();
     for pair in &report.pairs {
-        text += &format!("\n{}: {}\n  like {}\n  {:?}\n", pair.kind, pair.dropped, pair.kept, pair.text);
+        let Pair { dropped, kept, text: excerpt, .. } = pair;
+        let kind =
+            if pair.kind == "exact" { say!("exact", "完全重复") } else { say!("near", "近似重复") };
+        let said = say!(
+            "\n{kind}: {dropped}\n  like {kept}\n  {excerpt:?}\n",
+            "\n{kind}：{dropped}\n  同 {kept}\n  {excerpt:?}\n",
+            kind
+        );
+        text += said.text(lang);
     }
     text
 }

@@ -6,6 +6,8 @@ use llmc_corpus::export;
 use llmc_corpus::folder::{read_manifest, settle};
 use llmc_corpus::indexed::Indexed;
 use llmc_corpus::webdataset::{self, Options};
+use llmc_plan::lang::Lang;
+use llmc_plan::say;
 use std::path::Path;
 
 /// WebDataset's readers share tars among nodes and their workers, which want several each, and read a tar from end to
@@ -24,39 +26,39 @@ pub enum Kind {
 ///
 /// # Errors
 /// No corpus there, a damaged shard, a folder that cannot be written.
-pub fn run(dir: &Path, out: &Path, kind: Kind, text: bool, tar_mib: u64) -> Result<()> {
+pub fn run(dir: &Path, out: &Path, kind: Kind, text: bool, tar_mib: u64, lang: Lang) -> Result<()> {
     match kind {
-        Kind::Webdataset => tars(dir, out, &Options { text, tar_bytes: tar_mib << 20 }),
-        Kind::Parquet if text => {
-            Err(Error::Usage("--text is of --format webdataset: Parquet is written with token ids".into()))
-        }
-        Kind::Parquet => parquet(dir, out),
+        Kind::Webdataset => tars(dir, out, &Options { text, tar_bytes: tar_mib << 20 }, lang),
+        Kind::Parquet if text => Err(Error::Usage(say!(
+            "--text is of --format webdataset: Parquet is written with token ids",
+            "--text 属于 --format webdataset：Parquet 以词元 id 写出"
+        ))),
+        Kind::Parquet => parquet(dir, out, lang),
     }
 }
 
-fn tars(dir: &Path, out: &Path, options: &Options) -> Result<()> {
-    super::keep_when_interrupted(out)?;
+fn tars(dir: &Path, out: &Path, options: &Options, lang: Lang) -> Result<()> {
+    super::keep_when_interrupted(out, lang)?;
     let report = webdataset::write(dir, out, options);
     settle();
     let report = report?;
     for set in &report.sets {
         let bytes: u64 = set.tars.iter().map(|tar| tar.info.bytes).sum();
-        eprintln!(
-            "{}: {} documents, {bytes} bytes, tars: {}{}",
-            out.join(set.index()).display(),
-            set.samples(),
-            set.tars.len(),
-            match (report.up_to_date, report.resumed) {
-                (true, _) => " (up to date)",
-                (_, true) => " (an unfinished export was continued)",
-                _ => "",
-            }
+        let index = out.join(set.index());
+        let said = say!(
+            "{index}: {documents} documents, {bytes} bytes, tars: {tars}{how}",
+            "{index}：{documents} 个文档，{bytes} 字节，{tars} 个 tar{how}",
+            index = index.display(),
+            documents = set.samples(),
+            tars = set.tars.len(),
+            how = super::how(report.up_to_date, report.resumed, say!("export", "导出"))
         );
+        eprintln!("{}", said.text(lang));
     }
     Ok(())
 }
 
-fn parquet(dir: &Path, out: &Path) -> Result<()> {
+fn parquet(dir: &Path, out: &Path, lang: Lang) -> Result<()> {
     let manifest = read_manifest(dir)?;
     std::fs::create_dir_all(out).map_err(|source| Error::Io {
         action: "create",
@@ -68,7 +70,14 @@ fn parquet(dir: &Path, out: &Path) -> Result<()> {
             let indexed = Indexed::open(&dir.join(shard), manifest.tokenizer.vocab)?;
             let path = out.join(format!("{shard}.parquet"));
             export::parquet(&indexed, &path)?;
-            eprintln!("{}: {} documents, {} tokens", path.display(), indexed.documents(), indexed.tokens());
+            let said = say!(
+                "{path}: {documents} documents, {tokens} tokens",
+                "{path}：{documents} 个文档，{tokens} 词元",
+                path = path.display(),
+                documents = indexed.documents(),
+                tokens = indexed.tokens()
+            );
+            eprintln!("{}", said.text(lang));
         }
     }
     Ok(())

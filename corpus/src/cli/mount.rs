@@ -1,9 +1,12 @@
 //! `llmc-data bench`: what a disk or network mount gives by threads and block size, and what shard
 //! size and prefetch follow.
 
+use llmc_corpus::columns::right;
 use llmc_corpus::error::{Error, Result};
 use llmc_plan::data::DATA_FORMAT_VERSION;
+use llmc_plan::lang::Lang;
 use llmc_plan::mount::{Mount, Point};
+use llmc_plan::say;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -24,12 +27,14 @@ const AMORTISED: f64 = 100.0;
 ///
 /// # Errors
 /// A folder that cannot be written, or is full.
-pub fn run(dir: &Path, mib: u64, out: Option<&Path>) -> Result<()> {
+pub fn run(dir: &Path, mib: u64, out: Option<&Path>, lang: Lang) -> Result<()> {
     let path = dir.join(".llmc-bench");
     let result = measure(&path, mib * MIB);
     let _ = std::fs::remove_file(&path);
     let mount = result.map_err(|source| Error::Io { action: "measure", file: path, source })?;
-    eprintln!("threads      block          MB/s        reads/s");
+    let heads = [("threads", "线程", 7), ("block", "块", 11), ("MB/s", "MB/s", 14), ("reads/s", "次/秒", 15)];
+    let heads = heads.map(|(en, zh, places)| right(lang.say(en, zh), places));
+    eprintln!("{}", heads.concat());
     for point in mount.bandwidth.iter().chain(&mount.random) {
         let (block, bandwidth) = (point.block_bytes >> 10, point.bytes_per_second / 1e6);
         eprintln!(
@@ -37,20 +42,28 @@ pub fn run(dir: &Path, mib: u64, out: Option<&Path>) -> Result<()> {
             point.threads, point.operations_per_second
         );
     }
-    eprintln!("written and flushed at {:.1} MB/s", mount.write_bytes_per_second / 1e6);
-    eprintln!(
-        "make shards of {} MiB or more; keep {} KiB in flight, {} threads; a small read takes {:.0} µs",
-        mount.shard_bytes.div_ceil(MIB),
-        mount.prefetch_bytes >> 10,
-        mount.threads,
-        mount.latency_seconds * 1e6
+    let said = say!(
+        "written and flushed at {rate:.1} MB/s\nmake shards of {shard} MiB or more; keep {ahead} KiB in flight, {threads} \
+         threads; a small read takes {latency:.0} µs",
+        "写入并落盘 {rate:.1} MB/s\n分片宜为 {shard} MiB 或更大；保持 {ahead} KiB 在途，{threads} 个线程；一次小读耗时 \
+         {latency:.0} µs",
+        rate = mount.write_bytes_per_second / 1e6,
+        shard = mount.shard_bytes.div_ceil(MIB),
+        ahead = mount.prefetch_bytes >> 10,
+        threads = mount.threads,
+        latency = mount.latency_seconds * 1e6
     );
+    eprintln!("{}", said.text(lang));
     if !cfg!(target_os = "linux") {
-        eprintln!("the page cache cannot be emptied on this system: the figures may be those of memory");
+        let said = say!(
+            "the page cache cannot be emptied on this system: the figures may be those of memory",
+            "此系统无法清空页缓存：这些数字可能是内存的速度"
+        );
+        eprintln!("{}", said.text(lang));
     }
     match out {
         Some(out) => {
-            let json = serde_json::to_vec_pretty(&mount).map_err(|e| Error::spec(e.to_string()))?;
+            let json = serde_json::to_vec_pretty(&mount).map_err(Error::inner)?;
             super::write_whole(out, &json)
         }
         None => Ok(()),

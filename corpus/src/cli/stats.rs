@@ -1,12 +1,16 @@
 //! `llmc-data stats`: what a built folder holds, as text, JSON and SVG.
 
 use crate::Format;
+use llmc_corpus::clean::named;
+use llmc_corpus::columns::{left, right};
 use llmc_corpus::error::{Error, Result};
 use llmc_corpus::folder::read_manifest;
 use llmc_corpus::indexed::Indexed;
 use llmc_corpus::packing::{for_each_block, waste};
 use llmc_corpus::stats::{Lengths, lengths};
 use llmc_plan::data::{Manifest, Packing, SplitInfo};
+use llmc_plan::lang::Lang;
+use llmc_plan::say;
 use std::io::Write;
 use std::path::Path;
 
@@ -14,7 +18,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// No corpus there, a damaged shard, a file that cannot be written.
-pub fn run(dir: &Path, format: Format, context: u32, svg: Option<&Path>) -> Result<()> {
+pub fn run(dir: &Path, (format, lang): (Format, Lang), context: u32, svg: Option<&Path>) -> Result<()> {
     let manifest = read_manifest(dir)?;
     if let Some(path) = svg {
         draw(dir, &manifest, path)?;
@@ -24,7 +28,7 @@ pub fn run(dir: &Path, format: Format, context: u32, svg: Option<&Path>) -> Resu
         Format::Json => serde_json::to_writer_pretty(&mut text, &stats_json(dir, &manifest, context)?)
             .map_err(std::io::Error::from)
             .and_then(|()| writeln!(text)),
-        Format::Human => stats_human(dir, &manifest, context, &mut text)?,
+        Format::Human => stats_human(dir, &manifest, context, &mut text, lang)?,
     };
     let written = written.and_then(|()| std::io::stdout().write_all(&text));
     match written {
@@ -36,11 +40,11 @@ pub fn run(dir: &Path, format: Format, context: u32, svg: Option<&Path>) -> Resu
 }
 
 fn stats_json(dir: &Path, manifest: &Manifest, context: u32) -> Result<serde_json::Value> {
-    let mut value = serde_json::to_value(manifest).map_err(|e| Error::spec(e.to_string()))?;
+    let mut value = serde_json::to_value(manifest).map_err(Error::inner)?;
     let mut all = serde_json::Map::new();
     for source in &manifest.sources {
         let found = lengths(dir, manifest, &source.train)?;
-        all.insert(source.name.clone(), serde_json::to_value(found).map_err(|e| Error::spec(e.to_string()))?);
+        all.insert(source.name.clone(), serde_json::to_value(found).map_err(Error::inner)?);
     }
     if let Some(object) = value.as_object_mut() {
         object.insert("document_lengths".into(), all.into());
@@ -58,40 +62,59 @@ fn stats_human(
     manifest: &Manifest,
     context: u32,
     out: &mut Vec<u8>,
+    lang: Lang,
 ) -> Result<std::io::Result<()>> {
     let mut write = || -> std::io::Result<Result<()>> {
-        writeln!(
-            out,
-            "tokenizer  {} entries, sha256 {}",
-            manifest.tokenizer.vocab, manifest.tokenizer.sha256
-        )?;
-        writeln!(
-            out,
-            "\n{:<16} {:<10} {:>12} {:>16} {:>16} {:>8} {:>10}",
-            "source", "split", "documents", "tokens", "bytes", "B/token", "nats/token"
-        )?;
+        let said = say!(
+            "tokenizer  {entries} entries, sha256 {hash}\n",
+            "分词器  {entries} 个词条，sha256 {hash}\n",
+            entries = manifest.tokenizer.vocab,
+            hash = manifest.tokenizer.sha256
+        );
+        writeln!(out, "{}", said.text(lang))?;
+        let heads = [("source", "来源"), ("split", "划分"), ("documents", "文档"), ("tokens", "词元")];
+        let [source, split, documents, tokens] = heads.map(|(en, zh)| lang.say(en, zh));
+        let heads = [("bytes", "字节"), ("B/token", "字节/词元"), ("nats/token", "nat/词元")];
+        let [bytes, per_token, entropy] = heads.map(|(en, zh)| lang.say(en, zh));
+        cells(out, source, split, [documents, tokens, bytes, per_token, entropy])?;
+        let (train, validation) = (lang.say("train", "训练"), lang.say("validation", "验证"));
         for source in &manifest.sources {
-            row(out, &source.name, "train", &source.train)?;
-            row(out, &source.name, "validation", &source.validation)?;
+            row(out, &source.name, train, &source.train)?;
+            row(out, &source.name, validation, &source.validation)?;
         }
-        row(out, "all", "train", &manifest.train)?;
-        row(out, "all", "validation", &manifest.validation)?;
+        row(out, lang.say("all", "全部"), train, &manifest.train)?;
+        row(out, lang.say("all", "全部"), validation, &manifest.validation)?;
         for source in &manifest.sources {
             if source.skipped_documents > 0 {
-                let (documents, bytes) = (source.skipped_documents, source.skipped_bytes);
-                writeln!(out, "\n{}: {documents} unreadable documents left out, {bytes} bytes", source.name)?;
+                let said = say!(
+                    "\n{name}: {documents} unreadable documents left out, {bytes} bytes",
+                    "\n{name}：略去 {documents} 个无法读取的文档，{bytes} 字节",
+                    name = source.name,
+                    documents = source.skipped_documents,
+                    bytes = source.skipped_bytes
+                );
+                writeln!(out, "{}", said.text(lang))?;
             }
             for (reason, documents) in &source.dropped {
-                writeln!(out, "{}: {documents} documents left out as {reason}", source.name)?;
+                let said = say!(
+                    "{name}: {documents} documents left out as {reason}",
+                    "{name}：{documents} 个文档因{reason}被略去",
+                    name = source.name,
+                    reason = named(reason)
+                );
+                writeln!(out, "{}", said.text(lang))?;
             }
             match lengths(dir, manifest, &source.train) {
-                Ok(found) => histogram(out, &source.name, &found)?,
+                Ok(found) => histogram(out, &source.name, &found, lang)?,
                 Err(error) => return Ok(Err(error)),
             }
         }
         match packings(dir, manifest, context) {
             Ok(found) => {
-                writeln!(out, "\npadding of samples of {context} tokens      predicted   measured")?;
+                let said = say!("padding of samples of {context} tokens", "{context} 词元样本的填充");
+                let [predicted, measured] =
+                    [("predicted", "预测"), ("measured", "实测")].map(|(en, zh)| right(lang.say(en, zh), 11));
+                writeln!(out, "\n{}{predicted}{measured}", left(said.text(lang), 39))?;
                 for p in found {
                     let policy = serde_json::to_value(p.policy).unwrap_or_default();
                     let policy = policy.as_str().unwrap_or_default();
@@ -115,18 +138,30 @@ fn stats_human(
 }
 
 fn row(out: &mut Vec<u8>, source: &str, name: &str, split: &SplitInfo) -> std::io::Result<()> {
-    writeln!(
-        out,
-        "{source:<16} {name:<10} {:>12} {:>16} {:>16} {:>8.3} {:>10.4}",
-        split.documents, split.tokens, split.bytes, split.bytes_per_token, split.unigram_entropy
-    )
+    let (per_token, entropy) =
+        (format!("{:.3}", split.bytes_per_token), format!("{:.4}", split.unigram_entropy));
+    let counts = [split.documents, split.tokens, split.bytes].map(|count| count.to_string());
+    let [documents, tokens, bytes] = &counts;
+    cells(out, source, name, [documents, tokens, bytes, &per_token, &entropy])
+}
+
+/// A line of the table.
+fn cells(out: &mut Vec<u8>, source: &str, split: &str, figures: [&str; 5]) -> std::io::Result<()> {
+    let figures = figures.into_iter().zip([12, 16, 16, 9, 10]);
+    let figures: String = figures.map(|(figure, places)| format!(" {}", right(figure, places))).collect();
+    writeln!(out, "{} {}{figures}", left(source, 16), left(split, 10))
 }
 
 /// Columns of the longest bar.
 const BAR: u64 = 48;
 
-fn histogram(out: &mut Vec<u8>, name: &str, found: &Lengths) -> std::io::Result<()> {
-    writeln!(out, "\n{name}: documents by tokens, {} to {}", found.least, found.most)?;
+fn histogram(out: &mut Vec<u8>, name: &str, found: &Lengths, lang: Lang) -> std::io::Result<()> {
+    let (least, most) = (found.least, found.most);
+    let said = say!(
+        "\n{name}: documents by tokens, {least} to {most}",
+        "\n{name}：文档按词元数分布，{least} 到 {most}"
+    );
+    writeln!(out, "{}", said.text(lang))?;
     let most = found.histogram.iter().copied().max().unwrap_or(0).max(1);
     let first = found.histogram.iter().position(|&count| count > 0).unwrap_or(0);
     for (bucket, &count) in found.histogram.iter().enumerate().skip(first) {

@@ -5,6 +5,8 @@ use llmc_corpus::error::Result;
 use llmc_corpus::folder::read_manifest;
 use llmc_corpus::indexed::Indexed;
 use llmc_corpus::tokenizer::Encoder;
+use llmc_plan::lang::{Lang, Said};
+use llmc_plan::say;
 use serde::Serialize;
 use std::path::Path;
 
@@ -58,7 +60,7 @@ struct Leak {
 ///
 /// # Errors
 /// No corpus there, a damaged shard.
-pub fn run(dir: &Path, format: Format) -> Result<()> {
+pub fn run(dir: &Path, format: Format, lang: Lang) -> Result<()> {
     let manifest = read_manifest(dir)?;
     let path = dir.join(&manifest.tokenizer.file);
     let encoder = Encoder::of_corpus(&path, manifest.tokenizer.end_of_document)?;
@@ -107,7 +109,7 @@ pub fn run(dir: &Path, format: Format) -> Result<()> {
         longest: entries,
         leaks,
     };
-    super::print(&report, format, human)
+    super::print(&report, format, |report| human(report, lang))
 }
 
 /// What an entry gives away, if anything: it was so frequent in the training text that it became one
@@ -136,36 +138,47 @@ fn leak(text: &str) -> Option<&'static str> {
         .then_some("a key")
 }
 
-fn human(report: &Report) -> String {
-    let mut text = format!(
-        "{} entries, {} never used ({:.2} %)\n\n",
-        report.vocab,
-        report.unused,
-        100.0 * report.unused_share
-    );
-    for source in &report.sources {
-        text += &format!(
-            "{:<20} {:>14} tokens {:>8.3} bytes a token\n",
-            source.name, source.tokens, source.bytes_per_token
-        );
-    }
-    text += "\nlongest entries\n";
-    for entry in &report.longest {
-        text += &format!(
-            "{:>8} {:>4} bytes {:>10} times  {:?}\n",
-            entry.id, entry.bytes, entry.count, entry.text
-        );
-    }
+fn human(report: &Report, lang: Lang) -> String {
+    let mut all = vec![say!(
+        "{entries} entries, {unused} never used ({share:.2} %)\n\n",
+        "{entries} 个词条，{unused} 个从未使用（{share:.2} %）\n\n",
+        entries = report.vocab,
+        unused = report.unused,
+        share = 100.0 * report.unused_share
+    )];
+    all.extend(report.sources.iter().map(|Source { name, tokens, bytes_per_token }| {
+        say!(
+            "{name:<20} {tokens:>14} tokens {bytes_per_token:>8.3} bytes a token\n",
+            "{name:<20} {tokens:>14} 词元 每词元 {bytes_per_token:>8.3} 字节\n"
+        )
+    }));
+    all.push(say!("\nlongest entries\n", "\n最长的词条\n"));
+    all.extend(report.longest.iter().map(|Entry { id, bytes, count, text }| {
+        say!(
+            "{id:>8} {bytes:>4} bytes {count:>10} times  {text:?}\n",
+            "{id:>8} {bytes:>4} 字节 {count:>10} 次  {text:?}\n"
+        )
+    }));
     if report.leaks.is_empty() {
-        text += "\nno entry looks like an e-mail address, a key or a sentence\n";
+        all.push(say!(
+            "\nno entry looks like an e-mail address, a key or a sentence\n",
+            "\n没有词条像是电子邮件地址、密钥或句子\n"
+        ));
     }
-    for leak in &report.leaks {
-        text += &format!(
-            "\n{} looks like {}: {:?}; remove its source or train on cleaner text",
-            leak.id, leak.kind, leak.text
-        );
-    }
-    text.trim_end().to_owned() + "\n"
+    all.extend(report.leaks.iter().map(|Leak { id, kind, text }| {
+        let zh = match *kind {
+            "an e-mail address" => "电子邮件地址",
+            "a sentence" => "句子",
+            _ => "密钥",
+        };
+        let kind = Said { en: (*kind).to_owned(), zh: zh.to_owned() };
+        say!(
+            "\n{id} looks like {kind}: {text:?}; remove its source or train on cleaner text",
+            "\n{id} 像是{kind}：{text:?}；请去掉其来源，或用更干净的文本训练",
+            kind
+        )
+    }));
+    Said::join(&all, "", "").text(lang).trim_end().to_owned() + "\n"
 }
 
 #[cfg(test)]

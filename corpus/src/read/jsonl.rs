@@ -4,8 +4,10 @@ use super::{
     Buffer, Form, Found, KEPT_BYTES, MAX_DOCUMENT_BYTES, Place, Raw, Sink, Text, block_bytes, broken,
     not_utf8, strings::first_special, strings::unescape, too_long,
 };
-use crate::error::{BadContent, Result};
+use crate::error::{BadContent, Result, or_skip};
 use crate::inputs::Input;
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::io::{BufRead, ErrorKind};
@@ -85,7 +87,7 @@ pub(super) fn find_text(
     let line = raw.bytes.strip_prefix(mark).unwrap_or(raw.bytes);
     match serde_json::from_slice::<Line>(line) {
         // serde would take a list of one string for the object.
-        Ok(_) if !blank(line).starts_with(b"{") => Err(malformed(input, raw, "a list".into(), 0)),
+        Ok(_) if !blank(line).starts_with(b"{") => Err(malformed(input, raw, say!("a list", "列表"), 0)),
         Ok(line) => Ok(Some(Text::Made(made.push(line.text.as_bytes())))),
         Err(_) if line.iter().all(u8::is_ascii_whitespace) => Ok(None),
         Err(error) => {
@@ -93,9 +95,9 @@ pub(super) fn find_text(
             let reason = error.to_string();
             let reason = reason.split(" at line ").next().unwrap_or(&reason);
             let found = match reason.strip_prefix("expected ") {
-                Some("value") => "something else".into(),
-                Some(wanted) => format!("something else than {wanted}"),
-                None => reason.to_owned(),
+                Some("value") => say!("something else", "其他内容"),
+                Some(wanted) => say!("something else than {wanted}", "并非 {wanted} 的内容"),
+                None => say!("{reason}", " {reason}"),
             };
             let before = raw.bytes.len() - line.len();
             Err(malformed(input, raw, found, before + error.column().saturating_sub(1)))
@@ -161,7 +163,7 @@ fn ends_plainly(rest: &[u8]) -> bool {
 }
 
 /// The message for a line of which something else was `found` at byte `column`.
-fn malformed(input: &Input, raw: &Raw, found: String, column: usize) -> BadContent {
+fn malformed(input: &Input, raw: &Raw, found: Said, column: usize) -> BadContent {
     if let Err(utf8) = std::str::from_utf8(raw.bytes) {
         let at = utf8.valid_up_to();
         return not_utf8(input, raw.place, at as u64, raw.bytes.get(at).copied());
@@ -170,9 +172,8 @@ fn malformed(input: &Input, raw: &Raw, found: String, column: usize) -> BadConte
         file: input.path.clone(),
         place: Place { offset: raw.place.offset.map(|offset| offset + column as u64), ..raw.place },
         found,
-        expected: "a JSON object with a string field \"text\"".into(),
-        hint: "repair the line, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out"
-            .into(),
+        expected: say!("a JSON object with a string field \"text\"", "含字符串字段 \"text\" 的 JSON 对象"),
+        hint: or_skip(say!("repair the line", "请修复该行"), say!("it", "该行")),
     }
 }
 

@@ -13,10 +13,11 @@ mod tokens;
 
 pub use buffer::Buffer;
 
-use crate::error::{BadContent, Error, Result};
+use crate::error::{BadContent, Error, Result, or_skip};
 use crate::inputs::{HashingReader, Input, hash_file};
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use std::borrow::Cow;
-use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::{ControlFlow, Range};
@@ -121,19 +122,19 @@ pub struct Place {
     pub row: Option<u64>,
 }
 
-impl fmt::Display for Place {
+impl Place {
     /// Continues a file's name: `, line 3 (byte 40)`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(row) = self.row {
-            write!(f, ", row {row}")?;
-        }
-        match (self.line, self.offset) {
-            (Some(line), Some(offset)) => write!(f, ", line {line} (byte {offset})")?,
-            (None, Some(offset)) => write!(f, ", byte {offset}")?,
-            (Some(line), None) => write!(f, ", line {line}")?,
-            (None, None) => {}
-        }
-        Ok(())
+    pub fn said(&self) -> Said {
+        let row = self.row.map(|row| say!(", row {row}", "，第 {row} 行")).unwrap_or_default();
+        let place = match (self.line, self.offset) {
+            (Some(line), Some(offset)) => {
+                say!(", line {line} (byte {offset})", "，第 {line} 行（字节 {offset}）")
+            }
+            (None, Some(offset)) => say!(", byte {offset}", "，字节 {offset}"),
+            (Some(line), None) => say!(", line {line}", "，第 {line} 行"),
+            (None, None) => Said::default(),
+        };
+        say!("{row}{place}", "{row}{place}", row, place)
     }
 }
 
@@ -287,9 +288,12 @@ impl Format {
                 return Err(BadContent {
                     file: input.path.clone(),
                     place: Place::default(),
-                    found: "an index".into(),
-                    expected: "the .bin it belongs to".into(),
-                    hint: "narrow the glob to *.bin: the .idx beside each is found by its name".into(),
+                    found: say!("an index", "索引"),
+                    expected: say!("the .bin it belongs to", "它所属的 .bin"),
+                    hint: say!(
+                        "narrow the glob to *.bin: the .idx beside each is found by its name",
+                        "请将 glob 限定为 *.bin：旁边的 .idx 会按名称找到"
+                    ),
                 }
                 .into());
             }
@@ -297,11 +301,15 @@ impl Format {
                 return Err(BadContent {
                     file: input.path.clone(),
                     place: Place::default(),
-                    found: format!("a .{other} file"),
-                    expected:
-                        "text, .jsonl or .tar, plain or as .gz or .zst, .parquet, or .bin with its .idx"
-                            .into(),
-                    hint: "convert it, or narrow the glob to other files".into(),
+                    found: say!("a .{other} file", " .{other} 文件"),
+                    expected: say!(
+                        "text, .jsonl or .tar, plain or as .gz or .zst, .parquet, or .bin with its .idx",
+                        "文本、.jsonl 或 .tar（可为 .gz 或 .zst）、.parquet，或带 .idx 的 .bin"
+                    ),
+                    hint: say!(
+                        "convert it, or narrow the glob to other files",
+                        "请转换该文件，或将 glob 限定为其他文件"
+                    ),
                 }
                 .into());
             }
@@ -330,11 +338,12 @@ fn broken(input: &Input, offset: u64, error: &std::io::Error) -> BadContent {
     BadContent {
         file: input.path.clone(),
         place: Place { offset: Some(offset), ..Place::default() },
-        found: error.to_string(),
-        expected: "more data".into(),
-        hint:
-            "the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave its rest out"
-                .into(),
+        found: Said::same(error),
+        expected: say!("more data", "更多数据"),
+        hint: or_skip(
+            say!("the file is truncated or damaged: fetch it again", "文件不完整或已损坏：请重新获取"),
+            say!("its rest", "其余部分"),
+        ),
     }
 }
 
@@ -343,9 +352,13 @@ fn other_hash(input: &Input, listed: &str, found: &str) -> BadContent {
     BadContent {
         file: input.path.clone(),
         place: Place::default(),
-        found: format!("{found}: some bytes were changed"),
-        expected: format!("the xxh3 {listed}, as its index says"),
-        hint: "fetch or export the tar again, or set on_error to skip (recipe: clean < unreadable skip >) to read it as it is".into(),
+        found: say!("{found}: some bytes were changed", " {found}：有字节被改动"),
+        expected: say!("the xxh3 {listed}, as its index says", "索引所列的 xxh3 {listed}"),
+        hint: say!(
+            "fetch or export the tar again, or set on_error to skip (recipe: clean < unreadable skip >) to read it as it \
+             is",
+            "请重新获取或导出该 tar，或将 on_error 设为 skip（配方：clean < unreadable skip >）以照原样读取"
+        ),
     }
 }
 
@@ -354,9 +367,15 @@ fn not_utf8(input: &Input, place: Place, at: u64, byte: Option<u8>) -> BadConten
     BadContent {
         file: input.path.clone(),
         place: Place { offset: place.offset.map(|offset| offset + at), ..place },
-        found: byte.map_or("the end in the middle of a character".into(), |b| format!("the byte 0x{b:02X}")),
-        expected: "UTF-8 text".into(),
-        hint: "convert the file to UTF-8, or set on_error to skip (recipe: clean < unreadable skip >) to leave the document out".into(),
+        found: byte.map_or_else(
+            || say!("the end in the middle of a character", "字符中间的文件末尾"),
+            |b| say!("the byte 0x{b:02X}", "字节 0x{b:02X}"),
+        ),
+        expected: say!("UTF-8 text", " UTF-8 文本"),
+        hint: or_skip(
+            say!("convert the file to UTF-8", "请将文件转换为 UTF-8"),
+            say!("the document", "该文档"),
+        ),
     }
 }
 
@@ -365,9 +384,12 @@ fn too_long(input: &Input, place: Place) -> BadContent {
     BadContent {
         file: input.path.clone(),
         place,
-        found: "a longer one".into(),
-        expected: format!("a document of at most {MAX_DOCUMENT_BYTES} bytes"),
-        hint: "split it, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out".into(),
+        found: say!("a longer one", "更长的文档"),
+        expected: say!(
+            "a document of at most {MAX_DOCUMENT_BYTES} bytes",
+            "不超过 {MAX_DOCUMENT_BYTES} 字节的文档"
+        ),
+        hint: or_skip(say!("split it", "请将其拆分"), say!("it", "该文档")),
     }
 }
 

@@ -3,8 +3,10 @@
 //! Memory is bounded by one page of one row group and a batch of rows.
 
 use super::{Form, MAX_DOCUMENT_BYTES, Place, Raw, Sink, too_long};
-use crate::error::{BadContent, Error, Result};
+use crate::error::{BadContent, Error, Result, or_skip};
 use crate::inputs::Input;
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use parquet::basic::Type;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::DataType;
@@ -26,9 +28,14 @@ pub(super) fn read(input: &Input, sink: &mut dyn Sink) -> Result<()> {
     let opened = catch_unwind(|| SerializedFileReader::new(file));
     let reader = match opened {
         Ok(Ok(reader)) => reader,
-        Ok(Err(error)) => return sink.unreadable(damaged(input, None, &error.to_string()), input.bytes),
+        Ok(Err(error)) => {
+            return sink.unreadable(damaged(input, None, say!("{error}", " {error}")), input.bytes);
+        }
         Err(_) => {
-            return sink.unreadable(damaged(input, None, "metadata that contradict themselves"), input.bytes);
+            return sink.unreadable(
+                damaged(input, None, say!("metadata that contradict themselves", "自相矛盾的元数据")),
+                input.bytes,
+            );
         }
     };
     let metadata = reader.metadata();
@@ -39,10 +46,15 @@ pub(super) fn read(input: &Input, sink: &mut dyn Sink) -> Result<()> {
             BadContent {
                 file: input.path.clone(),
                 place: Place::default(),
-                found: format!("the columns {}", names.join(", ")),
-                expected: "a column `text` or `content` of strings, or `input_ids` or `tokens` of integers"
-                    .into(),
-                hint: "rename the column of the documents, or narrow the glob".into(),
+                found: say!("the columns {names}", "列 {names}", names = names.join(", ")),
+                expected: say!(
+                    "a column `text` or `content` of strings, or `input_ids` or `tokens` of integers",
+                    "字符串列 `text` 或 `content`，或整数列 `input_ids` 或 `tokens`"
+                ),
+                hint: say!(
+                    "rename the column of the documents, or narrow the glob",
+                    "请重命名文档所在的列，或缩小 glob 的范围"
+                ),
             },
             input.bytes,
         );
@@ -61,11 +73,12 @@ pub(super) fn read(input: &Input, sink: &mut dyn Sink) -> Result<()> {
             Ok(Ok(ControlFlow::Break(()))) => break,
             Ok(Err(Failure::Sink(error))) => return Err(error),
             Ok(Err(Failure::Parquet(error))) => {
-                sink.unreadable(damaged(input, Some(read), &error.to_string()), bytes)?;
+                sink.unreadable(damaged(input, Some(read), say!("{error}", " {error}")), bytes)?;
             }
-            Err(_) => {
-                sink.unreadable(damaged(input, Some(read), "pages that contradict themselves"), bytes)?
-            }
+            Err(_) => sink.unreadable(
+                damaged(input, Some(read), say!("pages that contradict themselves", "自相矛盾的页")),
+                bytes,
+            )?,
         }
         row += rows;
     }
@@ -132,10 +145,19 @@ fn read_group(
                 let bad = BadContent {
                     file: input.path.clone(),
                     place,
-                    found: format!("a value of petastorm's {}", decoder(bytes).unwrap_or_default()),
-                    expected: "text".into(),
-                    hint: "its decoder is Python: write the column as strings, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out"
-                        .into(),
+                    found: say!(
+                        "a value of petastorm's {codec}",
+                        " petastorm 的 {codec} 值",
+                        codec = decoder(bytes).unwrap_or_default()
+                    ),
+                    expected: say!("text", "文本"),
+                    hint: or_skip(
+                        say!(
+                            "its decoder is Python: write the column as strings",
+                            "其解码器是 Python：请将该列写成字符串"
+                        ),
+                        say!("it", "该值"),
+                    ),
                 };
                 sink.unreadable(bad, bytes.len() as u64).map(ControlFlow::Continue)
             }
@@ -207,14 +229,19 @@ fn lists<T: DataType>(
     }
 }
 
-fn damaged(input: &Input, row: Option<u64>, found: &str) -> BadContent {
+fn damaged(input: &Input, row: Option<u64>, found: Said) -> BadContent {
     BadContent {
         file: input.path.clone(),
         place: Place { row, ..Place::default() },
-        found: found.to_owned(),
-        expected: if row.is_some() { "a readable row group" } else { "a Parquet file with its footer" }
-            .into(),
-        hint: "the file is truncated or damaged: fetch it again, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out"
-            .into(),
+        found,
+        expected: if row.is_some() {
+            say!("a readable row group", "可读的行组")
+        } else {
+            say!("a Parquet file with its footer", "带文件尾的 Parquet 文件")
+        },
+        hint: or_skip(
+            say!("the file is truncated or damaged: fetch it again", "文件不完整或已损坏：请重新获取"),
+            say!("it", "该部分"),
+        ),
     }
 }

@@ -3,9 +3,11 @@
 //! many samples there are, they are counted.
 
 use super::{Compression, Form, MAX_DOCUMENT_BYTES, Place, Raw, Sink, broken, jsonl, open, too_long};
-use crate::error::{BadContent, Result};
+use crate::error::{BadContent, Result, or_skip};
 use crate::inputs::Input;
 use crate::npy;
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -26,12 +28,13 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
             Ok(entry) => entry,
             Err(error) => {
                 let mut bad = broken(input, end, &error);
-                bad.expected = "the header of a tar member".into();
+                bad.expected = say!("the header of a tar member", " tar 成员的头部");
                 if ended.get() {
-                    bad.found = "the end of the file".into();
-                } else if bad.found.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
+                    bad.found = say!("the end of the file", "文件末尾");
+                } else if bad.found.en.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER)
+                {
                     // The library repeats what stands there, which may be anything.
-                    bad.found = "512 bytes that are none".into();
+                    bad.found = say!("512 bytes that are none", "并非头部的 512 字节");
                 }
                 return sink.unreadable(bad, input.bytes.saturating_sub(end)).map(|()| false);
             }
@@ -81,7 +84,10 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
             Err(error) => sink.unreadable(broken(input, offset + length, &error), length)?,
             Ok(()) if short => {
                 let mut bad = broken(input, offset + length, &std::io::ErrorKind::UnexpectedEof.into());
-                (bad.found, bad.expected) = ("the end of the file".into(), format!("{size} bytes of {name}"));
+                (bad.found, bad.expected) = (
+                    say!("the end of the file", "文件末尾"),
+                    say!("{size} bytes of {name}", " {name} 的 {size} 字节"),
+                );
                 return sink.unreadable(bad, length).map(|()| false);
             }
             Ok(()) if length > MAX_DOCUMENT_BYTES => sink.unreadable(too_long(input, place), size)?,
@@ -109,8 +115,10 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
     if end > 0 && read.get() <= end {
         // Cut between two members it would look whole.
         let mut bad = broken(input, read.get(), &std::io::ErrorKind::UnexpectedEof.into());
-        (bad.found, bad.expected) =
-            ("the end of the file".into(), "another member, or the zeros that end a tar".into());
+        (bad.found, bad.expected) = (
+            say!("the end of the file", "文件末尾"),
+            say!("another member, or the zeros that end a tar", "另一成员，或结束 tar 的零字节"),
+        );
         return sink.unreadable(bad, 0).map(|()| false);
     }
     if documents == 0 {
@@ -118,10 +126,15 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
             BadContent {
                 file: input.path.clone(),
                 place: Place::default(),
-                found: "none of them".into(),
-                expected: "members named KEY.txt, KEY.json, KEY.jsonl or KEY.input_ids.npy".into(),
-                hint: "rename the members that are documents, or narrow the glob to tars that hold some"
-                    .into(),
+                found: say!("none of them", "没有这样的成员"),
+                expected: say!(
+                    "members named KEY.txt, KEY.json, KEY.jsonl or KEY.input_ids.npy",
+                    "名为 KEY.txt、KEY.json、KEY.jsonl 或 KEY.input_ids.npy 的成员"
+                ),
+                hint: say!(
+                    "rename the members that are documents, or narrow the glob to tars that hold some",
+                    "请重命名作为文档的成员，或将 glob 限定为含文档的 tar"
+                ),
             },
             input.bytes,
         )?;
@@ -131,8 +144,11 @@ pub(super) fn read(input: &Input, reader: &mut dyn BufRead, sink: &mut dyn Sink)
         input.listed.as_ref().map(|listed| listed.samples).filter(|&listed| listed != samples)
     {
         let (file, place) = (input.path.clone(), Place::default());
-        let (found, expected) = (samples.to_string(), format!("{listed} samples, as its index says"));
-        let hint = "fetch the tar again, or write the index again".into();
+        let (found, expected) = (
+            say!("{samples}", " {samples}"),
+            say!("{listed} samples, as its index says", "索引所列的 {listed} 个样本"),
+        );
+        let hint = say!("fetch the tar again, or write the index again", "请重新获取该 tar，或重写索引");
         return sink.unreadable(BadContent { file, place, found, expected, hint }, 0).map(|()| false);
     }
     // What comes after the end of an archive belongs to the file, its checksum too where it is compressed.
@@ -159,13 +175,19 @@ impl<R: Read> Read for Watched<'_, R> {
 }
 
 /// The message for a member that is named as token ids and holds none.
-fn no_ids(input: &Input, offset: u64, name: &str, found: String) -> BadContent {
+fn no_ids(input: &Input, offset: u64, name: &str, found: Said) -> BadContent {
     BadContent {
         file: input.path.clone(),
         place: Place { offset: Some(offset), ..Place::default() },
         found,
-        expected: format!("token ids in {name}: an array of one dimension of integers"),
-        hint: "write it again with numpy.save, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out".into(),
+        expected: say!(
+            "token ids in {name}: an array of one dimension of integers",
+            " {name} 中的词元 id：一维整数数组"
+        ),
+        hint: or_skip(
+            say!("write it again with numpy.save", "请用 numpy.save 重新写入"),
+            say!("it", "该文档"),
+        ),
     }
 }
 

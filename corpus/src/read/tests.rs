@@ -20,7 +20,7 @@ impl Sink for Kept {
     }
 
     fn unreadable(&mut self, bad: BadContent, bytes: u64) -> Result<()> {
-        self.left_out.push((bad.to_string(), bytes));
+        self.left_out.push((bad.said().en, bytes));
         Ok(())
     }
 }

@@ -1,9 +1,10 @@
 //! Megatron's `.bin` with its `.idx`: documents that are token ids already.
 
 use super::{Form, MAX_DOCUMENT_BYTES, Place, Raw, Sink, too_long};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, or_skip};
 use crate::indexed::Indexed;
 use crate::inputs::Input;
+use llmc_plan::say;
 
 /// An id of the text's tokenizer is checked where its vocabulary is known.
 const ANY_ID: u32 = u32::MAX;
@@ -24,9 +25,12 @@ pub(super) fn read(input: &Input, sink: &mut dyn Sink) -> Result<()> {
         };
         let place = Place { offset: Some(start * width), ..Place::default() };
         let Some(length) = end.checked_sub(start) else {
-            let expected = format!("document {document} to start at token {start} or later");
-            let error =
-                Error::corrupt(&input.path.with_extension("idx"), None, expected, format!("token {end}"));
+            let expected = say!(
+                "document {document} to start at token {start} or later",
+                "文档 {document} 从词元 {start} 或之后开始"
+            );
+            let found = say!("token {end}", "词元 {end}");
+            let error = Error::corrupt(&input.path.with_extension("idx"), None, expected, found);
             return refuse(sink, error, input.bytes - start * width);
         };
         if 4 * length > MAX_DOCUMENT_BYTES {
@@ -53,9 +57,10 @@ pub(super) fn read(input: &Input, sink: &mut dyn Sink) -> Result<()> {
 fn refuse(sink: &mut dyn Sink, error: Error, bytes: u64) -> Result<()> {
     match error {
         Error::Content(mut bad) => {
-            bad.hint =
-                "write it again with the program that made it, or set on_error to skip (recipe: clean < unreadable skip >) to leave it out"
-                    .into();
+            bad.hint = or_skip(
+                say!("write it again with the program that made it", "请用生成它的程序重新写入"),
+                say!("it", "该部分"),
+            );
             sink.unreadable(*bad, bytes)
         }
         other => Err(other),

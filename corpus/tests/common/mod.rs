@@ -21,7 +21,8 @@ pub fn stdlib() -> Option<PathBuf> {
 
 pub fn llmc_data(args: &[&str], envs: &[(&str, &str)]) -> Output {
     let envs = envs.iter().copied();
-    Command::new(env!("CARGO_BIN_EXE_llmc-data")).args(args).envs(envs).output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llmc-data"));
+    command.args(args).env("LLMC_LANG", "en").envs(envs).output().unwrap()
 }
 
 pub fn stderr(output: &Output) -> String {

@@ -148,7 +148,14 @@ pub fn run_folder(plan: &Plan) -> tempfile::TempDir {
 /// `llmc-worker train` on a run folder.
 pub fn worker(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_llmc-worker"));
-    command.arg("train").arg("--run").arg(folder).arg("--data").arg(&corpus().0).args(arguments);
+    command
+        .env("LLMC_LANG", "en")
+        .arg("train")
+        .arg("--run")
+        .arg(folder)
+        .arg("--data")
+        .arg(&corpus().0)
+        .args(arguments);
     command
 }
 
