@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use llmc_compiler::columns;
 use llmc_compiler::world::World;
 use llmc_planner::accuracy::report;
 use llmc_planner::calibrate::{add_slack, calibrate, file, peaks, rows};
@@ -14,7 +15,7 @@ use crate::args::{CalibrateArgs, Global};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::measure::measure;
-use crate::terminal::{Terminal, data, talk};
+use crate::terminal::{Lang, Terminal, data, talk};
 use crate::world::Folder;
 
 /// What a profile of one's own may be off by: repeated steps on one quiet machine differ by less, and the bar of a plan is
@@ -105,20 +106,24 @@ pub fn run(terminal: &Terminal, global: &Global, args: &CalibrateArgs) -> Outcom
     let mut fitted = calibrate(&samples);
     add_slack(&mut fitted, &peaks(&found.cases));
     let mut list = String::from("/// Written by `llmc calibrate`.\nconst FITTED: &[&str] = &[\n");
-    let mut lines = String::new();
+    let head = match terminal.lang {
+        Lang::En => ["profile", "rows", "numbers", "own rows", "held out"],
+        Lang::Zh => ["档案", "行数", "参数", "自身误差", "留出误差"],
+    };
+    let mut table = vec![head.map(str::to_owned).to_vec()];
     for profile in &fitted {
         let name = format!("{}.toml", profile.name);
         files::write(&args.output.join(&name), &file(profile).map_err(failure)?)?;
         list.push_str(&format!("    include_str!(\"{name}\"),\n"));
         let fit = &profile.fit;
-        lines.push_str(&format!(
-            "{:<24} {:>4} {:>3} {:>6.1}% {:>6.1}%\n",
-            profile.name,
-            fit.rows,
-            fit.knobs.len(),
-            fit.mape * 100.0,
-            fit.cross_validated * 100.0
-        ));
+        let percent = |share: f64| format!("{:.1}%", share * 100.0);
+        table.push(vec![
+            profile.name.clone(),
+            fit.rows.to_string(),
+            fit.knobs.len().to_string(),
+            percent(fit.mape),
+            percent(fit.cross_validated),
+        ]);
     }
     let (own, stale) = others(&args.output, &fitted);
     own.iter().for_each(|name| list.push_str(&format!("    include_str!(\"{name}\"),\n")));
@@ -137,9 +142,7 @@ pub fn run(terminal: &Terminal, global: &Global, args: &CalibrateArgs) -> Outcom
             &report(&tables, &samples, &fitted).map_err(|e| failure(e.to_string()))?,
         )?;
     }
-    let head =
-        terminal.say("profile, rows, numbers, own rows, held out", "档案、行数、参数、自身误差、留出误差");
-    data(&format!("{head}\n{lines}"))?;
+    data(&columns::table(&table, terminal.columns))?;
     for profile in &fitted {
         let Some(device) = &profile.hardware else { continue };
         let path = args.output.join(format!("{}.toml", profile.name));

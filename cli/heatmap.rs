@@ -1,5 +1,9 @@
 //! A grid of losses as people read it: a table with shades on a terminal, a picture in a report.
 
+use llmc_compiler::columns::{left, right, width};
+
+use crate::terminal::Lang;
+
 /// Losses over batch (rows) and learning rate (columns).
 pub struct Grid<'a> {
     /// What the numbers are.
@@ -10,6 +14,8 @@ pub struct Grid<'a> {
     pub rows: Vec<String>,
     /// Row by row; none where training diverged.
     pub losses: &'a [Vec<Option<f64>>],
+    /// Of the words around them.
+    pub lang: Lang,
 }
 
 /// Ends of the scale, best and worst: two colours that people who see red and green alike tell apart, with the same
@@ -36,20 +42,21 @@ impl Grid<'_> {
 
     fn words(&self, loss: Option<f64>) -> String {
         let mark = if loss.is_some_and(|loss| loss <= self.range().0) { "*" } else { "" };
-        loss.map_or("diverged".to_owned(), |loss| format!("{loss:.4}{mark}"))
+        loss.map_or(self.lang.say("diverged", "发散").to_owned(), |loss| format!("{loss:.4}{mark}"))
     }
 
     /// Lines for a terminal; the best is starred, so that no colour is needed.
     pub fn text(&self, colour: bool) -> String {
-        let width = self.columns.iter().map(String::len).chain([9]).max().unwrap_or(9) + 2;
-        let first = self.rows.iter().map(String::len).max().unwrap_or(0).max(10);
-        let mut out = format!("{}\n{:<first$}", self.title, "batch \\ lr");
-        out.extend(self.columns.iter().map(|column| format!("{column:>width$}")));
+        let wide = self.columns.iter().map(|column| width(column)).chain([9]).max().unwrap_or(9) + 2;
+        let corner = self.lang.say("batch \\ lr", "批 \\ 学习率");
+        let first = self.rows.iter().map(|row| width(row)).chain([width(corner)]).max().unwrap_or(0);
+        let mut out = format!("{}\n{}", self.title, left(corner, first));
+        out.extend(self.columns.iter().map(|column| right(column, wide)));
         out.push('\n');
         for (row, losses) in self.rows.iter().zip(self.losses) {
-            out += &format!("{row:<first$}");
+            out += &left(row, first);
             for loss in losses {
-                let cell = format!("{:>width$}", self.words(*loss));
+                let cell = right(&self.words(*loss), wide);
                 if colour {
                     let [r, g, b] = self.colour(*loss);
                     let ink = if dark([r, g, b]) { "97" } else { "30" };
@@ -105,8 +112,9 @@ impl Grid<'_> {
         }
         let below = MARGIN.1 + CELL.1 * rows + 24;
         out += &format!(
-            "<text x=\"{}\" y=\"{below}\" {middle}>peak learning rate</text>\n",
-            MARGIN.0 + CELL.0 * columns / 2
+            "<text x=\"{}\" y=\"{below}\" {middle}>{}</text>\n",
+            MARGIN.0 + CELL.0 * columns / 2,
+            self.lang.say("peak learning rate", "峰值学习率")
         );
         out + "</svg>\n"
     }
@@ -132,6 +140,7 @@ mod tests {
             columns: names(&["1e-4", "1e-3", "1e-2"]),
             rows: names(&["4,096", "16,384"]),
             losses,
+            lang: Lang::En,
         }
     }
 
@@ -144,6 +153,11 @@ batch \\ lr       1e-4       1e-3       1e-2
 16,384         5.5000     4.5000     6.0000
 ";
         assert_eq!(grid(&losses).text(false), want);
+        let chinese = Grid { lang: Lang::Zh, ..grid(&losses) }.text(false);
+        assert!(
+            chinese.contains("批 \\ 学习率       1e-4") && chinese.contains("4.2500*       发散\n"),
+            "{chinese}"
+        );
         let coloured = grid(&losses).text(true);
         assert!(coloured.contains("\x1b[48;2;33;78;138;97m    4.2500*\x1b[0m"), "{coloured:?}");
         assert!(coloured.contains("\x1b[48;2;250;231;130;30m     6.0000\x1b[0m"), "{coloured:?}");

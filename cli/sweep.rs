@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use llmc_compiler::unit::grouped;
 use llmc_plan::say;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ const STEPS: u64 = 100;
 /// Shortest warm-up of a point, as a share of it: short runs magnify the first steps. (Own choice; the recipe's share
 /// counts where it is longer.)
 const WARMUP: f64 = 0.05;
+
+/// What a sweep measures where there is validation text.
+const VALIDATION: &str = "validation loss";
 
 /// Share of the last steps whose training loss is averaged where there is no validation text.
 const TAIL: f64 = 0.1;
@@ -160,7 +164,7 @@ pub fn run(terminal: &Terminal, global: &Global, args: &SweepArgs) -> Outcome {
     let sweep = Sweep {
         format_version: "1.0",
         recipe: args.recipe.clone(),
-        measure: if validation { "validation loss" } else { "training loss" },
+        measure: if validation { VALIDATION } else { "training loss" },
         tokens,
         best: best.cloned(),
         lr: lrs,
@@ -340,25 +344,19 @@ fn line(terminal: &Terminal, point: &Point) -> String {
     said.text(terminal.lang).to_owned()
 }
 
-/// Thousands with separators.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
-
 /// Writes `sweep.json` and `sweep.svg`, and shows the map.
 fn show(terminal: &Terminal, global: &Global, folder: &Path, sweep: &Sweep) -> Outcome {
     let losses: Vec<Vec<Option<f64>>> =
         sweep.points.chunks(sweep.lr.len().max(1)).map(|row| row.iter().map(|p| p.loss).collect()).collect();
+    let measure = match sweep.measure {
+        VALIDATION => say!("validation loss", "验证损失"),
+        _ => say!("training loss", "训练损失"),
+    };
+    let tokens = grouped(sweep.tokens);
+    let title = say!("{measure} after {tokens} tokens", "{tokens} 词元后的{measure}", measure, tokens);
     let grid = Grid {
-        title: format!("{} after {} tokens", sweep.measure, grouped(sweep.tokens)),
+        title: title.text(terminal.lang).to_owned(),
+        lang: terminal.lang,
         columns: sweep.lr.iter().map(|lr| written(*lr)).collect(),
         rows: sweep.batch_tokens.iter().map(|batch| grouped(*batch)).collect(),
         losses: &losses,
