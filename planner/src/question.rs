@@ -120,6 +120,8 @@ pub struct Variant {
     pub logit_bytes: u64,
     /// Micro-batches whose logits' gradients and head inputs wait for the end of the step, on the last stage.
     pub deferred_heads: u64,
+    /// Weight gradients that a product adds to an f32 buffer return a tensor nobody reads, kept once a shape.
+    pub dummy_gradients: bool,
     /// Micro-batches that an interleaved pipeline runs through one chunk before it turns to the next; 0: as many as stages.
     pub chunk_group: u64,
     /// Norms keep their input and normalised stream in f32 (PyTorch eager).

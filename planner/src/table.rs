@@ -301,6 +301,11 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
                 true => flag(notes, "wgrad-deferral-limit").filter(|n| *n > 0).unwrap_or(u64::MAX),
                 false => 0,
             },
+            // `get_dummy_wgrad` (transformer_engine/pytorch/module/base.py, since April 2025), which the head uses since
+            // August 2025 (megatron/core/tensor_parallel/layers.py).
+            dummy_gradients: facts.transformer_engine
+                && core_release(notes).is_some_and(|release| release >= 15)
+                && !notes.contains("no-gradient-accumulation-fusion"),
             chunk_group: flag(notes, "microbatch-group-size-per-virtual-pipeline-stage").unwrap_or(0),
             upcast_norms: facts.upcast_norms && !compiled && !liger,
             selective_products: facts.selective_products,
@@ -364,6 +369,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     }
     if notes.contains("grad_reduce_in_fp32=True") {
         (setting.state.gradient, setting.state.reduced) = (4.0, 4.0);
+    }
+    if stack == "nemo" && notes.contains("use_precision_aware_optimizer=False") {
+        setting.state.optimizer = 12.0;
     }
     if notes.contains("mixed_precision=PURE") {
         // Composer's `get_mixed_precision`: "PURE" reduces in the precision of the products, "DEFAULT" in f32.
@@ -502,6 +510,7 @@ fn peak(notes: &str) -> Peak {
 /// Megatron-LM's flag for a fused cross entropy, unless Transformer Engine's is asked for.
 fn native_fusion(notes: &str) -> bool {
     notes.contains("cross-entropy-loss-fusion") && !notes.contains("cross-entropy-fusion-impl=te")
+        || notes.contains("cross_entropy_fusion_impl=native")
 }
 
 /// `name=5`, where the notes tell it.
@@ -510,11 +519,15 @@ fn flag(notes: &str, name: &str) -> Option<u64> {
     rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
 }
 
-/// The notes name a release of Megatron Core before 0.`minor`: `core_v0.6.0`, `core_r0.7.0`.
+/// Release of Megatron Core that the notes name, 6 of `core_v0.6.0`, `core_r0.6.0` and `core 0.6`.
+fn core_release(notes: &str) -> Option<u64> {
+    let rest = ["core_v0.", "core_r0.", "core 0."].iter().find_map(|name| notes.split_once(name))?.1;
+    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+}
+
+/// The notes name a release of Megatron Core before 0.`minor`.
 fn core_before(notes: &str, minor: u64) -> bool {
-    let named = ["core_v0.", "core_r0."].iter().find_map(|name| notes.split_once(name));
-    let digits = named.map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect::<String>());
-    digits.and_then(|digits| digits.parse::<u64>().ok()).is_some_and(|release| release < minor)
+    core_release(notes).is_some_and(|release| release < minor)
 }
 
 /// `hidden-dropout=0.1`, where the notes tell it.

@@ -242,6 +242,10 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
         let waiting = s.shape.variant.deferred_heads.min(s.micro_batches(point)) as f64;
         buffers += waiting * n * b * (vocab + h / spread);
     }
+    if s.shape.variant.dummy_gradients {
+        buffers += b * s.shape.layer_matrix_params() as f64 / t;
+        buffers += if stage == point.pp - 1 { b * h * vocab } else { 0.0 };
+    }
     buffers += s.profile.fixed.workspace_bytes as f64;
     if s.shape.variant.quantised_copies > 0 {
         // `get_weight_workspace` and its transpose (transformer_engine/pytorch/module/linear.py).
