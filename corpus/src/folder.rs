@@ -26,9 +26,10 @@ const PARTIAL: &str = ".partial";
 const LOCK: &str = ".lock";
 
 /// Held while files move into place, while `.partial/` is made, and from an interrupt to the end of the process.
-static COMMIT: Mutex<()> = Mutex::new(());
+/// True once this process has moved its files into place.
+static COMMIT: Mutex<bool> = Mutex::new(false);
 
-fn held() -> MutexGuard<'static, ()> {
+fn held() -> MutexGuard<'static, bool> {
     COMMIT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -162,7 +163,7 @@ impl Partial {
         old: impl Iterator<Item = &'n str>,
         new: &[&str],
     ) -> Result<()> {
-        let _guard = held();
+        let mut published = held();
         for name in heads {
             remove_if_there(&dir.join(name))?;
         }
@@ -174,7 +175,9 @@ impl Partial {
             let to = dir.join(name);
             fs::rename(self.path.join(name), &to).map_err(Error::io("write", &to))?;
         }
-        self.committed = true;
+        // While an interrupt waits, which would take what is left there for the beginning of another export.
+        let _ = fs::remove_dir_all(&self.path);
+        (self.committed, *published) = (true, true);
         Ok(())
     }
 }
@@ -188,18 +191,32 @@ impl Drop for Partial {
     }
 }
 
+/// What an interrupt leaves in a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// What it held before.
+    Before,
+    /// The beginning of what was to be written, from which the same command goes on.
+    Beginning,
+    /// All of it: the interrupt came too late.
+    Everything,
+}
+
 /// For a signal handler that is about to end the process: waits for a commit under way, then removes
-/// what an unfinished build has written, unless another one can go on from it, which it tells.
+/// what an unfinished build has written, unless another one can go on from it; what is left.
 ///
 /// The build's threads still run and may create a file while its folder is emptied, which is then emptied
 /// again; once it is gone nobody makes it anew, because that takes the guard.
-pub fn abandon(dir: &Path) -> (impl Drop + use<>, bool) {
+pub fn abandon(dir: &Path) -> (impl Drop + use<>, Left) {
     let guard = held();
+    if *guard {
+        return (guard, Left::Everything);
+    }
     let partial = dir.join(PARTIAL);
     let kept = is_worth_keeping(&partial);
     let again = |e: &std::io::Error| matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound);
     while !kept && partial.exists() && fs::remove_dir_all(&partial).is_err_and(|e| again(&e)) {}
-    (guard, kept)
+    (guard, if kept { Left::Beginning } else { Left::Before })
 }
 
 /// A name read from an old manifest must not lead out of the folder.

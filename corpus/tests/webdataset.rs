@@ -177,6 +177,7 @@ fn an_interrupted_export_shows_nothing_half_written() {
         let all = shown.iter().eq(whole.keys());
         assert!(all || shown.is_empty(), "{shown:?}");
         assert!(shown.iter().all(|name| std::fs::read(out.join(name)).unwrap() == whole[name]));
+        assert!(!all || !partial.exists(), "what is whole leaves nothing beside it: {said}");
         if code == Some(130) && !all {
             let kept = "interrupted; interrupted holds what it did; the same command goes on from here";
             assert_eq!(said.contains(kept), note.exists(), "{said}");

@@ -8,7 +8,7 @@ pub mod tokens;
 
 use crate::Format;
 use llmc_corpus::error::{Error, Result};
-use llmc_corpus::folder::abandon;
+use llmc_corpus::folder::{Left, abandon};
 use llmc_corpus::output::{HashingFile, with_suffix};
 use llmc_plan::lang::{Lang, Said};
 use llmc_plan::say;
@@ -82,13 +82,14 @@ pub fn how(up_to_date: bool, resumed: bool, what: Said) -> Said {
 pub fn keep_when_interrupted(out: &Path, lang: Lang) -> Result<()> {
     let folder = out.to_owned();
     let handler = ctrlc::set_handler(move || {
-        let (_guard, kept) = abandon(&folder);
-        let left = match kept {
-            true => say!(
+        let (_guard, left) = abandon(&folder);
+        let left = match left {
+            Left::Beginning => say!(
                 "holds what it did; the same command goes on from here",
                 "保存了已完成的部分；再次运行同一命令即可继续"
             ),
-            false => {
+            Left::Everything => say!("is whole: it was done by then", "已完整：此时已经完成"),
+            Left::Before => {
                 say!("is as it was: nothing was done that is worth keeping", "保持原样：没有值得保留的部分")
             }
         };
