@@ -1,16 +1,18 @@
-//! Shards as Parquet: one row a document, column `input_ids`, a list of `int32`.
+//! Shards as Parquet, a file each: one row a document, column `input_ids`, a list of `int32`. Not here: how an export goes
+//! on ([`crate::exporting`]).
 
 use crate::error::{Error, Result};
+use crate::exporting::{Report, Whole, export};
 use crate::indexed::Indexed;
-use crate::output::with_suffix;
+use crate::output::HashingFile;
 use crate::packing::for_each_block;
+use llmc_plan::data::FileInfo;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::Int32Type;
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,12 +20,36 @@ use std::sync::Arc;
 const SCHEMA: &str =
     "message schema { required group input_ids (LIST) { repeated group list { required int32 element; } } }";
 
-/// Writes a shard to `path`, by rename. A row group is a block of about 16 M tokens.
+/// Raised when the same folder would give other files than before.
+const REVISION: u32 = 1;
+
+/// Writes `dir`, a built folder, to `out`, or goes on with an export of the same that was killed.
+///
+/// # Errors
+/// No built folder, a damaged shard, a folder that cannot be written.
+pub fn write(dir: &Path, out: &Path) -> Result<Report> {
+    export(dir, out, &("parquet", REVISION), None, |manifest, exporting| {
+        let sources = manifest.sources.iter();
+        let splits =
+            sources.flat_map(|s| [(&s.name, "train", &s.train), (&s.name, "validation", &s.validation)]);
+        for (source, name, split) in splits.filter(|(_, _, split)| !split.shards.is_empty()) {
+            let set = format!("{source}-{name}");
+            for shard in split.shards.iter().skip(exporting.set(&set).files.len()) {
+                let indexed = Indexed::open(&dir.join(shard), manifest.tokenizer.vocab)?;
+                let file = format!("{shard}.parquet");
+                let info = parquet(&indexed, &exporting.path().join(&file))?;
+                exporting.whole(&set, Whole { file, samples: indexed.documents(), info })?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Writes a shard to `path`. A row group is a block of about 16 M tokens.
 ///
 /// # Errors
 /// A damaged shard, or the system's.
-pub fn parquet(shard: &Indexed, path: &Path) -> Result<()> {
-    let partial = with_suffix(path, ".partial");
+pub fn parquet(shard: &Indexed, path: &Path) -> Result<FileInfo> {
     let failed = |error: ParquetError| Error::Io {
         action: "write",
         file: path.to_owned(),
@@ -32,7 +58,7 @@ pub fn parquet(shard: &Indexed, path: &Path) -> Result<()> {
     let schema = parse_message_type(SCHEMA).map_err(failed)?;
     let level = ZstdLevel::try_new(3).map_err(failed)?;
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
-    let file = File::create(&partial).map_err(Error::io("create", &partial))?;
+    let file = HashingFile::create(path)?;
     let mut writer =
         SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties)).map_err(failed)?;
     for_each_block(shard, |first, lengths| {
@@ -62,6 +88,5 @@ pub fn parquet(shard: &Indexed, path: &Path) -> Result<()> {
         };
         write().map_err(failed)
     })?;
-    writer.close().map_err(failed)?;
-    std::fs::rename(&partial, path).map_err(Error::io("write", path))
+    writer.into_inner().map_err(failed)?.finish()
 }

@@ -21,6 +21,7 @@ pub mod dynamic;
 mod encode;
 pub mod error;
 pub mod export;
+pub mod exporting;
 pub mod folder;
 pub mod indexed;
 pub mod inputs;

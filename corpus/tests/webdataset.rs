@@ -206,7 +206,7 @@ fn what_is_not_as_it_was_is_not_used() {
     let mut note: serde_json::Value = serde_json::from_slice(&whole[".export.json"]).unwrap();
     let first = "s-train-000000.tar";
     note["sets"].as_array_mut().unwrap().truncate(1);
-    note["sets"][0]["tars"].as_array_mut().unwrap().truncate(1);
+    note["sets"][0]["files"].as_array_mut().unwrap().truncate(1);
     std::fs::write(partial.join("export.note.json"), note.to_string()).unwrap();
     std::fs::write(partial.join(first), &whole[first]).unwrap();
     let output = export(root, "again", &SMALL);
@@ -222,4 +222,39 @@ fn what_is_not_as_it_was_is_not_used() {
     assert_eq!(refused.status.code(), Some(2), "{said}");
     assert!(said.starts_with("llmc-data: again/s-train-000000.tar: expected the xxh3 "), "{said}");
     assert!(said.trim_end().ends_with(": some bytes were changed; fetch or export the tar again, or set on_error to skip (recipe: clean < unreadable skip >) to read it as it is"), "{said}");
+}
+
+/// Parquet goes the same way: hashes in a receipt, nothing done twice, an unfinished export continued.
+#[test]
+fn parquet_goes_on_too() {
+    let dir = corpus();
+    let root = dir.path();
+    let export_to = |out: &str| {
+        let path = |name: &str| root.join(name).to_string_lossy().into_owned();
+        let output = llmc_data(&["export", &path("out"), "--out", &path(out)], &[]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output)
+    };
+    let said = export_to("rows");
+    let whole = contents(&root.join("rows"));
+    let files = ["s.train.parquet", "s.validation.parquet"];
+    assert!(files.iter().all(|file| said.contains(&format!("{file}: "))), "{said}");
+    assert_eq!(whole.keys().filter(|name| !name.starts_with('.')).collect::<Vec<_>>(), files);
+    let mut note: serde_json::Value = serde_json::from_slice(&whole[".export.json"]).unwrap();
+    for (set, file) in files.into_iter().enumerate() {
+        let hash = format!("{:032x}", twox_hash::XxHash3_128::oneshot(&whole[file]));
+        assert_eq!(note["sets"][set]["files"][0]["info"]["xxh3"], hash.as_str());
+    }
+    assert_eq!(export_to("rows").matches("(up to date)").count(), 2);
+    // As if it had been killed after the first file.
+    let partial = root.join("again/.partial");
+    std::fs::create_dir_all(&partial).unwrap();
+    note["sets"].as_array_mut().unwrap().truncate(1);
+    std::fs::write(partial.join("export.note.json"), note.to_string()).unwrap();
+    std::fs::write(partial.join(files[0]), &whole[files[0]]).unwrap();
+    assert!(export_to("again").contains("an unfinished export was continued"));
+    assert!(contents(&root.join("again")) == whole && !partial.exists());
+    // Tars in its place leave nothing of it.
+    assert!(export(root, "again", &SMALL).status.success() && export(root, "tars", &SMALL).status.success());
+    assert!(contents(&root.join("again")) == contents(&root.join("tars")));
 }

@@ -3,10 +3,10 @@
 use clap::ValueEnum;
 use llmc_corpus::error::{Error, Result};
 use llmc_corpus::export;
-use llmc_corpus::folder::{read_manifest, settle};
-use llmc_corpus::indexed::Indexed;
+use llmc_corpus::exporting::{Set, Whole};
+use llmc_corpus::folder::settle;
 use llmc_corpus::webdataset::{self, Options};
-use llmc_plan::lang::Lang;
+use llmc_plan::lang::{Lang, Said};
 use llmc_plan::say;
 use std::path::Path;
 
@@ -27,58 +27,50 @@ pub enum Kind {
 /// # Errors
 /// No corpus there, a damaged shard, a folder that cannot be written.
 pub fn run(dir: &Path, out: &Path, kind: Kind, text: bool, tar_mib: u64, lang: Lang) -> Result<()> {
-    match kind {
-        Kind::Webdataset => tars(dir, out, &Options { text, tar_bytes: tar_mib << 20 }, lang),
-        Kind::Parquet if text => Err(Error::Usage(say!(
+    if text && kind == Kind::Parquet {
+        return Err(Error::Usage(say!(
             "--text is of --format webdataset: Parquet is written with token ids",
             "--text 属于 --format webdataset：Parquet 以词元 id 写出"
-        ))),
-        Kind::Parquet => parquet(dir, out, lang),
+        )));
     }
-}
-
-fn tars(dir: &Path, out: &Path, options: &Options, lang: Lang) -> Result<()> {
     super::keep_when_interrupted(out, lang)?;
-    let report = webdataset::write(dir, out, options);
+    let report = match kind {
+        Kind::Parquet => export::write(dir, out),
+        Kind::Webdataset => webdataset::write(dir, out, &Options { text, tar_bytes: tar_mib << 20 }),
+    };
     settle();
     let report = report?;
+    let how = super::how(report.up_to_date, report.resumed, say!("export", "导出"));
     for set in &report.sets {
-        let bytes: u64 = set.tars.iter().map(|tar| tar.info.bytes).sum();
-        let index = out.join(set.index());
-        let said = say!(
-            "{index}: {documents} documents, {bytes} bytes, tars: {tars}{how}",
-            "{index}：{documents} 个文档，{bytes} 字节，{tars} 个 tar{how}",
-            index = index.display(),
-            documents = set.samples(),
-            tars = set.tars.len(),
-            how = super::how(report.up_to_date, report.resumed, say!("export", "导出"))
-        );
-        eprintln!("{}", said.text(lang));
+        let said = match kind {
+            Kind::Parquet => set.files.iter().map(|file| parquet(out, file, &how)).collect(),
+            Kind::Webdataset => vec![tars(out, set, &how)],
+        };
+        eprintln!("{}", Said::join(&said, "\n", "\n").text(lang));
     }
     Ok(())
 }
 
-fn parquet(dir: &Path, out: &Path, lang: Lang) -> Result<()> {
-    let manifest = read_manifest(dir)?;
-    std::fs::create_dir_all(out).map_err(|source| Error::Io {
-        action: "create",
-        file: out.into(),
-        source,
-    })?;
-    for source in &manifest.sources {
-        for shard in source.train.shards.iter().chain(&source.validation.shards) {
-            let indexed = Indexed::open(&dir.join(shard), manifest.tokenizer.vocab)?;
-            let path = out.join(format!("{shard}.parquet"));
-            export::parquet(&indexed, &path)?;
-            let said = say!(
-                "{path}: {documents} documents, {tokens} tokens",
-                "{path}：{documents} 个文档，{tokens} 词元",
-                path = path.display(),
-                documents = indexed.documents(),
-                tokens = indexed.tokens()
-            );
-            eprintln!("{}", said.text(lang));
-        }
-    }
-    Ok(())
+fn tars(out: &Path, set: &Set, how: &Said) -> Said {
+    let index = out.join(set.index());
+    say!(
+        "{index}: {documents} documents, {bytes} bytes, tars: {tars}{how}",
+        "{index}：{documents} 个文档，{bytes} 字节，{tars} 个 tar{how}",
+        index = index.display(),
+        documents = set.samples(),
+        bytes = set.files.iter().map(|tar| tar.info.bytes).sum::<u64>(),
+        tars = set.files.len(),
+        how
+    )
+}
+
+fn parquet(out: &Path, Whole { file, samples, info }: &Whole, how: &Said) -> Said {
+    let path = out.join(file);
+    say!(
+        "{path}: {samples} documents, {bytes} bytes{how}",
+        "{path}：{samples} 个文档，{bytes} 字节{how}",
+        path = path.display(),
+        bytes = info.bytes,
+        how
+    )
 }
