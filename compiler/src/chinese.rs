@@ -30,6 +30,48 @@ pub fn clause(keyword: Keyword) -> &'static str {
     }
 }
 
+/// Values and options of a clause whose row of the reference holds more than names; as the row has them, in Chinese.
+pub fn options(keyword: Keyword) -> Option<&'static str> {
+    Some(match keyword {
+        Keyword::Model => {
+            "`layers hidden heads kv_heads head_dim ffn vocab ctx tied norm_eps dropout init rope`；rope 取 `none`、`pi(s=)`、`ntk(s=)`、`yarn(s=)`、`llama3(s=)`"
+        }
+        Keyword::From => "继续训练所用的 Hugging Face 目录",
+        Keyword::Budget => "不写时：计算最优的词元数（Chinchilla）。词元与时间，或词元与金额，可推导设备数",
+        Keyword::On => {
+            r#"`mount "mount.json"`：`llmc data bench FOLDER --out mount.json` 在其中一台机器上测得，用于读取样本、预读与检查点；`profile "profiles/h200-llmc.toml"`：`llmc calibrate --device -o profiles` 在该设备上拟合，用于单卡计划；只写设备型号时推导数量"#
+        }
+        Keyword::Seed => "用于初始化、数据顺序与 dropout",
+        Keyword::Optimizer => {
+            "`adamw lion adafactor paged_adamw`；`betas wd clip eps state master gradients skip`；`state f32|bf16`：动量的格式；`master f32|split|stochastic`：bf16 权重的 f32 主副本完整保存（每参数多 4 字节）、只存权重所缺的 16 位（2 字节，同样的 f32），或不保存而用随机舍入；`gradients f32|bf16`：各层矩阵的梯度在一步内累加的格式（bf16 权重上的 AdamW；每参数少 2 字节）；`skip`：连续多少步出现非有限值而被略过后停止训练"
+        }
+        Keyword::Lr => {
+            "调度 `cosine linear onecycle wsd constant`；`warmup` 或 `rewarm` 以步、词元、时间或 % 计"
+        }
+        Keyword::Data => {
+            "每个来源一项：名称与通配路径，相对于配方；其中 `epochs <= 4`：最多读几遍；`in_place yes`：Megatron 的 `.bin` 文件用链接而不复制（docs/data.md）"
+        }
+        Keyword::Clean => {
+            "`unicode keep|nfc|nfkc`、`dedup off|exact|minhash`、`similarity 80%`、`length >= 64`、`length <= 1 MiB` 或两者写作 `length 64 1 MiB`、`letters >= 50%`、`lang en` 或 `lang any(en, zh)`（按文字系统）、`unreadable stop|skip`；构建时给出各项排除的内容与样例"
+        }
+        Keyword::Mix => {
+            r#"`temperature(α)`：比例 ∝ 词元数^α；`importance("weights.csv")`：再乘以表中各来源的系数（CSV `source,number`、TOML `source = number`，或含一列名称与一列数值的 Parquet）；`dynamic(every=100 steps, rate=1, smoothing=0.1%, reference="losses.csv")`：各阶段起始比例之后随实测损失变化（docs/running.md）。块内为每个来源的比例、下限或上限；`at 80% < … >` 为后续阶段，其中上下限仍然有效，未写的来源保持原比例"#
+        }
+        Keyword::Layout => {
+            "`tp pp cp dp vp zero shard_group micro sequence_parallel schedule recompute offload`；写出的值固定，不再搜索"
+        }
+        Keyword::Checkpoint => "`every keep`；`zstd 1`：压缩主副本与动量（docs/running.md）",
+        Keyword::Eval => {
+            "`every sequences holdout ppl`；`window 8k  stride 4k` 在文本上滑动窗口，使每个词元至少由其前 window − stride 个词元预测"
+        }
+        Keyword::Price => {
+            "你的价格；不写时按注明的假定价格计算。另有 `storage ¥10/h  network ¥5/h  other ¥120/h`，备用设备（`spares 3%`），以及自有而非租用：`buy ¥250k` 为一台设备连同其所占的服务器，`life 1461 days`、`usage 80%`、每年 `upkeep 5%`"
+        }
+        Keyword::Expect => "对计划的断言；不成立即为错误",
+        _ => return None,
+    })
+}
+
 /// What a rule says, by its identifier.
 pub fn rule(id: &str) -> Option<&'static str> {
     RULES.iter().find(|(known, _)| *known == id).map(|(_, words)| *words)

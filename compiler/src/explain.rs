@@ -86,17 +86,32 @@ fn clause(keyword: Keyword, lang: Lang) -> String {
     };
     let start = format!("| `{keyword}` | ");
     let row = REFERENCE.lines().find_map(|line| line.strip_prefix(start.as_str())).unwrap_or_default();
-    let plain = |cell: &str| cell.replace("\\|", "|").trim_matches(['|', ' ']).to_owned();
+    let plain = |cell: &str| unlinked(&cell.replace("\\|", "|")).trim_matches(['|', ' ']).to_owned();
     let (first, second) = row.split_once(" | ").unwrap_or((row, ""));
     let mut page = format!(
         "{keyword}\n\n{says}\n\n{example}\n    {}\n",
         plain(first).replace("`, `", "\n    ").replace('`', "")
     );
     let second = plain(second);
-    if !second.trim_matches(['–', ' ', ':', ';']).is_empty() {
-        page.push_str(&format!("\n{options}\n{}\n", second.trim_start_matches(['–', ' ', ':', ';'])));
+    let second = second.trim_start_matches(['–', ' ', ':', ';']);
+    let second = chinese::options(keyword).filter(|_| lang == Lang::Zh).unwrap_or(second);
+    if !second.is_empty() {
+        page.push_str(&format!("\n{options}\n{second}\n"));
     }
     page
+}
+
+/// Links of the reference as the file that they lead to: `[data](data.md#sources)` is `docs/data.md`.
+fn unlinked(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, link)) = rest.split_once('[') {
+        let target = link.split_once("](").and_then(|(_, link)| link.split_once(')'));
+        let Some((target, after)) = target.filter(|(target, _)| target.contains(".md")) else { break };
+        out.push_str(&format!("{before}docs/{}", target.split('#').next().unwrap_or(target)));
+        rest = after;
+    }
+    out + rest
 }
 
 /// What a file of `--hardware` holds, shown by one that is built in.
@@ -132,8 +147,18 @@ mod tests {
         for keyword in Keyword::ALL {
             for lang in [Lang::En, Lang::Zh] {
                 let page = explain(keyword.text(), lang).unwrap();
-                assert!(page.lines().count() >= 6 && !page.contains(" |"), "{page}");
+                assert!(page.lines().count() >= 6 && !page.contains(" |") && !page.contains("]("), "{page}");
             }
+            // The Chinese names what the English does.
+            let (en, zh) =
+                (explain(keyword.text(), Lang::En).unwrap(), explain(keyword.text(), Lang::Zh).unwrap());
+            for code in en.split('`').skip(1).step_by(2) {
+                assert!(zh.contains(&format!("`{code}`")), "{keyword}: {code}");
+            }
+            let prose =
+                |line: &str| line.split(' ').filter(|word| word.len() > 2 && !word.contains('`')).count() > 3;
+            let options = zh.split("取值与选项\n").nth(1).unwrap_or_default();
+            assert!(!(options.is_ascii() && prose(options)), "{zh}");
         }
         assert!(explain("hardware", Lang::Zh).unwrap().contains("link_bandwidth"));
         assert!(explain("h200", Lang::En).unwrap().contains("141"));
