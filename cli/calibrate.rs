@@ -11,7 +11,7 @@ use llmc_planner::fitted::{Fitted, read};
 use llmc_planner::logs::{OWN, bench_case, case};
 use llmc_planner::table::{Cases, cases};
 
-use crate::args::{CalibrateArgs, Global};
+use crate::args::{CalibrateArgs, Format, Global};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::measure::measure;
@@ -142,7 +142,10 @@ pub fn run(terminal: &Terminal, global: &Global, args: &CalibrateArgs) -> Outcom
             &report(&tables, &samples, &fitted).map_err(|e| failure(e.to_string()))?,
         )?;
     }
-    data(&columns::table(&table, terminal.columns))?;
+    data(&match terminal.format {
+        Format::Markdown => columns::markdown(&table),
+        _ => columns::table(&table, terminal.columns),
+    })?;
     for profile in &fitted {
         let Some(device) = &profile.hardware else { continue };
         let path = args.output.join(format!("{}.toml", profile.name));

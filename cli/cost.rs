@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use llmc_compiler::columns;
 use llmc_compiler::cost::{MISSION, at_speed, table};
 use llmc_plan::plan::Cost;
 
@@ -50,7 +51,8 @@ pub fn run(terminal: &Terminal, global: &Global, recipes: &[PathBuf], speed: Opt
             pretty(&costs)?
         }
         _ if lines.is_empty() => String::new(),
-        _ => table(&lines, terminal.lang, terminal.columns),
+        Format::Markdown => table(&lines, terminal.lang, |rows| columns::markdown(rows) + "\n"),
+        Format::Human => table(&lines, terminal.lang, |rows| columns::table(rows, terminal.columns)),
     })?;
     Ok(exit.into())
 }

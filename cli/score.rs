@@ -22,8 +22,7 @@ pub fn run(terminal: &Terminal, table: &Path) -> Outcome {
     }
     data(&match terminal.format {
         Format::Json => pretty(&scores)?,
-        Format::Human => human(terminal, &scores),
-        Format::Markdown => markdown(&scores),
+        Format::Human | Format::Markdown => shown(terminal, &scores),
     })?;
     Ok(Exit::Ok.into())
 }
@@ -71,28 +70,20 @@ const HEAD: [&str; 9] =
 const HEAD_ZH: [&str; 9] =
     ["来源", "行数", "已预测", "时间 MAPE", "中位", "最大", "显存 MAPE", "中位", "最大"];
 
-fn lines(scores: &Scores, overall: &str) -> Vec<[String; 9]> {
-    let sources = scores.by_source.iter().map(|(name, summary)| cells(name, summary));
-    sources.chain([cells(overall, &scores.overall)]).collect()
-}
-
-fn human(terminal: &Terminal, scores: &Scores) -> String {
+fn shown(terminal: &Terminal, scores: &Scores) -> String {
     let head = if terminal.lang == Lang::En { HEAD } else { HEAD_ZH }.map(str::to_owned);
-    let lines = lines(scores, terminal.say("overall", "总计"));
-    let rows: Vec<Vec<String>> = [head].into_iter().chain(lines).map(|row| row.to_vec()).collect();
-    let mut out = columns::table(&rows, terminal.columns);
+    let sources = scores.by_source.iter().map(|(name, summary)| cells(name, summary));
+    let overall = cells(terminal.say("overall", "总计"), &scores.overall);
+    let rows = [head].into_iter().chain(sources).chain([overall]);
+    let rows: Vec<Vec<String>> = rows.map(|row| row.to_vec()).collect();
+    let (mut out, item) = match terminal.format {
+        Format::Markdown => (columns::markdown(&rows) + "\n", "- "),
+        _ => (columns::table(&rows, terminal.columns), ""),
+    };
     for row in &scores.rows {
         if let Some(reason) = &row.refused {
-            out.push_str(&format!("{} {}: {reason}\n", terminal.say("refused", "拒绝"), row.id));
+            out.push_str(&format!("{item}{} {}: {reason}\n", terminal.say("refused", "拒绝"), row.id));
         }
-    }
-    out
-}
-
-fn markdown(scores: &Scores) -> String {
-    let mut out = format!("| {} |\n|{}\n", HEAD.join(" | "), "---|".repeat(HEAD.len()));
-    for line in lines(scores, "overall") {
-        out.push_str(&format!("| {} |\n", line.join(" | ")));
     }
     out
 }

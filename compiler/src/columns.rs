@@ -51,6 +51,17 @@ pub fn table(rows: &[Vec<String>], limit: Option<usize>) -> String {
     parts.iter().map(table).collect::<Vec<_>>().join("\n")
 }
 
+/// The same as a Markdown table.
+pub fn markdown(rows: &[Vec<String>]) -> String {
+    let Some((head, rows)) = rows.split_first() else { return String::new() };
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().map(|cell| cell.replace('|', "\\|"));
+        format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
+    };
+    let rule = format!("|---|{}\n", "---:|".repeat(head.len().saturating_sub(1)));
+    [line(head), rule].into_iter().chain(rows.iter().map(line)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +80,7 @@ mod tests {
         assert_eq!(table(&rows, Some(19)), narrow);
         assert_eq!(table(&rows, Some(1)), narrow);
         assert_eq!(table(&[], Some(1)), "");
+        let short = [vec!["a|b".to_owned(), "x".to_owned()], vec!["1".to_owned(), "2".to_owned()]];
+        assert_eq!(markdown(&short), "| a\\|b | x |\n|---|---:|\n| 1 | 2 |\n");
     }
 }

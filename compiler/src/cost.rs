@@ -2,7 +2,6 @@
 
 use llmc_plan::plan::Plan;
 
-use crate::columns;
 use crate::diag::{Lang, money};
 use crate::unit::{grouped, human_count, human_time};
 
@@ -47,8 +46,8 @@ pub fn at_speed(plan: &Plan, per_device: f64) -> Plan {
     p
 }
 
-/// A table of plans, one line each, by name, in `limit` columns of a terminal.
-pub fn table(plans: &[(String, &Plan)], lang: Lang, limit: Option<usize>) -> String {
+/// A table of plans, one line each, by name, drawn by `draw` ([`crate::columns`]).
+pub fn table(plans: &[(String, &Plan)], lang: Lang, draw: impl Fn(&[Vec<String>]) -> String) -> String {
     let owned = plans.iter().any(|(_, p)| p.cost.ownership.is_some());
     let head: Vec<&str> = match lang {
         Lang::En => vec![
@@ -111,7 +110,7 @@ pub fn table(plans: &[(String, &Plan)], lang: Lang, limit: Option<usize>) -> Str
             row.push(own.map_or(String::new(), |o| money(o.total, &p.cost.currency)));
         }
     }
-    let mut out = columns::table(&rows, limit);
+    let mut out = draw(&rows);
     if plans.iter().any(|(_, p)| !p.cost.assumed.is_empty()) {
         let note = if lang == Lang::En {
             "* over assumed prices; give yours with `price < … >`\n"
