@@ -27,7 +27,9 @@ pub fn run(terminal: &Terminal, global: &Global, args: &PlanArgs) -> Outcome {
             Format::Json => json,
             Format::Human if global.verbose => page(view::human_verbose(plan, terminal.lang)),
             Format::Human => page(view::human(plan, terminal.lang)),
-            Format::Markdown => view::markdown(plan).map_err(|error| Failure::new(&error, &error))?,
+            Format::Markdown => {
+                view::markdown(plan, terminal.lang).map_err(|error| Failure::new(&error, &error))?
+            }
         })?;
         return Ok(Exit::Ok.into());
     };

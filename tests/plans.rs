@@ -45,10 +45,10 @@ fn other_shapes() {
     let path = recipe.to_str().unwrap();
     let folder = recipe.parent().unwrap();
     insta::assert_snapshot!("one-liner-zh", text(&llmc(folder, &["plan", path, "--lang", "zh"]).stdout));
-    insta::assert_snapshot!(
-        "one-liner-markdown",
-        text(&llmc(folder, &["plan", path, "--format", "markdown"]).stdout)
-    );
+    for (name, lang) in [("one-liner-markdown", "en"), ("one-liner-markdown-zh", "zh")] {
+        let args = ["plan", path, "--format", "markdown", "--lang", lang];
+        insta::assert_snapshot!(name, text(&llmc(folder, &args).stdout));
+    }
 }
 
 /// Findings as they are drawn: several on one page, labels in two sources, both languages.

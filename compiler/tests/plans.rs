@@ -344,7 +344,9 @@ fn examine(recipe: &Recipe) {
         no_placeholder(&page, &text);
         assert!(page.lines().count() <= 60, "{page}");
     }
-    assert!(view::markdown(plan).unwrap().starts_with('#'));
+    for lang in [Lang::En, Lang::Zh] {
+        assert!(view::markdown(plan, lang).unwrap().starts_with('#'));
+    }
 }
 
 /// 1e-30, Adafactor's ε, was read back as 9.999999999999999e-31: a plan differed from itself.

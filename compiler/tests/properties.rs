@@ -127,7 +127,11 @@ fn the_plan_fits_one_screen() {
             let page = llmc_compiler::view::human(c.plan.as_ref().unwrap(), lang);
             assert!(page.lines().count() <= 60, "{page}");
         }
-        assert!(llmc_compiler::view::markdown(c.plan.as_ref().unwrap()).unwrap().starts_with("# llama"));
+        assert!(
+            llmc_compiler::view::markdown(c.plan.as_ref().unwrap(), llmc_compiler::Lang::En)
+                .unwrap()
+                .starts_with("# llama")
+        );
     }
 }
 
