@@ -210,8 +210,8 @@ pub fn lines(root: &Node, lang: Lang) -> String {
     draw(root, 0, lang, &mut Vec::new(), &mut out);
     if !root.laws.is_empty() {
         let said = root.laws.iter().map(|(law, value)| format!("{law}{}", shown(&(*value).into())));
-        let head = if lang == Lang::En { "the laws spread" } else { "各定律" };
-        out.push_str(&format!("{head}: {}\n", said.collect::<Vec<_>>().join(", ")));
+        let head = lang.say("the laws spread: ", "各定律：");
+        out.push_str(&format!("{head}{}\n", said.collect::<Vec<_>>().join(", ")));
     }
     if !root.changes.is_empty() {
         out.push_str(if lang == Lang::En { "changes with\n" } else { "随以下改动而变\n" });
@@ -241,8 +241,11 @@ fn draw<'a>(n: &'a Node, depth: usize, lang: Lang, cited: &mut Vec<&'a str>, out
     };
     let reason = match &n.why {
         Some(Why::Typed { overrides, .. }) => {
-            let instead = if lang == Lang::En { ", instead of" } else { "，原为" };
-            let over = overrides.as_ref().map_or(String::new(), |o| format!("{instead} {o}"));
+            let over = overrides.as_ref().map_or(String::new(), |was| match (lang, was.split_once(" of ")) {
+                (Lang::Zh, Some((value, table))) => format!("，原为 {table} 的 {value}"),
+                (Lang::Zh, None) => format!("，原为 {was}"),
+                (Lang::En, _) => format!(", instead of {was}"),
+            });
             format!("{typed} {}{over}", n.text.as_deref().unwrap_or(""))
         }
         Some(Why::Set { .. }) => format!("{set} {}", n.text.as_deref().unwrap_or("")),
