@@ -67,10 +67,12 @@ pub fn peaks(cases: &[Case]) -> Vec<Peaked> {
             continue;
         }
         let base = case.setting.profile.fixed.slack;
-        let stages = (0..case.point.pp).map(|i| stage_memory(&case.setting, &case.point, i));
-        let allocated = stages.map(|m| m.allocated).max().unwrap_or(0) as f64;
+        let mut setting = case.setting.clone();
+        setting.profile.fixed.slack = 0.0;
+        let stages = (0..case.point.pp).map(|i| stage_memory(&setting, &case.point, i));
+        let tight = stages.map(|m| m.reserved).max().unwrap_or(0) as f64;
         let fixed = if case.peak == Peak::Device { totals(&case.setting, &case.point, 0.0).1 } else { 0.0 };
-        let ratio = (measured - fixed) / allocated.max(1.0);
+        let ratio = (measured - fixed) / tight.max(1.0);
         peaks.push(Peaked { id: case.id.clone(), stack: case.stack, base, ratio });
     }
     peaks

@@ -21,6 +21,7 @@ pub mod laws;
 pub mod logs;
 pub mod milp;
 pub mod money;
+mod notes;
 pub mod profile;
 pub mod question;
 pub mod rules;

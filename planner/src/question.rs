@@ -124,8 +124,12 @@ pub struct Variant {
     pub dummy_gradients: bool,
     /// Micro-batches that an interleaved pipeline runs through one chunk before it turns to the next; 0: as many as stages.
     pub chunk_group: u64,
-    /// Norms keep their input and normalised stream in f32 (PyTorch eager).
+    /// Norms keep their input in f32 and the normalised stream beside their output (PyTorch eager).
     pub upcast_norms: bool,
+    /// Gradients are made by the backward pass and gone after the update, where no micro-batch adds to another's.
+    pub fleeting_gradients: bool,
+    /// No gradient outlives its update: the optimizer steps inside the backward pass.
+    pub update_in_backward: bool,
     /// "Selective" keeps every second product and attention's output (torchtitan), not all but norms and activation.
     pub selective_products: bool,
     /// "Selective" repeats attention's scores alone, which fused attention does not keep anyway (Megatron-LM).
@@ -139,8 +143,12 @@ pub struct Variant {
     pub copied_inputs: bool,
     /// SwiGLU is no fused function: the activation of its gate is kept beside gate, up and product. So it is where `eager`.
     pub kept_gate: bool,
+    /// The backward pass of SwiGLU writes over gate and up (Liger kernels).
+    pub gate_in_place: bool,
     /// 16-bit copies of attention's tensors that are kept beside them: of the queries' width, of the keys'.
     pub attention_copies: [u64; 2],
+    /// Attention is given keys and values repeated for every query head, and keeps these.
+    pub repeated_keys: bool,
     /// In fp8, bytes of 8-bit copies beside a weight of a block's products, with inputs of products kept in 8 bits (Transformer
     /// Engine: 2, its transpose is one); 0: no such copies.
     pub quantised_copies: u64,

@@ -32,9 +32,10 @@ pub fn stack(source: &str, address: &str, notes: &str, sharding: &str, ranks: u6
         ("llama-factory", "deepspeed"),
         ("axolotl", "deepspeed"),
         ("deepspeed", "deepspeed"),
+        ("colossal", "colossal"),
         ("torchtitan", "torchtitan"),
         ("torchao", "torchtitan"),
-        ("automodel", "torch"),
+        ("automodel", "automodel"),
         ("nemo", "nemo"),
         ("dgxc", "nemo"),
         ("megatron-bridge", "nemo"),
@@ -44,13 +45,16 @@ pub fn stack(source: &str, address: &str, notes: &str, sharding: &str, ranks: u6
         ("megascale", "megatron"),
         ("flagscale", "megatron"),
         ("nanotron", "nanotron"),
+        ("litgpt", "litgpt"),
+        ("lit-gpt", "litgpt"),
+        ("thunder", "litgpt"),
+        ("hugging", "huggingface"),
+        ("transformers", "huggingface"),
         ("torch", "torch"),
         ("fsdp", "torch"),
         ("olmo", "torch"),
         ("accelerate", "torch"),
-        ("hugging", "torch"),
         ("tinyllama", "torch"),
-        ("litgpt", "torch"),
         ("lightning", "torch"),
         ("flash-attention", "torch"),
     ];
@@ -75,7 +79,7 @@ pub fn stack(source: &str, address: &str, notes: &str, sharding: &str, ranks: u6
 /// run the same kernels; Megatron's descendants run Megatron's.
 pub fn timed_as(stack: &'static str) -> &'static str {
     match stack {
-        "torchtitan" | "nanotron" => "torch",
+        "torchtitan" | "nanotron" | "litgpt" | "huggingface" | "automodel" | "colossal" => "torch",
         "neox" | "paddle" | "megatron-legacy" | "megatron-2021" => "megatron",
         other => other,
     }
@@ -113,6 +117,12 @@ pub struct Facts {
     pub eager: bool,
     /// Norms run in PyTorch eager keep f32 copies.
     pub upcast_norms: bool,
+    /// Gradients come with the backward pass and go with the update.
+    pub fleeting_gradients: bool,
+    /// Norms and SwiGLU are fused though nothing is compiled.
+    pub fused_layers: bool,
+    /// What a peak is where the notes do not say: tensors, not what the allocator holds.
+    pub counts_tensors: bool,
     /// "Selective" keeps every second product.
     pub selective_products: bool,
     /// "Selective" repeats attention's scores alone.
@@ -189,6 +199,9 @@ pub fn facts(stack: &str) -> Facts {
         logit_bytes: [6, 6],
         eager: false,
         upcast_norms: false,
+        fleeting_gradients: false,
+        fused_layers: false,
+        counts_tensors: false,
         selective_products: false,
         selective_scores: false,
         gathered_norms: false,
@@ -350,126 +363,38 @@ pub fn facts(stack: &str) -> Facts {
             early_stop: true,
             logit_bytes: [14, 4],
             upcast_norms: true,
+            fleeting_gradients: true,
             selective_products: true,
             redone: Redone::Products,
             recompute: Some(Recompute::Selective),
             ..plain
         },
-        // litgpt and torchtune: cross entropy over 16-bit logits; RMSNorm that upcasts (litgpt/rmsnorm.py). Checkpoints that
-        // are not reentrant stop early (torch/utils/checkpoint.py, `set_checkpoint_early_stop`).
-        "torch" => {
-            Facts { tensor_traffic: TensorTraffic::Alone, early_stop: true, upcast_norms: true, ..plain }
+        // The loss of most trainers is over f32 logits (torchtune/modules/loss; autocast's list of f32 operations): 16-bit logits,
+        // log-softmax, and the gradients of both. Checkpoints that are not reentrant stop early (torch/utils/checkpoint.py,
+        // `set_checkpoint_early_stop`).
+        "torch" => Facts {
+            tensor_traffic: TensorTraffic::Alone,
+            early_stop: true,
+            upcast_norms: true,
+            fleeting_gradients: true,
+            logit_bytes: [14, 14],
+            ..plain
+        },
+        // Cross entropy over 16-bit logits: these, log-softmax and two gradients. Values are a view of one product of queries, keys and
+        // values, which therefore lives beside the rotated queries and keys (litgpt/model.py, `CausalSelfAttention`).
+        // benchmark_litgpt.py of lightning-thunder and litgpt's trainers print `max_memory_allocated`.
+        "litgpt" => {
+            Facts { logit_bytes: [8, 8], attention_copies: [1, 1], counts_tensors: true, ..facts("torch") }
         }
-        // Hugging Face's models upcast and shift the logits before the loss: 99 GiB become 80 with Liger's loss at
-        // 8,192 tokens and 128,256 entries (stas00/ml-engineering).
-        "deepspeed" => Facts { logit_bytes: [20, 20], eager: true, upcast_norms: true, ..plain },
+        // transformers/models/llama/modeling_llama.py until 4.45: f32 logits are an output and live on beside log-softmax and the
+        // gradients of both.
+        "huggingface" => Facts { logit_bytes: [16, 16], eager: true, ..facts("torch") },
+        "automodel" => Facts { fused_layers: true, ..facts("torch") },
+        // Hugging Face's models. Colossal-AI's low-level ZeRO has the states of DeepSpeed's.
+        "deepspeed" => Facts { logit_bytes: [16, 16], eager: true, upcast_norms: true, ..plain },
+        "colossal" => Facts { fleeting_gradients: true, ..facts("deepspeed") },
         _ => plain,
     }
-}
-
-/// What a row's selective recomputation repeats, where its notes name the policy; else what its stack does.
-pub fn redone(notes: &str, facts: &Facts) -> Redone {
-    if notes.contains("selective layer") { Redone::Layers } else { facts.redone }
-}
-
-/// What runs beside tensor-parallel collectives, where flags in `notes` say so: a stack that cuts them up may be told not to.
-pub fn tensor_traffic(notes: &str, usual: TensorTraffic) -> TensorTraffic {
-    let notes = notes.to_lowercase().replace(['-', ' '], "_");
-    let switched = |name: &str| {
-        let rest = notes.split_once(name)?.1.trim_start_matches([':', '=', '_']);
-        Some(!["false", "off", "no", "0", "none"].iter().any(|word| rest.starts_with(word)))
-    };
-    match switched("tp_comm_overlap").or_else(|| switched("async_tp").or_else(|| switched("asynctp"))) {
-        Some(true) => TensorTraffic::Pipelined,
-        Some(false) if usual == TensorTraffic::Pipelined => TensorTraffic::Beside,
-        _ => usual,
-    }
-}
-
-/// Bytes per second and device between machines of `per_node` devices, where a row or its source's own documents state
-/// another network than the card's reference machine has.
-///
-/// Read are `4x100Gb … per node`, `400Gb/s … per GPU`, `1600 Gbps node-node`.
-pub fn network(source: &str, words: &str, per_node: u64) -> Option<f64> {
-    let tokens: Vec<&str> =
-        words.split([' ', ';', ',', '(', ')', '[', ']']).filter(|w| !w.is_empty()).collect();
-    let number = |text: &str| text.parse::<f64>().ok().filter(|x| *x > 0.0 && *x < 1e5);
-    for (at, token) in tokens.iter().enumerate() {
-        // The number may stand apart from its unit: `1600 Gbps`.
-        let apart = at.checked_sub(1).and_then(|i| tokens.get(i)).copied().unwrap_or_default();
-        let (digits, unit) = token.split_at(token.rfind(|c: char| c.is_ascii_digit()).map_or(0, |i| i + 1));
-        // Bits, not bytes: memory is no network.
-        if !["Gb", "Gbps", "gbps", "Gbit", "Gbit/s", "Gb/s"].contains(&unit) {
-            continue;
-        }
-        let amount = if digits.is_empty() { apart } else { digits };
-        let gigabits = match amount.split_once('x') {
-            Some((count, each)) => number(count).zip(number(each)).map(|(count, each)| count * each),
-            None => number(amount),
-        };
-        let (Some(gigabits), Some(after)) = (gigabits, tokens.get(at + 1..)) else { continue };
-        let after = after.get(..after.len().min(4)).unwrap_or_default().join(" ").to_lowercase();
-        let devices = match () {
-            _ if after.contains("per gpu") => 1,
-            _ if after.contains("per node") || after.contains("node-node") => per_node,
-            _ => continue,
-        };
-        return Some(gigabits / 8.0 * 1e9 / devices as f64);
-    }
-    // Clusters of four links of 100 Gbit/s a machine: Jean Zay (BLOOM's model card, "Compute infrastructure": Omni-Path),
-    // InternLM's (InternEvo doc/en/train_performance.md: RoCE).
-    const FOUR: [&str; 2] = ["bigscience tr11", "internevo"];
-    let source = source.to_lowercase();
-    FOUR.iter().any(|name| source.contains(name)).then_some(4.0 * 12.5e9 / per_node as f64)
-}
-
-/// Layers of each stage where flags in `notes` make stages uneven (Megatron-LM, megatron/training/arguments.py); empty:
-/// they do not, or what they say leaves no whole layers.
-///
-/// A table may quote one of two flags: where the rest does not come out even, the other end is taken to be as this one.
-/// `pipeline-layers=7+7+6+4` names every stage, of stacks that weigh blocks by cost (nanotron).
-pub fn stages(notes: &str, layers: u64, pp: u64) -> Vec<u64> {
-    if pp == 1 {
-        return Vec::new();
-    }
-    if let Some((_, list)) = notes.split_once("pipeline-layers=") {
-        let list = list.split(|c: char| !c.is_ascii_digit() && c != '+').next().unwrap_or_default();
-        let split: Option<Vec<u64>> = list.split('+').map(|n| n.parse().ok()).collect();
-        let sums = |s: &Vec<u64>| s.iter().try_fold(0, |sum: u64, n| sum.checked_add(*n)) == Some(layers);
-        let whole = |s: &Vec<u64>| s.len() as u64 == pp && sums(s);
-        return split.filter(whole).unwrap_or_default();
-    }
-    let number = |flags: [&str; 2]| {
-        let rest = flags.iter().find_map(|flag| notes.split_once(flag))?.1;
-        let rest = rest.trim_start_matches(['=', ':', ' ']);
-        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>().ok()
-    };
-    let first = number(["decoder-first-pipeline-num-layers", "num-layers-in-first-pipeline-stage"]);
-    let last = number(["decoder-last-pipeline-num-layers", "num-layers-in-last-pipeline-stage"]);
-    // Embedding and loss count as a layer each.
-    let ends = ["account-for-embedding-in-pipeline-split", "account-for-loss-in-pipeline-split"]
-        .map(|flag| u64::from(notes.contains(flag)));
-    let split = |first: u64, last: u64| {
-        let middle = layers.checked_sub(first.checked_add(last)?)?;
-        let each = middle.checked_div(pp - 2).unwrap_or(0);
-        let whole = first > 0 && last > 0 && each * (pp - 2) == middle && (each > 0 || pp == 2);
-        whole.then(|| {
-            let inner = (2..pp).map(|_| each);
-            std::iter::once(first).chain(inner).chain(std::iter::once(last)).collect()
-        })
-    };
-    let even = |end: u64| layers.checked_sub(end).and_then(|rest| rest.checked_div(pp - 1));
-    let found = match (first, last, ends) {
-        (Some(first), Some(last), _) => split(first, last),
-        (Some(end), None, _) => even(end).and_then(|last| split(end, last)).or_else(|| split(end, end)),
-        (None, Some(end), _) => even(end).and_then(|first| split(first, end)).or_else(|| split(end, end)),
-        (None, None, [0, 0]) => None,
-        (None, None, [embedding, loss]) => [(embedding, loss), (1, 1)].into_iter().find_map(|(e, l)| {
-            let each = (layers + e + l) / pp;
-            split(each.checked_sub(e)?, each.checked_sub(l)?)
-        }),
-    };
-    found.unwrap_or_default()
 }
 
 /// Bytes a parameter that a stack holds, where they are not Megatron's 2 + 4 + 12.
@@ -511,10 +436,11 @@ pub fn state(stack: &str, precision: Precision) -> Option<StateBytes> {
         }
         // Gradients stay 16 bits wide until the update reads them (deepspeed/runtime/zero/stage3.py, `averaged_gradients`).
         ("deepspeed", _) => of(2.0, 2.0, 4.0, 12.0),
+        ("colossal", _) => of(2.0, 2.0, 2.0, 12.0),
         // Level O2 keeps 16-bit gradients; master weights and moments are AdamW's (paddle.amp.decorate, `master_weight`).
         ("paddle", _) => of(2.0, 2.0, 2.0, 12.0),
         // FSDP shards the f32 weights themselves; a gathered unit is in 16 bits.
-        ("torchtitan" | "torch", _) => of(2.0, 4.0, 4.0, 10.0),
+        ("torchtitan" | "torch" | "litgpt" | "huggingface" | "automodel", _) => of(2.0, 4.0, 4.0, 10.0),
         _ => None,
     }
 }
@@ -527,7 +453,7 @@ mod tests {
     fn names_and_layouts_select_a_stack() {
         assert_eq!(stack("dgxc-benchmarking", "", "v24.11.1; MaxText; step", "", 1), "jax");
         assert_eq!(stack("dgxc-benchmarking", "", "v24.11.1; NeMo", "", 8), "nemo");
-        assert_eq!(stack("NeMo Automodel docs", "", "", "", 1), "torch");
+        assert_eq!(stack("NeMo Automodel docs", "", "", "", 1), "automodel");
         assert_eq!(stack("somebody's blog", "NVIDIA/Megatron-LM@abc:README.md", "", "fsdp", 1), "megatron");
         assert_eq!(stack("Megatron-Turing NLG", "", "", "", 8), "bigscience");
         assert_eq!(stack("somebody's blog", "", "PaddlePaddle 2.5", "", 2), "paddle");
@@ -535,66 +461,5 @@ mod tests {
         assert_eq!(stack("somebody's blog", "", "", "", 8), "megatron");
         assert_eq!(stack("somebody's blog", "", "", "fsdp2-full (8)", 4), "torch");
         assert_eq!(stack("somebody's blog", "", "", "", 1), "torch");
-    }
-
-    #[test]
-    fn policies_and_overlap_are_read_from_notes() {
-        let titan = facts("torchtitan");
-        assert_eq!(redone("", &facts("jax")), Redone::Pointwise);
-        assert_eq!(
-            (redone("selective layer", &titan), redone("", &titan)),
-            (Redone::Layers, Redone::Products)
-        );
-        let (cut, beside, alone) = (TensorTraffic::Pipelined, TensorTraffic::Beside, TensorTraffic::Alone);
-        for (notes, usual, meant) in [
-            ("flags: sequence-parallel,tp-comm-overlap,overlap-grad-reduce", beside, cut),
-            ("ub_tp_comm_overlap: false", cut, beside),
-            ("TP_COMM_OVERLAP=False; 8 nodes", cut, beside),
-            ("ub_tp_comm_overlap: true", cut, cut),
-            ("Async TP", alone, cut),
-            ("tp_comm_overlap off", alone, alone),
-            ("", cut, cut),
-        ] {
-            assert_eq!(tensor_traffic(notes, usual), meant, "{notes}");
-        }
-    }
-
-    #[test]
-    fn uneven_stages_are_read_from_flags() {
-        let ends = "account-for-embedding-in-pipeline-split,account-for-loss-in-pipeline-split";
-        let both = "decoder-first-pipeline-num-layers=14,decoder-last-pipeline-num-layers=18";
-        let even: &[u64] = &[];
-        for (flags, layers, pp, meant) in [
-            ("flags: sequence-parallel", 32, 4, even),
-            ("decoder-first-pipeline-num-layers=5", 32, 4, &[5, 9, 9, 9]),
-            ("--decoder-last-pipeline-num-layers 2", 32, 4, &[10, 10, 10, 2]),
-            (both, 32, 2, &[14, 18]),
-            (ends, 126, 8, &[15, 16, 16, 16, 16, 16, 16, 15]),
-            (ends, 126, 1, even),
-            ("first rank; pipeline-layers=7+7+6+4; flash", 24, 4, &[7, 7, 6, 4]),
-            // Layers of another model, and of other stages.
-            ("pipeline-layers=7+7+6+4", 32, 4, even),
-            ("pipeline-layers=7+7+6+4", 24, 2, even),
-            ("pipeline-layers=x", 24, 2, even),
-            // One flag of two.
-            ("decoder-first-pipeline-num-layers=2", 12, 4, &[2, 4, 4, 2]),
-            ("account-for-embedding-in-pipeline-split", 6, 4, &[1, 2, 2, 1]),
-            // Flags of another model.
-            ("decoder-first-pipeline-num-layers=40", 32, 4, even),
-            (both, 12, 2, even),
-            (ends, 125, 8, even),
-        ] {
-            assert_eq!(stages(flags, layers, pp), meant, "{flags} {layers} {pp}");
-        }
-    }
-
-    #[test]
-    fn networks_are_read_where_they_are_stated() {
-        assert_eq!(network("", "micro_num=4; 4x100Gb RoCE per node; zero1=8", 8), Some(6.25e9));
-        assert_eq!(network("", "A100 40GB with 1600 Gbps node-node interconnect (RoCE)", 8), Some(25e9));
-        assert_eq!(network("", "500W; 400Gb/s RDMA per GPU; seq", 8), Some(50e9));
-        assert_eq!(network("", "memory 40 GB per node of 8", 8), None);
-        assert_eq!(network("", "Gb; x Gb per node; 9xGb per gpu", 8), None);
-        assert_eq!(network("", "HBM2e 2.4TB/s", 8), None);
     }
 }

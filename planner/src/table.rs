@@ -9,13 +9,15 @@ use llmc_plan::model::{Model, Rope, RopeMethod};
 use llmc_plan::plan::{Determinism, Offload, Precision, Recompute, Schedule};
 
 use crate::cost::memory::stage_memory;
-use crate::cost::{Point, Setting, StateBytes};
+use crate::cost::{Point, Setting};
 use crate::hardware;
+use crate::notes::{
+    self, core_before, core_release, flag, given_dropout, native_fusion, network, peak, redone, says, stages,
+    tensor_traffic, transformers,
+};
 use crate::question::*;
 use crate::solve::setting;
-use crate::stack::{
-    GROWING_SLACK, TORN, facts, network, redone, stack, stages, state, tensor_traffic, timed_as,
-};
+use crate::stack::{GROWING_SLACK, TORN, facts, stack, state, timed_as};
 use crate::words::{self, Attention};
 
 /// Devices of a machine whose board has links between each pair and no switch.
@@ -227,11 +229,14 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let unfused = (facts.unfused_attention && attention.is_none())
         || attention == Some(Attention::Unfused)
         || ["attention-backend=unfused", "transformer-impl=local"].iter().any(|flag| notes.contains(flag));
-    let liger = notes.contains("Liger") && !notes.contains("without Liger");
+    let says = |flags: &[&str]| says(notes, flags);
+    // NeMo Automodel patches Hugging Face's layers, but has losses of its own (`use_liger_kernel` of nemo_automodel's models).
+    let liger = facts.fused_layers || notes.contains("Liger");
+    let liger = liger && !notes.contains("without Liger");
     let fused_loss =
-        liger || ["chunked cross entropy", "fused CE", "fused cross"].iter().any(|flag| notes.contains(flag));
+        (liger && !facts.fused_layers) || says(&["fused CE", "fused cross", "linear cross entropy"]);
     let compiled = row.yes("compile") == Some(true);
-    let peak = peak(notes);
+    let peak = peak(notes, &facts);
     let model = Model {
         family: "gpt".into(),
         params: 0,
@@ -275,8 +280,11 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         mesh: (machine == MESH && card.gpus_per_node > MESH && card.link_kind == "nvlink").then_some(MESH),
         ..card
     };
-    // torchtitan compiles the loss since 2025: no row says its version, but H200 and Blackwell runs are later.
-    let new = ["H200", "B200", "GB200"].contains(&card.name.as_str());
+    // torchtitan compiles the loss too since spring 2025: of rows that name no month, H200 and Blackwell runs are later.
+    let new = match words::month(&words) {
+        Some(month) => month >= (2025, 4),
+        None => ["H200", "B200", "GB200"].contains(&card.name.as_str()),
+    };
     let q = Question {
         variant: Variant {
             plain_ffn: !gated,
@@ -285,13 +293,17 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             learned_positions: !gated
                 && !["ALiBi", "alibi", "RoPE", "rope"].iter().any(|p| notes.contains(p)),
             unfused_attention: unfused,
-            eager: row.yes("compile") == Some(false) || (facts.eager && !compiled && !liger),
+            eager: !liger && (row.yes("compile") == Some(false) || (facts.eager && !compiled)),
             whole_logits: true,
             logit_bytes: match () {
                 // The "native" fusion of Megatron-LM fuses pointwise work, not the product: an f32 copy and softmax exist
                 // together, compiled and no longer in place (megatron/core/fusions/fused_cross_entropy.py).
                 _ if native_fusion(notes) => 10,
                 _ if fused_loss => 0,
+                // All 16-bit logits, and an eighth at a time the rest (torchtune/modules/loss/ce_chunked_output_loss.py).
+                _ if notes.contains("chunked cross entropy") => 4,
+                // Those without a shifted copy: `ForCausalLMLoss` since 4.46 pads labels instead (transformers/loss/loss_utils.py).
+                _ if stack == "huggingface" && transformers(notes) >= Some(46) => 14,
                 // The logits' maximum was subtracted into a copy until 9634c0e4 (2024-06-13), which is in 0.8.
                 _ if core_before(notes, 8) => 10,
                 () => facts.logit_bytes[usize::from(compiled && new)],
@@ -308,13 +320,20 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
                 && !notes.contains("no-gradient-accumulation-fusion"),
             chunk_group: flag(notes, "microbatch-group-size-per-virtual-pipeline-stage").unwrap_or(0),
             upcast_norms: facts.upcast_norms && !compiled && !liger,
+            fleeting_gradients: facts.fleeting_gradients,
+            update_in_backward: says(&["optimizer_in_bwd", "optimizer in backward", "optimizer-in-backward"]),
             selective_products: facts.selective_products,
             selective_scores: facts.selective_scores && given == Some(Recompute::Selective) && !feed_forward,
             selective_feed_forward: feed_forward,
             gathered_norms: facts.gathered_norms,
             copied_inputs: facts.copied_inputs,
             kept_gate: facts.kept_gate,
+            // linkedin/Liger-Kernel src/liger_kernel/ops/swiglu.py, `swiglu_backward`.
+            gate_in_place: liger && gated,
             attention_copies: facts.attention_copies,
+            // `repeat_kv` of transformers and torchtitan, `expand` of torchtune and litgpt: PyTorch's own attention took no groups until 2.5.
+            repeated_keys: timed_as(stack) == "torch"
+                && row.text("attn_impl").is_some_and(|name| name.contains("sdpa")),
             // A row without a policy ran with what fitted; whether it cached its weights is unknown too.
             quantised_copies: match facts.transformer_engine && precision == Precision::Fp8 && given.is_some()
             {
@@ -356,27 +375,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if let Some(state) = state(stack, held) {
         setting.state = state;
     }
-    if ["pure-bf16", "bf16-true"].iter().any(|flag| notes.contains(flag)) {
-        let reduced = if notes.contains("reduced in f32") { 4.0 } else { 2.0 };
-        let of = StateBytes { weight: 2.0, gradient: 2.0, reduced, optimizer: 4.0, ..setting.state };
-        setting.state = of;
-    }
-    if ["bf16 gradients", "grad_accum_dtype=bf16", "grad_reduce_in_fp32=False"]
-        .iter()
-        .any(|flag| notes.contains(flag))
-    {
-        setting.state.gradient = 2.0;
-    }
-    if notes.contains("grad_reduce_in_fp32=True") {
-        (setting.state.gradient, setting.state.reduced) = (4.0, 4.0);
-    }
-    if stack == "nemo" && notes.contains("use_precision_aware_optimizer=False") {
-        setting.state.optimizer = 12.0;
-    }
-    if notes.contains("mixed_precision=PURE") {
-        // Composer's `get_mixed_precision`: "PURE" reduces in the precision of the products, "DEFAULT" in f32.
-        setting.state.reduced = 2.0;
-    }
+    notes::bend(&mut setting, stack, notes, zero, dp);
     // Megatron Core's segments are torn as those of the models before it until 0.8 (FlagPerf's runs of 0.6 against later ones).
     let early = stack == "megatron" && core_before(notes, 8);
     let growing = notes.contains("expandable_segments");
@@ -422,7 +421,13 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         shard: shard_group(sharding, dp, zero),
         micro,
         recompute: given.or(facts.recompute).unwrap_or(Recompute::None),
-        offload: if notes.contains("CPU-offloaded") { Offload::Optimizer } else { Offload::None },
+        offload: match () {
+            _ if notes.contains("CPU-offloaded") => Offload::Optimizer,
+            _ if says(&["activation offloading", "activations offloaded", "offloaded activations"]) => {
+                Offload::Activations
+            }
+            () => Offload::None,
+        },
         schedule: match (pp, vp) {
             (1, _) => Schedule::None,
             (_, 1) => Schedule::OneFOneB,
@@ -484,57 +489,6 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             false => facts.slack,
         },
     })
-}
-
-/// What a row's peak is of, as its notes say.
-fn peak(notes: &str) -> Peak {
-    let says = |words: &[&str]| words.iter().any(|word| notes.contains(word));
-    match () {
-        _ if notes.contains("allocated_bytes") => Peak::LastAllocated,
-        _ if says(&[
-            "ACTIVE",
-            "max_allocated",
-            "max allocated",
-            "max_memory_allocated",
-            "peak allocated",
-        ]) =>
-        {
-            Peak::Allocated
-        }
-        // What programs that ask the driver print.
-        _ if says(&["nvidia-smi", "gpustat", "nvtop", "nvitop", "device memory used"]) => Peak::Device,
-        _ => Peak::Reserved,
-    }
-}
-
-/// Megatron-LM's flag for a fused cross entropy, unless Transformer Engine's is asked for.
-fn native_fusion(notes: &str) -> bool {
-    notes.contains("cross-entropy-loss-fusion") && !notes.contains("cross-entropy-fusion-impl=te")
-        || notes.contains("cross_entropy_fusion_impl=native")
-}
-
-/// `name=5`, where the notes tell it.
-fn flag(notes: &str, name: &str) -> Option<u64> {
-    let rest = notes.split_once(name)?.1.trim_start_matches(['=', ' ', ':']);
-    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
-}
-
-/// Release of Megatron Core that the notes name, 6 of `core_v0.6.0`, `core_r0.6.0` and `core 0.6`.
-fn core_release(notes: &str) -> Option<u64> {
-    let rest = ["core_v0.", "core_r0.", "core 0."].iter().find_map(|name| notes.split_once(name))?.1;
-    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
-}
-
-/// The notes name a release of Megatron Core before 0.`minor`.
-fn core_before(notes: &str, minor: u64) -> bool {
-    core_release(notes).is_some_and(|release| release < minor)
-}
-
-/// `hidden-dropout=0.1`, where the notes tell it.
-fn given_dropout(notes: &str) -> Option<f64> {
-    let rest = notes.split_once("hidden-dropout")?.1.trim_start_matches(['=', ' ']);
-    let digits: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
-    digits.trim_end_matches('.').parse().ok().filter(|share| (0.0..1.0).contains(share))
 }
 
 /// The least recomputation under which `point` fits, for rows that do not state theirs.

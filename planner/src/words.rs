@@ -88,6 +88,32 @@ pub fn zero(text: &str) -> Option<u64> {
     }
 }
 
+/// Year and month that a text names first: `2025-06`, `h200_202506`, `June 2025`.
+pub fn month(text: &str) -> Option<(u64, u64)> {
+    const NAMES: [&str; 12] =
+        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    let words: Vec<&str> =
+        text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
+    let year = |word: &str| word.parse::<u64>().ok().filter(|y| (2018..2100).contains(y));
+    let digits = |word: &str| word.bytes().all(|b| b.is_ascii_digit());
+    words.iter().enumerate().find_map(|(at, word)| {
+        let (head, tail) = (word.get(..4)?, word.get(4..)?);
+        if !digits(word) {
+            return None;
+        }
+        let number = match (tail.len(), words.get(at + 1), at.checked_sub(1).and_then(|i| words.get(i))) {
+            (2, ..) => tail.parse().ok(),
+            (0, Some(next), _) if next.len() == 2 && digits(next) => next.parse().ok(),
+            (0, _, Some(before)) => {
+                let before = before.to_lowercase();
+                NAMES.iter().position(|name| before.starts_with(name)).map(|i| i as u64 + 1)
+            }
+            _ => None,
+        };
+        year(head).zip(number.filter(|m| (1..=12).contains(m)))
+    })
+}
+
 /// Kernels of attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attention {
@@ -201,5 +227,18 @@ mod tests {
             (yes("1.0"), yes("SwiGLU"), yes("no"), yes("maybe")),
             (Some(true), Some(true), Some(false), None)
         );
+    }
+
+    #[test]
+    fn months_are_read_as_tables_write_them() {
+        for (text, meant) in [
+            ("torchtitan of June 2025, AdamW", Some((2025, 6))),
+            ("benchmarks/llama3-8b_h200_202506_trainy.md", Some((2025, 6))),
+            ("asyncTP_llama3_h100_2025-06_torchtitan.md", Some((2025, 6))),
+            ("2,048 tokens; 2048 x 12; 4x100Gb; 202513; version 2.5", None),
+            ("seq 2048, mid 2024", None),
+        ] {
+            assert_eq!(month(text), meant, "{text}");
+        }
     }
 }

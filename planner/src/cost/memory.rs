@@ -7,6 +7,7 @@ use llmc_plan::plan::{Offload, Recompute, Schedule, StageMemory};
 
 use super::layer::tokens;
 use super::{Point, Setting, own};
+use crate::question::Redone;
 
 /// Bytes that one layer keeps from forward to backward, one micro-batch.
 ///
@@ -32,6 +33,11 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
         (true, true) => 4.0,
         (false, _) => 2.0,
     };
+    if recompute == Recompute::Selective && variant.redone == Redone::Layers {
+        // Every second layer keeps its input alone.
+        let each = |recompute| layer_activations(s, point, recompute);
+        return 0.5 * (each(Recompute::None) + each(Recompute::Full));
+    }
     if recompute == Recompute::Selective && variant.selective_products {
         // torchtitan's per-operator policy keeps attention's output and products 1, 3, 5, 7 of q, k, v, o, gate, up, down
         // (torchtitan/models/*/infra/parallelize.py, `mm_count % 2`), and the layer's input. No backward reads the output
@@ -49,6 +55,9 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
     let mut bytes = n * (b * (streams * h / spread + 2.0 * q + 2.0 * kv + products * f) + 4.0 * heads);
     let [queries, keys] = variant.attention_copies.map(|n| n as f64);
     bytes += n * b * (queries * q + keys * kv);
+    if variant.repeated_keys && !selective {
+        bytes += n * b * 2.0 * (q - kv);
+    }
     if variant.gathered_norms && !selective {
         bytes += n * b * 2.0 * (h - h / spread);
     }
@@ -65,8 +74,8 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
         bytes += n * 2.0 * h / spread;
     }
     if variant.upcast_norms {
-        // Each of two norms: the input in f32 and the normalised stream in 16 bits.
-        bytes += n * 2.0 * (4.0 + b) * h / spread;
+        // Each of two norms: the input in f32 instead of 16 bits, which nothing else reads, and the normalised stream.
+        bytes += n * 2.0 * 4.0 * h / spread;
     }
     if variant.unfused_attention && recompute == Recompute::None {
         // Softmax output, its dropout and mask: 5 bytes a score in 16 bits (arXiv 2205.05198, equation 2).
@@ -183,8 +192,8 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
         let layers = if s.shape.variant.held_weights { s.stage_layers(point.pp, stage) as f64 } else { 2.0 };
         p.parameters += layers * layer * s.state.weight;
         if stage == point.pp - 1 {
-            // FSDP and DeepSpeed gather the head whole; its gradient is whole in 16 bits until it is scattered.
-            p.parameters += 2.0 * s.act() * (s.shape.vocab * s.shape.hidden) as f64 / point.tp as f64;
+            // FSDP and DeepSpeed gather the head whole.
+            p.parameters += 2.0 * head_gradient(s, point, stage);
         }
     }
     p
@@ -195,11 +204,11 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     if s.own() {
         return own::working(s, point, stage);
     }
+    let variant = &s.shape.variant;
     let n = tokens(s, point);
     let b = s.act();
     let t = point.tp as f64;
     let h = s.shape.hidden as f64;
-    let f = s.shape.ffn as f64;
     let spread = if point.sp { t } else { 1.0 };
     let layers = s.stage_layers(point.pp, stage) as f64;
     let flying = in_flight(point, stage, s.micro_batches(point), s.shape.variant.chunk_group);
@@ -217,14 +226,12 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
         (n.min((67108864.0 / (vocab * b)).max(1024.0)), b)
     };
     let logits = if stage == point.pp - 1 { rows * vocab * width } else { 0.0 };
-    let whole = layer_activations(s, point, Recompute::None);
-    let stream = n * b * h / spread;
-    let wide = n * b * f / t;
-    let layer = (whole - kept).max(0.0) + 2.0 * stream + 3.0 * wide;
+    let layer = backward_transient(s, point);
     // Where softmax and gradient of the loss are counted, they are gone when the first layer runs backward.
     // So is a recomputed layer's work.
-    let after = width > 6.0 || width <= 2.0 || point.recompute == Recompute::Full;
-    activations += if after { (layer - logits).max(0.0) } else { layer };
+    let gone =
+        width > 6.0 || width <= 2.0 || variant.fleeting_gradients || point.recompute == Recompute::Full;
+    activations += if gone { (layer - logits).max(0.0) } else { layer };
     let mut buffers = n * 32.0;
     if point.pp > 1 {
         buffers += 4.0 * n * h * b / spread;
@@ -252,11 +259,13 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
         buffers +=
             s.shape.variant.quantised_copies as f64 * layers * s.shape.layer_matrix_params() as f64 / t;
     }
-    // What the update alone needs is there when activations are gone.
-    let update = s.state.scratch * stage_params(s, point, stage)
-        / if point.zero >= 1 { s.sharded(point) as f64 } else { 1.0 };
-    buffers += (update - activations - logits - buffers).max(0.0);
     Parts { activations, logits, buffers, ..Parts::default() }
+}
+
+/// Bytes that the update of a rank's share works through.
+fn update(s: &Setting, point: &Point, stage: u64) -> f64 {
+    let ranks = if point.zero >= 1 { s.sharded(point) as f64 } else { 1.0 };
+    s.state.scratch * stage_params(s, point, stage) / ranks
 }
 
 /// Bytes that the backward pass of a layer frees; of other stacks' programs nothing is said.
@@ -275,7 +284,74 @@ pub fn totals(s: &Setting, point: &Point, allocated: f64) -> (f64, f64) {
 
 /// All figures of pipeline rank `stage`.
 pub fn stage_memory(s: &Setting, point: &Point, stage: u64) -> StageMemory {
-    whole_bytes(s, point, states(s, point, stage).plus(&working(s, point, stage), 1.0))
+    let variant = &s.shape.variant;
+    let fleeting = variant.update_in_backward
+        || (variant.fleeting_gradients && s.micro_batches(point) == 1 && point.pp == 1);
+    let working = working(s, point, stage);
+    let mut parts = states(s, point, stage).plus(&working, 1.0);
+    if !fleeting {
+        // What the update alone needs is there when activations are gone.
+        let update = if s.own() { 0.0 } else { update(s, point, stage) };
+        parts.buffers += (update - working.allocated()).max(0.0);
+        return whole_bytes(s, point, parts);
+    }
+    let head = head_gradient(s, point, stage);
+    let all = parts.gradients + head * s.state.gradient / s.act();
+    parts.parameters -= head;
+    parts.gradients = fleeting_gradients(s, point, stage, &working, head);
+    let mut memory = whole_bytes(s, point, parts);
+    if point.zero >= 2 && s.sharded(point) > 1 {
+        // Sharded gradients and what is reduced into them lie in the pool of the stream that reduces, which serves no other
+        // (torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, `foreach_reduce`; CUDACachingAllocator: a block is its stream's).
+        let apart = (all - parts.gradients).max(0.0) as u64;
+        memory.reserved += apart;
+        memory.device += apart;
+    }
+    memory
+}
+
+/// Gradients at the peak of a pass without accumulation, where none outlives its update (torch/optim/optimizer.py, `zero_grad`:
+/// `set_to_none`): a rank's grow from the last layer to the first as activations and logits go, so that the peak is at the loss, in the
+/// last layer's backward pass, or after the first's.
+fn fleeting_gradients(s: &Setting, point: &Point, stage: u64, working: &Parts, head: f64) -> f64 {
+    let sharded = point.zero >= 2 && s.sharded(point) > 1;
+    let ranks = if sharded { s.sharded(point) as f64 } else { 1.0 };
+    let held = match s.shape.variant.update_in_backward {
+        true => 0.0,
+        false => stage_params(s, point, stage) * s.state.gradient / ranks,
+    };
+    // One that is complete and one that is being made: whole until they are reduced.
+    let layer = s.shape.layer_matrix_params() as f64 / point.tp as f64 * s.state.gradient;
+    let made = if sharded { 2.0 * layer } else { layer };
+    let layers = s.stage_layers(point.pp, stage) as f64;
+    let kept = match point.offload {
+        Offload::Activations => working.activations.min(2.0 * layer_activations(s, point, point.recompute)),
+        _ => layers * layer_activations(s, point, point.recompute),
+    };
+    let transient = backward_transient(s, point);
+    let last = kept + transient + made + head;
+    let first =
+        held + if sharded { made } else { 0.0 } + (kept / layers + transient).max(update(s, point, stage));
+    (last.max(first) - working.activations - working.logits).max(0.0)
+}
+
+/// The head's gradient, whole in 16 bits until it is scattered.
+fn head_gradient(s: &Setting, point: &Point, stage: u64) -> f64 {
+    let whole = point.zero >= 3 && s.sharded(point) > 1 && stage == point.pp - 1;
+    if whole { s.act() * (s.shape.vocab * s.shape.hidden) as f64 / point.tp as f64 } else { 0.0 }
+}
+
+/// What a layer's backward pass needs beside what is kept for it.
+fn backward_transient(s: &Setting, point: &Point) -> f64 {
+    let n = tokens(s, point);
+    let b = s.act();
+    let spread = if point.sp { point.tp as f64 } else { 1.0 };
+    let whole = layer_activations(s, point, Recompute::None);
+    let stream = n * b * s.shape.hidden as f64 / spread;
+    let wide = n * b * s.shape.ffn as f64 / point.tp as f64;
+    // Gradients of SwiGLU's product, gate and up.
+    let wides = if s.shape.variant.gate_in_place { 1.0 } else { 3.0 };
+    (whole - layer_activations(s, point, point.recompute)).max(0.0) + 2.0 * stream + wides * wide
 }
 
 /// Parts as whole bytes, with their totals.
