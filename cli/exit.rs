@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::{fmt, io};
 
+use llmc_plan::lang::reason;
+
 use crate::terminal::Lang;
 
 /// Every exit code but those that `run`, `eval`, `data` and `tokenizer` pass through from the program they start.
@@ -53,8 +55,8 @@ impl Failure {
 
     /// What the system says against doing `(en, zh)` with a path: `("read", "读取")`.
     pub fn io((en, zh): (&str, &str), path: &Path, error: &io::Error) -> Failure {
-        let (path, (why_en, why_zh)) = (path.display(), cause(error));
-        Failure::new(format!("cannot {en} {path}: {why_en}"), format!("无法{zh} {path}：{why_zh}"))
+        let (path, why) = (path.display(), reason(error));
+        Failure::new(format!("cannot {en} {path}: {}", why.en), format!("无法{zh} {path}：{}", why.zh))
     }
 
     /// A name that nothing has, and the nearest one or where all stand: `what` and `list` in both languages.
@@ -76,20 +78,6 @@ impl Failure {
             Lang::Zh => &self.zh,
         }
     }
-}
-
-/// Why the system refuses, without its number; what is rare stays in its own words.
-fn cause(error: &io::Error) -> (String, String) {
-    let (en, zh) = match error.kind() {
-        io::ErrorKind::NotFound => ("there is no such file or folder", "没有这个文件或目录"),
-        io::ErrorKind::PermissionDenied => ("this user has no permission", "当前用户没有权限"),
-        io::ErrorKind::IsADirectory => ("it is a folder: name a file", "这是目录：请给出文件"),
-        io::ErrorKind::NotADirectory => ("a part of the path is no folder", "路径中有一段不是目录"),
-        io::ErrorKind::StorageFull => ("the disk is full", "磁盘已满"),
-        io::ErrorKind::ReadOnlyFilesystem => ("the file system is read-only", "文件系统只读"),
-        _ => return (error.to_string(), error.to_string()),
-    };
-    (en.to_owned(), zh.to_owned())
 }
 
 /// What a command returns: a code to end with, possibly that of a program it started.

@@ -299,7 +299,7 @@ fn an_index_names_the_tars() {
     let said = index(r#"{"url": "https://host/0.tar", "nsamples": 2}"#).unwrap_err();
     assert!(said.starts_with("index.json: expected paths of tars on this machine, found \"https:"), "{said}");
     let said = index(r#"{"url": "tars/none.tar", "nsamples": 2}"#).unwrap_err();
-    assert!(said.starts_with("cannot read tars/none.tar: No such file"), "{said}");
+    assert!(said.starts_with("cannot read tars/none.tar: there is no such file"), "{said}");
     let said = index(r#"{"path": "tars/0.tar"}"#).unwrap_err();
     assert!(said.starts_with("index.json: expected an index of wids with a shardlist"), "{said}");
 }

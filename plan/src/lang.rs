@@ -5,6 +5,7 @@
 //! (`llmc_compiler::diag`).
 
 use std::fmt::{self, Debug, Display, Formatter};
+use std::io::{Error, ErrorKind};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -84,10 +85,26 @@ impl Said {
 }
 
 /// A file operation that the system refused, with its reason.
-pub fn cannot(action: &str, path: &Path, error: &std::io::Error) -> Said {
-    let path = path.display();
+pub fn cannot(action: &str, path: &Path, error: &Error) -> Said {
+    let (path, why) = (path.display(), reason(error));
     let verb = ACTIONS.iter().find(|(en, _)| *en == action).map_or(action, |(_, zh)| zh);
-    Said { en: format!("cannot {action} {path}: {error}"), zh: format!("无法{verb} {path}：{error}") }
+    Said {
+        en: format!("cannot {action} {path}: {}", why.en), zh: format!("无法{verb} {path}：{}", why.zh)
+    }
+}
+
+/// Why the system refuses, without its number; what is rare stays in its own words.
+pub fn reason(error: &Error) -> Said {
+    let (en, zh) = match error.kind() {
+        ErrorKind::NotFound => ("there is no such file or folder", "没有这个文件或目录"),
+        ErrorKind::PermissionDenied => ("this user has no permission", "当前用户没有权限"),
+        ErrorKind::IsADirectory => ("it is a folder: name a file", "这是目录：请给出文件"),
+        ErrorKind::NotADirectory => ("a part of the path is no folder", "路径中有一段不是目录"),
+        ErrorKind::StorageFull => ("the disk is full", "磁盘已满"),
+        ErrorKind::ReadOnlyFilesystem => ("the file system is read-only", "文件系统只读"),
+        _ => return Said::same(error),
+    };
+    Said { en: en.to_owned(), zh: zh.to_owned() }
 }
 
 /// The verbs of [`cannot`].
@@ -285,7 +302,7 @@ mod tests {
         let said =
             say!("{what:?} is {inner:>6}, {number}", "{what:?} {inner:>6}，{number}", what = "a", inner);
         assert_eq!((said.en.as_str(), said.zh.as_str()), ("\"a\" is   full, 3", "\"a\"     已满，3"));
-        let error = std::io::Error::from(std::io::ErrorKind::NotFound);
-        assert_eq!(cannot("read", Path::new("x"), &error).zh, "无法读取 x：entity not found");
+        let error = Error::from(ErrorKind::NotFound);
+        assert_eq!(cannot("read", Path::new("x"), &error).zh, "无法读取 x：没有这个文件或目录");
     }
 }
