@@ -80,6 +80,12 @@ impl Host for Session<'_> {
         }
     }
 
+    fn take_back(&mut self, batch: Batch) {
+        if let Source::Ahead { loader, .. } = &mut self.source {
+            loader.recycle(batch);
+        }
+    }
+
     fn snapshot(&mut self, tensors: &[Tensor]) -> Result<()> {
         // Views: the writer has copied them out before the next step changes them.
         self.saved.extend(tensors.iter().map(Tensor::shallow_clone));

@@ -45,6 +45,9 @@ pub trait Host {
     /// The next micro-batch of this rank.
     fn next_batch(&mut self) -> Result<Batch>;
 
+    /// Takes a micro-batch back that has been copied to the device.
+    fn take_back(&mut self, _batch: Batch) {}
+
     /// Takes the tensors of a `snapshot`, which may change after the call returns.
     fn snapshot(&mut self, tensors: &[Tensor]) -> Result<()>;
 
@@ -77,7 +80,10 @@ pub fn execute(op: &Op, context: &mut Context<'_>, inputs: &[Tensor], outputs: &
     match op {
         Op::LoadBatch(_) => {
             let (outputs, sources) = with_one_more(5, outputs);
-            load_batch(&context.host.next_batch()?, take(op, "outputs", outputs)?, sources)
+            let batch = context.host.next_batch()?;
+            load_batch(&batch, take(op, "outputs", outputs)?, sources)?;
+            context.host.take_back(batch);
+            Ok(())
         }
         Op::Initialise(_) => {
             let Some((spec, first_row)) = context.parameter else {
