@@ -97,6 +97,14 @@ pub(crate) fn flag(notes: &str, name: &str) -> Option<u64> {
     rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
 }
 
+/// Width of a head, where the notes tell it: some models' heads are not as wide together as the model (Qwen3).
+pub(crate) fn head_dim(notes: &str) -> Option<u64> {
+    ["head size", "head_dim"]
+        .iter()
+        .find_map(|name| flag(notes, name))
+        .filter(|width| (8..=1024).contains(width))
+}
+
 /// Release of Megatron Core that the notes name, 6 of `core_v0.6.0`, `core_r0.6.0` and `core 0.6`.
 pub(crate) fn core_release(notes: &str) -> Option<u64> {
     let rest = ["core_v0.", "core_r0.", "core 0."].iter().find_map(|name| notes.split_once(name))?.1;

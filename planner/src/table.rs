@@ -12,8 +12,8 @@ use crate::cost::memory::stage_memory;
 use crate::cost::{Point, Setting};
 use crate::hardware;
 use crate::notes::{
-    self, core_before, core_release, flag, given_dropout, native_fusion, network, peak, redone, says, stages,
-    tensor_traffic, transformers,
+    self, core_before, core_release, flag, given_dropout, head_dim, native_fusion, network, peak, redone,
+    says, stages, tensor_traffic, transformers,
 };
 use crate::question::*;
 use crate::solve::setting;
@@ -233,8 +233,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     // NeMo Automodel patches Hugging Face's layers, but has losses of its own (`use_liger_kernel` of nemo_automodel's models).
     let liger = facts.fused_layers || notes.contains("Liger");
     let liger = liger && !notes.contains("without Liger");
-    let fused_loss =
-        (liger && !facts.fused_layers) || says(&["fused CE", "fused cross", "linear cross entropy"]);
+    // With the head it leaves no logits; by itself (unsloth/kernels/cross_entropy_loss.py) it writes their gradient over them.
+    let fused_head = (liger && !facts.fused_layers) || says(&["linear cross entropy", "with the head"]);
+    let fused_loss = says(&["fused CE", "fused cross"]);
     let compiled = row.yes("compile") == Some(true);
     let peak = peak(notes, &facts);
     let model = Model {
@@ -245,7 +246,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         hidden,
         heads,
         kv_heads,
-        head_dim: hidden / heads,
+        head_dim: head_dim(notes).unwrap_or(hidden / heads),
         ffn,
         vocab,
         vocab_padded: vocab.div_ceil(128 * tp) * 128 * tp,
@@ -299,11 +300,17 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
                 // The "native" fusion of Megatron-LM fuses pointwise work, not the product: an f32 copy and softmax exist
                 // together, compiled and no longer in place (megatron/core/fusions/fused_cross_entropy.py).
                 _ if native_fusion(notes) => 10,
-                _ if fused_loss => 0,
+                _ if fused_head => 0,
+                // Hugging Face's models made an f32 copy before whatever loss until 4.45.
+                _ if fused_loss && stack == "huggingface" && transformers(notes) < Some(46) => 6,
+                _ if fused_loss => 2,
                 // All 16-bit logits, and an eighth at a time the rest (torchtune/modules/loss/ce_chunked_output_loss.py).
                 _ if notes.contains("chunked cross entropy") => 4,
                 // Those without a shifted copy: `ForCausalLMLoss` since 4.46 pads labels instead (transformers/loss/loss_utils.py).
                 _ if stack == "huggingface" && transformers(notes) >= Some(46) => 14,
+                // DeepSpeed casts the module and runs no autocast; models but LLaMA's leave their logits in 16 bits: these, a shifted
+                // copy, log-softmax and two gradients (transformers/models/gpt2/modeling_gpt2.py).
+                _ if stack == "deepspeed" && !gated => 10,
                 // The logits' maximum was subtracted into a copy until 9634c0e4 (2024-06-13), which is in 0.8.
                 _ if core_before(notes, 8) => 10,
                 () => facts.logit_bytes[usize::from(compiled && new)],
