@@ -1,6 +1,6 @@
 //! A grid of losses as people read it: a table with shades on a terminal, a picture in a report.
 
-use llmc_compiler::columns::{left, right, width};
+use llmc_plan::columns::{left, right, width};
 
 use crate::terminal::Lang;
 

@@ -1,24 +1,9 @@
-//! Text in columns of a terminal, where a Chinese character takes two.
+//! Tables of a terminal, as narrow as it is, and of Markdown.
 
-use unicode_width::UnicodeWidthStr;
+use llmc_plan::columns::{left, right, width};
 
 /// Space between two columns of a table.
 const GAP: &str = "  ";
-
-/// Columns that a text takes.
-pub fn width(text: &str) -> usize {
-    text.width()
-}
-
-/// The text with spaces after it, up to a width.
-pub fn left(text: &str, wide: usize) -> String {
-    format!("{text}{}", " ".repeat(wide.saturating_sub(width(text))))
-}
-
-/// The text with spaces before it, up to a width.
-pub fn right(text: &str, wide: usize) -> String {
-    format!("{}{text}", " ".repeat(wide.saturating_sub(width(text))))
-}
 
 /// A table whose first row names its columns: the first column is aligned left, figures right. Where that is wider than
 /// `limit`, it goes on below itself, with the first column again.

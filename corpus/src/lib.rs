@@ -14,7 +14,6 @@
 mod adopt;
 pub mod build;
 pub mod clean;
-pub mod columns;
 pub mod dedup;
 mod durable;
 pub mod dynamic;

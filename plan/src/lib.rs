@@ -5,6 +5,7 @@
 
 pub mod arena;
 pub mod batch;
+pub mod columns;
 pub mod data;
 pub mod lang;
 mod live;

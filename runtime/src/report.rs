@@ -1,6 +1,6 @@
 //! The end of a run: predicted against measured, as a table on stderr and as `summary.json`.
 
-use llmc_corpus::columns::{left, right, width};
+use llmc_plan::columns::{left, right, width};
 use llmc_plan::lang::{Lang, Said};
 use llmc_plan::say;
 use serde::{Deserialize, Serialize};

@@ -1,10 +1,10 @@
 //! How the search went, for `plan -v`: space, bounds, programmes, laws, ramp, frontier.
 
+use llmc_plan::columns::right;
 use llmc_plan::plan::Plan;
 
 use super::human::Page;
 use super::words;
-use crate::columns::right;
 use crate::diag::{Lang, money, short_float};
 use crate::unit::{grouped, human_bytes, human_count, human_time};
 

@@ -1,10 +1,10 @@
 //! The plan on one screen: at most 60 lines, legible without colour.
 
+use llmc_plan::columns::{left, right};
 use llmc_plan::plan::{DType, Plan, StageMemory, Storage};
 
 use super::words;
 use crate::chinese;
-use crate::columns::{left, right};
 use crate::diag::{Lang, money, short_float};
 use crate::unit::{grouped, human_bytes, human_count, human_time};
 

@@ -1,8 +1,8 @@
 //! `llmc-data bench`: what a disk or network mount gives by threads and block size, and what shard
 //! size and prefetch follow.
 
-use llmc_corpus::columns::right;
 use llmc_corpus::error::{Error, Result};
+use llmc_plan::columns::right;
 use llmc_plan::data::DATA_FORMAT_VERSION;
 use llmc_plan::lang::Lang;
 use llmc_plan::mount::{Mount, Point};

@@ -2,12 +2,12 @@
 
 use crate::Format;
 use llmc_corpus::clean::named;
-use llmc_corpus::columns::{left, right};
 use llmc_corpus::error::{Error, Result};
 use llmc_corpus::folder::read_manifest;
 use llmc_corpus::indexed::Indexed;
 use llmc_corpus::packing::{for_each_block, waste};
 use llmc_corpus::stats::{Lengths, lengths};
+use llmc_plan::columns::{left, right};
 use llmc_plan::data::{Manifest, Packing, SplitInfo};
 use llmc_plan::lang::Lang;
 use llmc_plan::say;
