@@ -48,6 +48,7 @@ pub fn stack(source: &str, address: &str, notes: &str, sharding: &str, ranks: u6
         ("litgpt", "litgpt"),
         ("lit-gpt", "litgpt"),
         ("thunder", "litgpt"),
+        // Trainers of others' models and engines: openrlhf/utils/deepspeed; `transformers` in what the next five import.
         ("openrlhf", "deepspeed"),
         ("prime-rl", "huggingface"),
         ("llama-recipes", "huggingface"),

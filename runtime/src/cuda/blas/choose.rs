@@ -72,46 +72,37 @@ impl Library {
         type Attribute = sys::cublasLtMatmulPreferenceAttributes_t;
         let mut found = Vec::with_capacity(count);
         let mut given = 0;
-        // SAFETY: descriptors are live; attribute buffers have the sizes cuBLASLt documents (size_t, uint32_t); the
-        // result array holds `count` entries, of which the first `given` are initialised on success.
+        // SAFETY: the attributes are a size_t and a uint32_t (cublasLt.h); descriptors are live; the result array holds
+        // `count` entries, of which the first `given` are initialised on success.
         let outcome = unsafe {
-            result::set_matmul_pref_attribute(
-                preference,
-                Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                (&raw const bytes).cast(),
-                size_of_val(&bytes),
-            )
-            .and_then(|()| {
-                result::set_matmul_pref_attribute(
-                    preference,
-                    Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                    (&raw const schemes).cast(),
-                    size_of_val(&schemes),
-                )
-            })
-            .and_then(|()| {
-                let mut results = vec![MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit(); count];
-                sys::cublasLtMatmulAlgoGetHeuristic(
-                    self.handle,
-                    ready.operation,
-                    ready.a,
-                    ready.b,
-                    ready.c,
-                    ready.c,
-                    preference,
-                    i32::try_from(count).unwrap_or(1),
-                    results.as_mut_ptr().cast(),
-                    &raw mut given,
-                )
-                .result()?;
-                for entry in results.iter().take(usize::try_from(given).unwrap_or(0)) {
-                    let entry = entry.assume_init();
-                    if entry.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
-                        found.push(entry.algo);
+            prefer(preference, Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes)
+                .and_then(|()| {
+                    prefer(preference, Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes)
+                })
+                .and_then(|()| {
+                    let mut results =
+                        vec![MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit(); count];
+                    sys::cublasLtMatmulAlgoGetHeuristic(
+                        self.handle,
+                        ready.operation,
+                        ready.a,
+                        ready.b,
+                        ready.c,
+                        ready.c,
+                        preference,
+                        i32::try_from(count).unwrap_or(1),
+                        results.as_mut_ptr().cast(),
+                        &raw mut given,
+                    )
+                    .result()?;
+                    for entry in results.iter().take(usize::try_from(given).unwrap_or(0)) {
+                        let entry = entry.assume_init();
+                        if entry.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
+                            found.push(entry.algo);
+                        }
                     }
-                }
-                Ok(())
-            })
+                    Ok(())
+                })
         };
         // SAFETY: made above, not used again.
         unsafe { result::destroy_matmul_pref(preference) }.map_err(status)?;
@@ -248,5 +239,25 @@ impl Library {
         let best = timed.iter().zip(medians).min_by(|x, y| x.1.total_cmp(&y.1));
         best.map(|((_, algorithm), _)| algorithm.data)
             .ok_or_else(|| failed(format!("cuBLASLt has no algorithm for {shape:?}")))
+    }
+}
+
+/// Sets an attribute of a preference.
+///
+/// # Safety
+/// The preference is live, and `V` is what cublasLt.h gives the attribute.
+unsafe fn prefer<V>(
+    preference: sys::cublasLtMatmulPreference_t,
+    attribute: sys::cublasLtMatmulPreferenceAttributes_t,
+    value: &V,
+) -> std::result::Result<(), result::CublasError> {
+    // SAFETY: as the caller says.
+    unsafe {
+        result::set_matmul_pref_attribute(
+            preference,
+            attribute,
+            std::ptr::from_ref(value).cast(),
+            size_of::<V>(),
+        )
     }
 }
