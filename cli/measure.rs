@@ -225,6 +225,8 @@ mod tests {
         assert_eq!(preset("NVIDIA H200", 150_000_000_000), Some("H200"));
         assert_eq!(preset("NVIDIA A100-SXM4-40GB", 42_000_000_000), Some("A100-40G"));
         assert_eq!(preset("NVIDIA GeForce RTX 4090", 25_000_000_000), Some("RTX4090"));
+        assert_eq!(preset("NVIDIA RTX A6000", 51_000_000_000), Some("A6000"));
+        assert_eq!(preset("Tesla V100-SXM2-16GB", 16_900_000_000), Some("V100-16G"));
         assert_eq!(preset("NVIDIA GeForce GTX 1080", 8_000_000_000), None);
     }
 

@@ -14,16 +14,24 @@ fn plain(text: &str) -> String {
 pub fn card(name: &str) -> Option<&'static str> {
     let name = plain(name);
     let has = |part: &str| name.contains(part);
-    // Longer names first: GB200 is no B200, H200 no H20.
-    const FAMILIES: &[&str] =
-        &["GB200", "B200", "H200", "H100", "H800", "H20", "A100", "A800", "V100", "L40S", "4090"];
+    // Longer names first: GB200 is no B200, H200 no H20, A100 no A10.
+    const FAMILIES: &[&str] = &[
+        "GB300", "GB200", "GH200", "B300", "B200", "H200", "H100", "H800", "H20", "A100", "A800", "V100", "L40S", "A10G",
+        "A6000", "5090", "4090", "3090", "A40", "A10", "L4",
+    ];
     let family = FAMILIES.iter().find(|family| has(family))?;
     Some(match *family {
+        // Cards of their own, which nothing here describes.
+        "A40" if has("A4000") => return None,
+        "L4" if has("L40") => return None,
         "H100" if has("PCIE") => "H100-PCIe",
         "H100" if has("96GB") || has("96G") || has("HBM2E") => "H100-96G",
         "A100" if has("PCIE") => "A100-PCIe",
         "A100" if has("40GB") || has("40G") => "A100-40G",
+        "V100" if has("16GB") || has("16G") => "V100-16G",
+        "5090" => "RTX5090",
         "4090" => "RTX4090",
+        "3090" => "RTX3090",
         other => other,
     })
 }
@@ -174,13 +182,27 @@ mod tests {
             ("A800-80GB-SXM|A800", "A800"),
             ("NVIDIA GeForce RTX 4090|RTX4090-24GB", "RTX4090"),
             ("H20-96GB", "H20"),
+            ("V100-16GB|Tesla V100-SXM2-16GB", "V100-16G"),
+            ("GH200|NVIDIA GH200 480GB", "GH200"),
+            ("GB300 NVL72", "GB300"),
+            ("B300-288GB", "B300"),
+            ("NVIDIA RTX A6000|A6000-48GB", "A6000"),
+            ("NVIDIA A40", "A40"),
+            ("NVIDIA A10|A10-24GB", "A10"),
+            ("NVIDIA A10G", "A10G"),
+            ("NVIDIA L4", "L4"),
+            ("NVIDIA L40S", "L40S"),
+            ("RTX 3090|GeForce RTX 3090 Ti", "RTX3090"),
+            ("NVIDIA GeForce RTX 5090", "RTX5090"),
         ] {
             for name in names.split('|') {
                 assert_eq!(card(name), Some(record), "{name}");
             }
             assert!(crate::hardware::preset(record).is_some());
         }
-        assert_eq!((card("TPUv5"), card("MI300X"), card("")), (None, None, None));
+        for unknown in ["TPUv5", "MI300X", "RTX A4000", "NVIDIA L40", ""] {
+            assert_eq!(card(unknown), None, "{unknown}");
+        }
     }
 
     #[test]

@@ -297,6 +297,7 @@ mod tests {
             ("A100-40G", "NVIDIA A100-SXM4-40GB"),
             ("RTX4090", "NVIDIA GeForce RTX 4090"),
             ("L40S", "NVIDIA L40S"),
+            ("A6000", "NVIDIA RTX A6000"),
             ("H20", "NVIDIA H20"),
             ("our-card", "NVIDIA H100 80GB HBM3"),
         ] {
@@ -308,6 +309,8 @@ mod tests {
             ("H100", "NVIDIA A100-SXM4-80GB"),
             ("A800", "NVIDIA A100-SXM4-80GB"),
             ("RTX4090", "NVIDIA GeForce RTX 3090"),
+            ("A10", "NVIDIA A10G"),
+            ("L4", "NVIDIA L40S"),
         ] {
             assert!(!is_named(planned, found), "{planned} {found}");
         }
