@@ -101,15 +101,19 @@ fn fullest(s: &Setting, point: &Point, work: &[Parts]) -> (u64, u64) {
     (most.0.ceil() as u64, most.1)
 }
 
-/// Stages that decide: between the first and the last, memory falls with the stage, or rises where micro-batches that wait
-/// for their weight gradients take more than those in flight; there the last that holds a layer more than others decides too
-/// ([`Setting::stage_layers`]).
+/// Stages that decide. Between the first and the last, memory falls with the stage; under a zero-bubble schedule it rises
+/// until as many micro-batches wait for their weight gradients as there are, falls once fewer are in flight, and the last that
+/// holds a layer more than others decides too ([`Setting::stage_layers`]).
 fn stages(s: &Setting, point: &Point) -> impl Iterator<Item = u64> + use<> {
-    let (p, rises) = (point.pp, point.schedule == Schedule::ZeroBubble);
-    let (more, before_last) = (s.shape.layers % p, p.saturating_sub(2));
+    let (p, m) = (point.pp, s.micro_batches(point));
+    let (rises, more, before_last) =
+        (point.schedule == Schedule::ZeroBubble, s.shape.layers % p, p.saturating_sub(2));
+    let bend = |stage: u64| (stage, rises && stage > 1 && stage < before_last);
     let inner = [
         (1, p > 2),
-        (more, rises && more > 1 && more < before_last),
+        bend(m.saturating_sub(1)),
+        bend(p.saturating_sub(m)),
+        bend(more),
         (before_last, rises && p > 3),
         (p - 1, p > 1),
     ];

@@ -5,6 +5,7 @@ mod common;
 
 use common::*;
 use llmc_plan::plan::{Offload, Recompute, Schedule};
+use llmc_planner::cost::memory::stage_memory;
 use llmc_planner::cost::step::Compute;
 use llmc_planner::cost::{Point, Setting};
 use llmc_planner::question::*;
@@ -159,4 +160,41 @@ fn the_search_finds_the_optimum_on_a_thousand_random_questions() {
 fn a_planted_wrong_bound_is_caught() {
     // Favouring full recomputation twentyfold is no lower bound: points that win are cut.
     assert!(!wrong(200, |c| if c.layer.recompute > 0.0 { c.pipeline } else { c.pipeline * 20.0 }).is_empty());
+}
+
+/// The search looks at few stages of a pipeline; whether a layout fits is a question of all of them.
+#[test]
+fn the_fullest_stage_of_any_pipeline_is_found() {
+    let mut dice = Dice(11);
+    for i in 0..600 {
+        let pp = dice.pick(&[2, 3, 4, 5, 8, 16, 24, 64]);
+        let (layers, tp) =
+            (pp * dice.pick(&[1, 2, 3]) + dice.pick(&[0, 1, pp / 2, pp - 1]), dice.pick(&[1, 2]));
+        let shape = model(layers, 1024, 8, dice.pick(&[2, 8]), 2816, dice.pick(&[1024, 128_000]), 2048);
+        let q = question(shape, "H100", pp, 2);
+        let m = dice.pick(&[1, 2, pp / 2 + 1, pp - 1, pp, 2 * pp]);
+        let (dp, sp) = (2 / tp, tp > 1);
+        let s = setting(&q, q.cluster.unwrap(), dp * m).unwrap();
+        let schedule = dice.pick(&[Schedule::OneFOneB, Schedule::ZeroBubble]);
+        let recompute = dice.pick(&[Recompute::None, Recompute::Selective, Recompute::Full]);
+        let zero = dice.pick(&[0, 1]);
+        let point = Point {
+            tp,
+            pp,
+            cp: 1,
+            vp: 1,
+            dp,
+            zero,
+            shard: if zero > 0 { dp } else { 1 },
+            micro: 1,
+            recompute,
+            offload: Offload::None,
+            schedule,
+            sp,
+        };
+        let most = (0..pp).map(|stage| stage_memory(&s, &point, stage).device).max().unwrap();
+        let device = evaluate(&s, &point).device;
+        // Whole bytes are rounded up kind by kind.
+        assert!(device.abs_diff(most) < 64, "{i}: {device} of {most}: {layers} layers, m {m}: {point:?}");
+    }
 }
