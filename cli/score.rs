@@ -80,9 +80,16 @@ fn shown(terminal: &Terminal, scores: &Scores) -> String {
         Format::Markdown => (columns::markdown(&rows) + "\n", "- "),
         _ => (columns::table(&rows, terminal.columns), ""),
     };
-    for row in &scores.rows {
+    let (refused, rows) = (scores.overall.refused, scores.overall.rows);
+    if refused > 0 {
+        let en = format!("{refused} of {rows} rows are refused and count in no error:\n");
+        let zh = format!("{rows} 行中有 {refused} 行被拒绝，不计入任何误差：\n");
+        out.push_str(terminal.say(&en, &zh));
+    }
+    for (at, row) in (1..).zip(&scores.rows) {
         if let Some(reason) = &row.refused {
-            out.push_str(&format!("{item}{} {}: {reason}\n", terminal.say("refused", "拒绝"), row.id));
+            let name = if row.id.is_empty() { format!("row {at}") } else { row.id.clone() };
+            out.push_str(&format!("{item}{} {name}: {reason}\n", terminal.say("refused", "拒绝")));
         }
     }
     out

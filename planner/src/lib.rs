@@ -24,6 +24,7 @@ pub mod money;
 mod notes;
 pub mod profile;
 pub mod question;
+mod row;
 pub mod rules;
 pub mod score;
 pub mod search;

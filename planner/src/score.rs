@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use crate::cost::memory::stage_memory;
 use crate::fitted::{scaled, select};
+use crate::row::{Row, read};
 use crate::search::evaluate;
 use crate::settle;
-use crate::table::{Case, Peak, Row, case, read, source};
+use crate::table::{Case, Peak, case, source};
 
 /// Errors of a set of rows, as fractions.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -458,6 +459,59 @@ mod tests {
             json.starts_with(r#"[{"row":3,"id":"a","kind":"duplicate_id","first":1},{"row":4,"#),
             "{json}"
         );
+    }
+
+    #[test]
+    fn torn_rows_and_figures_that_no_run_has_are_refused() {
+        let head = "id,source,hardware,n_gpus,layers,hidden,heads,seq,micro_batch_seqs,global_batch_seqs,\
+                    tp,pp,cp,gpus_per_node,tokens_per_s_per_gpu,peak_mem_gib,notes";
+        let rows = [
+            ("x,H100,8,32,4096,32,4096,1,128,1,1,1,8,9000,70,", None),
+            ("x,H100,8,32,4096,32,4096,1,128,1,1,1,8,9000,70,,,", None),
+            ("x,H100,8,32,4096,32,4096,1,128", Some("row 3 has 10 cells where the table has 17 columns")),
+            ("x,H100,8,32,4096,32,4,096,1,128,1,1,1,8,9000,70,a,b", Some("row 4 has 19 cells")),
+            (
+                "x,H100,8,32,4096,32,4096,1,128,4294967296,4294967296,1,8,9000,,",
+                Some("tp is no count from 1 to"),
+            ),
+            ("x,H100,8,32,4096,32,4096,1048577,1048577,1,1,1,8,,,", Some("not whole micro-batches")),
+            (
+                "x,H100,999999999989,32,4096,32,4096,1,128,1,1,1,999999999988,,,",
+                Some("n_gpus is no count from 1"),
+            ),
+            (
+                "x,H100,8,10000,1048576,1,4096,1,128,1,1,1,8,,,microbatch-group-size-per-virtual-pipeline-stage=18446744073709551615",
+                None,
+            ),
+            (
+                "x,H100,8,32,4096,33,4096,1,128,1,1,1,8,9000,70,",
+                Some("33 heads do not share a width of 4096"),
+            ),
+            ("x,H100,8,32,4096,33,4096,1,128,1,1,1,8,9000,70,head_dim=128", None),
+            ("x,H100,8,32,4096,32,4095,1,128,1,1,2,8,,,", Some("4095 tokens are not shared")),
+            ("x,H100,8,32,4096,32,4096,1,128,1,1,1,8,1e-9,,", Some("time, batch or shape is wrong")),
+            ("x,H100,8,32,4096,32,4096,1,128,1,1,1,8,,1e-9,", Some("a peak of 1e-9 GiB")),
+            ("x,H100,8,32,4096,32,4096,1,128,1,1,1,8,NaN,70,", Some("not positive: NaN")),
+        ];
+        let mut text = format!("\u{feff}{head}\r\n");
+        for (at, (row, _)) in rows.iter().enumerate() {
+            text += &format!("{at},{row}\r\n");
+        }
+        let scores = score(&text).unwrap();
+        for (found, (row, reason)) in scores.rows.iter().zip(rows) {
+            let refused = found.refused.as_deref();
+            assert!(refused.is_some() == reason.is_some(), "{row}: {refused:?}");
+            assert!(reason.is_none_or(|part| refused.unwrap().contains(part)), "{row}: {refused:?}");
+        }
+        // A quote that stays open swallows the rest of the table: it is no row of it.
+        let open = score(&format!("{head}\na,\"x,H100,8\nb,x,H100,8\n")).unwrap();
+        assert!(open.rows[0].refused.as_ref().unwrap().contains("a quote does not close"));
+        let error = |text: &str| score(text).unwrap_err();
+        assert!(error("").contains("columns `layers`, `hidden`"));
+        assert!(error(&head.replace(",seq", "")).contains("column `seq` missing"));
+        assert!(error(&head.replace("source", "layers")).contains("`layers` stands there twice"));
+        assert!(error(head).contains("no row"));
+        assert!(score(&text.replace("id,source,", " id, source ,")).is_ok());
     }
 
     #[test]

@@ -3,8 +3,6 @@
 //! No rule reads `id`, `source` or `model_name` except to select a profile and its stack's facts. `notes` give flags
 //! that change memory. A row that makes no sense is refused with the reason.
 
-use std::collections::BTreeMap;
-
 use llmc_plan::model::{Model, Rope, RopeMethod};
 use llmc_plan::plan::{Determinism, Offload, Precision, Recompute, Schedule};
 
@@ -16,6 +14,7 @@ use crate::notes::{
     says, stages, tensor_traffic, transformers,
 };
 use crate::question::*;
+use crate::row::{Row, fits, read};
 use crate::solve::setting;
 use crate::stack::{GROWING_SLACK, TORN, facts, stack, state, timed_as};
 use crate::words::{self, Attention};
@@ -23,48 +22,8 @@ use crate::words::{self, Attention};
 /// Devices of a machine whose board has links between each pair and no switch.
 const MESH: u64 = 4;
 
-/// A row as a map of its non-empty cells.
-pub(crate) struct Row(BTreeMap<String, String>);
-
-impl Row {
-    pub(crate) fn text(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
-    }
-
-    fn count(&self, key: &str) -> Result<u64, String> {
-        let text = self.text(key).ok_or_else(|| format!("{key} is not given"))?;
-        let value = number(key, text)?;
-        if value >= 1.0 && value.fract() == 0.0 && value < 1e12 {
-            Ok(value as u64)
-        } else {
-            Err(format!("{key} is no count: {text}"))
-        }
-    }
-
-    fn count_or(&self, key: &str, otherwise: u64) -> Result<u64, String> {
-        if self.0.contains_key(key) { self.count(key) } else { Ok(otherwise) }
-    }
-
-    fn positive(&self, key: &str) -> Result<Option<f64>, String> {
-        let Some(text) = self.text(key) else { return Ok(None) };
-        let value = number(key, text)?;
-        if value > 0.0 && value.is_finite() {
-            Ok(Some(value))
-        } else {
-            Err(format!("{key} is not positive: {text}"))
-        }
-    }
-
-    fn yes(&self, key: &str) -> Option<bool> {
-        self.text(key).and_then(words::yes)
-    }
-}
-
-/// A cell's number; thousands may be set apart.
-fn number(key: &str, text: &str) -> Result<f64, String> {
-    let digits: String = text.chars().filter(|c| ![',', '_'].contains(c)).collect();
-    digits.parse().map_err(|_| format!("{key} is no number: {text}"))
-}
+/// Share of a card's peak below which no run is: a cell is wrong.
+const IDLEST: f64 = 1e-5;
 
 /// What a published peak means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,21 +94,6 @@ pub fn cases(text: &str) -> Result<Cases, String> {
     Ok(found)
 }
 
-pub(crate) fn read(text: &str) -> Result<Vec<Row>, String> {
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
-    let head = reader.headers().map_err(|e| format!("not a run table: {e}"))?.clone();
-    if !head.iter().any(|h| h == "layers") || !head.iter().any(|h| h == "n_gpus") {
-        return Err("not a run table: columns `layers` and `n_gpus` are missing".into());
-    }
-    let mut rows = Vec::new();
-    for (line, record) in reader.records().enumerate() {
-        let record = record.map_err(|e| format!("row {}: {e}", line + 1))?;
-        let cells = head.iter().zip(record.iter()).filter(|(_, v)| !v.trim().is_empty());
-        rows.push(Row(cells.map(|(k, v)| (k.to_string(), v.trim().to_string())).collect()));
-    }
-    Ok(rows)
-}
-
 /// Source of a row; vTrain's schema has none.
 pub(crate) fn source(row: &Row) -> String {
     match row.text("source") {
@@ -164,8 +108,9 @@ pub(crate) fn source(row: &Row) -> String {
 /// # Errors
 /// Why the row cannot be predicted.
 pub(crate) fn case(row: &Row) -> Result<Case, String> {
+    row.whole()?;
     // vTrain: GPT in Megatron-LM on A100-80GB, fp16, full recompute off, flash attention absent, vocabulary 51200.
-    let vtrain = !row.0.contains_key("source") && row.0.contains_key("iteration_ms");
+    let vtrain = !row.has("source") && row.has("iteration_ms");
     let name = row.text("hardware").unwrap_or(if vtrain { "A100-80GB-SXM" } else { "" });
     let card = words::card(name).ok_or_else(|| format!("hardware {name:?} is unknown"))?;
     let card = hardware::preset(card).ok_or_else(|| format!("hardware {name:?} has no record"))?;
@@ -185,7 +130,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         return Err(format!("tp·pp·cp = {ranks} does not divide {gpus} devices"));
     }
     let dp = gpus / ranks;
-    if row.0.contains_key("dp") && row.count("dp")? != dp {
+    if row.has("dp") && row.count("dp")? != dp {
         return Err(format!("dp = {} where the other ranks leave {dp}", row.count("dp")?));
     }
     if sequences % (dp * micro) != 0 {
@@ -199,6 +144,8 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         let count = row.text(column).unwrap_or_default();
         return Err(format!("{column} = {count}: the model is dense, mixtures of experts are not predicted"));
     }
+    let notes = row.text("notes").unwrap_or_default();
+    fits((hidden, heads, head_dim(notes).is_some()), (layers, pp, vp), (context, cp))?;
     let kv_heads = row.count_or("kv_heads", heads)?;
     if heads % kv_heads != 0 {
         return Err(format!("{heads} heads do not share {kv_heads} of keys and values"));
@@ -219,7 +166,6 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let given = row.text("act_ckpt").and_then(words::recompute);
     // Modules of Megatron-LM's selective recomputation (`recompute_modules`).
     let feed_forward = row.text("act_ckpt").is_some_and(|policy| policy.to_lowercase().contains("mlp"));
-    let notes = row.text("notes").unwrap_or_default();
     let attention = row.text("attn_impl").and_then(words::attention);
     // Megatron's "local" layers have no fused attention; Megatron-DeepSpeed of 2021 had none either.
     let address = row.text("source_path_or_url").unwrap_or_default();
@@ -461,9 +407,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             Precision::Fp8 => setting.hardware.peak_fp8.unwrap_or(setting.hardware.peak_bf16),
             _ => setting.hardware.peak_bf16,
         };
-        if flops > peak {
+        if flops > peak || flops < IDLEST * peak {
             return Err(format!(
-                "{:.0} TFLOP/s a device where {name} reaches {:.0}: time, batch or shape is wrong",
+                "{:.4} TFLOP/s a device where {name} reaches {:.0}: time, batch or shape is wrong",
                 flops / 1e12,
                 peak / 1e12
             ));
@@ -477,6 +423,15 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             row.text("peak_mem_gib").unwrap_or("")
         ));
     }
+    // A byte a parameter, shared by all: less holds no model.
+    let least = setting.shape.params() as f64 / gpus as f64;
+    if point.offload == Offload::None && peak_bytes.is_some_and(|bytes| bytes < least) {
+        return Err(format!(
+            "a peak of {} GiB where {} parameters lie on {gpus} devices",
+            row.text("peak_mem_gib").unwrap_or(""),
+            setting.shape.params()
+        ));
+    }
     Ok(Case {
         id: row.text("id").unwrap_or_default().into(),
         source: source(row),
@@ -485,7 +440,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         setting,
         point,
         seconds,
-        by_time: row.0.contains_key("iteration_ms"),
+        by_time: row.has("iteration_ms"),
         peak_bytes,
         memory_only: notes.contains("use memory only"),
         peak,

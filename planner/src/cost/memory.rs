@@ -94,7 +94,8 @@ pub fn in_flight(point: &Point, stage: u64, micro_batches: u64, group: u64) -> f
         // (megatron/core/pipeline_parallel/schedules.py, `get_pp_rank_microbatches`).
         Schedule::Interleaved => {
             let group = if group > 0 { group } else { point.pp };
-            let chunks = 2 * (point.pp - stage - 1) + (point.vp - 1) * group + 1;
+            let ahead = (point.vp - 1).saturating_mul(group);
+            let chunks = ahead.saturating_add(2 * (point.pp - stage - 1) + 1);
             chunks.min(micro_batches * point.vp) as f64 / point.vp as f64
         }
     }
