@@ -11,6 +11,7 @@ use llmc_plan::program::{Axis, Program};
 use llmc_plan::ranks::steady_seconds;
 use llmc_plan::walk::walk;
 use llmc_planner::cost::Point;
+use llmc_planner::cost::comm::{Group, scatter};
 use llmc_planner::cost::step::{compute, step};
 use llmc_planner::durations::Model;
 use llmc_planner::question::{Budget, Cluster, Question};
@@ -42,6 +43,22 @@ fn one_device_steps_agree_with_the_closed_form() {
         // The host and a step's fixed costs are in the closed form alone.
         assert!((walked / closed - 1.0).abs() < 0.05, "{hidden} {context}: {closed} s against {walked} s");
     }
+}
+
+#[test]
+fn rings_share_the_way_between_the_halves_of_a_machine_without_links() {
+    let seconds = |card: &str, ranks, stride| {
+        let q = question(model(8, 2048, 16, 16, 5504, 32000, 4096), card, 1, 8);
+        let s = own_setting(&q, Cluster { nodes: 1, gpus_per_node: 8 }, 8).unwrap();
+        scatter(&s, Group::strided(ranks, stride, 8), 8e9)
+    };
+    // Two of eight devices, four apart: four rings cross. With links it does not matter who is next to whom.
+    let [near, far] = [1, 4].map(|stride| seconds("A100-PCIe", 2, stride));
+    assert!(far > 4.0 * near, "{far} {near}");
+    assert_eq!(seconds("A100", 2, 1), seconds("A100", 2, 4));
+    // Four stay in a half, eight cross once.
+    let bytes = |ranks: u64| 8e9 * (ranks - 1) as f64 / ranks as f64 / seconds("A100-PCIe", ranks, 1);
+    assert!(bytes(8) < 0.8 * bytes(4), "{} {}", bytes(8), bytes(4));
 }
 
 /// The closed form's seconds of a step ÷ the walk's of the programs of all ranks together, both without what no program

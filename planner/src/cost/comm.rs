@@ -2,6 +2,11 @@
 
 use super::Setting;
 
+/// What the two halves of a machine without links between its devices send each other, as a share of one device's PCIe
+/// bandwidth. Eight A100 in MooreThreads/SimuMax@3005b17c:configs/system/a100_pcie.json: 7.65 and 7.0 GB/s a ring (gather,
+/// scatter) where two rings cross at once, 4 and 3.9 where four do, 13.5 and 11.1 one of all eight, 20.7 in a half.
+const BRIDGE: f64 = 0.6;
+
 /// A set of ranks that talk: how many, over how many machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Group {
@@ -9,13 +14,15 @@ pub struct Group {
     pub ranks: u64,
     /// Machines they lie on.
     pub nodes: u64,
+    /// Devices between neighbours in a machine: as many groups of its kind lie side by side.
+    pub stride: u64,
 }
 
 impl Group {
     /// `ranks` of them, neighbours being `stride` devices apart on machines of `per_node` devices.
     pub fn strided(ranks: u64, stride: u64, per_node: u64) -> Group {
         let in_node = (per_node / stride.max(1)).clamp(1, ranks.max(1));
-        Group { ranks, nodes: ranks.div_ceil(in_node) }
+        Group { ranks, nodes: ranks.div_ceil(in_node), stride: stride.max(1) }
     }
 }
 
@@ -28,7 +35,10 @@ fn ring_bandwidth(s: &Setting, g: Group) -> f64 {
         Some(all) if per_node > 1.0 => ((per_node - 1.0) / (all as f64 - 1.0)).min(1.0),
         _ => 1.0,
     };
-    let link = s.hardware.link_bandwidth * s.profile.comm.ring * joined;
+    let mut link = s.hardware.link_bandwidth * s.profile.comm.ring * joined;
+    if s.hardware.link_kind == "pcie" && per_node * g.stride as f64 > s.hardware.gpus_per_node as f64 / 2.0 {
+        link = link.min(BRIDGE * s.hardware.link_bandwidth / g.stride as f64);
+    }
     if g.nodes <= 1 {
         return link;
     }
