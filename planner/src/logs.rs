@@ -156,6 +156,7 @@ fn row(
         peak_bytes,
         memory_only: false,
         peak: Peak::Allocated,
+        late_moments: None,
         slack: None,
     })
 }

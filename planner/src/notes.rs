@@ -1,6 +1,8 @@
 //! What a run table's row says in its notes and flags beyond its cells: recomputation, overlap, networks, stages, optimizers,
 //! what its peak means. Which software they are of: [`crate::stack`].
 
+use llmc_plan::plan::Precision;
+
 use crate::cost::{Setting, StateBytes};
 use crate::question::{Redone, TensorTraffic};
 use crate::stack::Facts;
@@ -12,7 +14,8 @@ pub(crate) fn says(notes: &str, flags: &[&str]) -> bool {
 }
 
 /// Changes the bytes of states to what the notes say of formats and optimizers, and to what an update on `dp` ranks works through.
-pub(crate) fn bend(setting: &mut Setting, stack: &str, notes: &str, zero: u64, dp: u64) {
+/// Gives the moments' bytes a parameter.
+pub(crate) fn bend(setting: &mut Setting, stack: &str, notes: &str, zero: u64, dp: u64) -> f64 {
     let params = setting.shape.params() as f64;
     let state = &mut setting.state;
     if says(notes, &["pure-bf16", "bf16-true"]) {
@@ -24,13 +27,16 @@ pub(crate) fn bend(setting: &mut Setting, stack: &str, notes: &str, zero: u64, d
             state.optimizer += 2.0;
         }
     }
-    let moments = if state.optimizer < 8.0 { 4.0 } else { 8.0 };
+    let mut moments = if state.optimizer < 8.0 { 4.0 } else { 8.0 };
     if says(notes, &["paged 8-bit", "PagedAdamW", "paged AdamW", "paged_adamw"]) {
         // bitsandbytes pages moments in memory of CUDA's that PyTorch does not count (`get_paged`, cudaMallocManaged).
         state.optimizer -= moments;
+        moments = 0.0;
     } else if says(notes, &["8-bit AdamW", "8-bit Adam", "AdamW8bit", "adamw_8bit", "adamw_bnb_8bit"]) {
         // Two bytes, and an f32 scale a block of 256 (arXiv 2110.02861).
-        state.optimizer -= moments - 2.0 * (1.0 + 4.0 / 256.0);
+        let bytes = 2.0 * (1.0 + 4.0 / 256.0);
+        state.optimizer -= moments - bytes;
+        moments = bytes;
     }
     // What an update makes of a rank's gradients; of PyTorch's AdamW that is not fused, the root of its second moments
     // (torch/optim/adam.py, `_multi_tensor_adam`).
@@ -61,6 +67,38 @@ pub(crate) fn bend(setting: &mut Setting, stack: &str, notes: &str, zero: u64, d
         // Composer's `get_mixed_precision`: "PURE" reduces in the precision of the products, "DEFAULT" in f32.
         state.reduced = 2.0;
     }
+    // Megatron's flags are written with hyphens, NeMo's fields with underscores.
+    let flags = notes.replace('_', "-");
+    for moment in ["exp-avg-dtype", "exp-avg-sq-dtype"] {
+        if ["=bf16", "=fp16"].iter().any(|format| flags.contains(&format!("{moment}{format}"))) {
+            state.optimizer -= 2.0;
+            moments -= 2.0;
+        }
+    }
+    // A master copy is the weight and 16 bits more, where products are not in 8 bits (`store_param_remainders` and
+    // `use_precision_aware_optimizer_no_fp8_or_ds_fp8`, megatron/core/optimizer/optimizer_config.py); NeMo's always is.
+    let aware = flags.contains("use-precision-aware-optimizer") && !flags.contains("aware-optimizer=False");
+    if stack == "megatron" && aware && setting.precision == Precision::Bf16 {
+        state.optimizer -= 2.0;
+    }
+    moments
+}
+
+/// The peak was read when the first step was done.
+pub(crate) fn first_step(notes: &str) -> bool {
+    let words =
+        ["after 1 iteration", "after iteration 1,", "after the first iteration", "after the first step"];
+    says(notes, &words)
+}
+
+/// Norms of queries and keys keep their inputs beside what attention keeps (Megatron's `--qk-layernorm`; Qwen3's and OLMo 2's models
+/// have them always).
+pub(crate) fn query_norms(notes: &str) -> u64 {
+    let notes = notes.to_lowercase().replace(['_', ' '], "-");
+    u64::from(
+        says(&notes, &["qk-layernorm", "qk-norm"])
+            && !says(&notes, &["qk-layernorm=false", "qk-norm=false", "no-qk-norm"]),
+    )
 }
 
 /// What a row's peak is of, as its notes say.
@@ -258,6 +296,21 @@ mod tests {
             ("", cut, cut),
         ] {
             assert_eq!(tensor_traffic(notes, usual), meant, "{notes}");
+        }
+    }
+
+    #[test]
+    fn when_a_peak_was_read_and_norms_of_queries_are_told_by_notes() {
+        assert!(first_step("max allocated on rank 0, after 1 iterations; flags: swiglu"));
+        assert!(!first_step("max allocated on rank 0, after 10 iterations"));
+        for (notes, meant) in [
+            ("flags: qk-layernorm,use-flash-attn", 1),
+            ("qk_layernorm=True", 1),
+            ("QK norm", 1),
+            ("qk_layernorm=False", 0),
+            ("flags: use-flash-attn", 0),
+        ] {
+            assert_eq!(query_norms(notes), meant, "{notes}");
         }
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use llmc_plan::plan::StageMemory;
 use serde::Serialize;
 
-use crate::cost::memory::stage_memory;
+use crate::cost::memory::{first_step, stage_memory};
 use crate::fitted::{scaled, select};
 use crate::row::{Row, read};
 use crate::search::evaluate;
@@ -217,7 +217,10 @@ fn predict(case: &Case, score: &mut RowScore) {
     // Of what the table gives: the error of tokens per second is measured ÷ predicted seconds − 1.
     let error = |measured: f64| if case.by_time { seconds / measured } else { measured / seconds } - 1.0;
     score.time_error = case.seconds.filter(|_| !case.memory_only).map(|measured| settle(error(measured)));
-    let stage = |i: u64| stage_memory(s, &case.point, i);
+    let stage = |i: u64| match case.late_moments {
+        Some(moments) => first_step(s, &case.point, i, moments),
+        None => stage_memory(s, &case.point, i),
+    };
     let most = |of: fn(StageMemory) -> u64| (0..case.point.pp).map(|i| of(stage(i))).max().unwrap_or(0);
     let peak = match case.peak {
         Peak::LastAllocated => stage(case.point.pp - 1).allocated,
@@ -346,6 +349,18 @@ mod tests {
         // Scores that fused attention does not keep cannot be saved.
         let selective = of(&[("source", "Megatron-LM"), ("act_ckpt", "selective")]);
         assert_eq!(selective, core);
+        // Norms of queries and keys keep what they read; moments come after the first step's activations, and may be 16 bits wide.
+        let [norms, first, bf16, aware] = [
+            "flags: sequence-parallel,disable-bias-linear,qk-layernorm",
+            "flags: sequence-parallel,disable-bias-linear; after 1 iterations",
+            "flags: sequence-parallel,disable-bias-linear,exp-avg-dtype=bf16,exp-avg-sq-dtype=bf16",
+            "flags: sequence-parallel,disable-bias-linear,use-precision-aware-optimizer",
+        ]
+        .map(|notes| of(&[("source", "Megatron-LM"), ("notes", notes)]));
+        assert!(
+            norms > core && first < bf16 && bf16 < aware && aware < core,
+            "{norms} {first} {bf16} {aware}"
+        );
         // 4 bytes a logit until Megatron Core 0.8: 2 x 4,096 x 50,257 / 2 of them, less what of a layer is gone by then.
         let releases = ["core_v0.6.0; max_allocated", "core_r0.8.0; max_allocated"]
             .map(|notes| of(&[("source", "Megatron-LM"), ("notes", notes)]));

@@ -10,8 +10,8 @@ use crate::cost::memory::stage_memory;
 use crate::cost::{Point, Setting};
 use crate::hardware;
 use crate::notes::{
-    self, core_before, core_release, flag, given_dropout, head_dim, native_fusion, network, peak, redone,
-    says, stages, tensor_traffic, transformers,
+    self, core_before, core_release, flag, given_dropout, head_dim, native_fusion, network, peak,
+    query_norms, redone, says, stages, tensor_traffic, transformers,
 };
 use crate::question::*;
 use crate::row::{Row, fits, read};
@@ -63,6 +63,8 @@ pub struct Case {
     pub memory_only: bool,
     /// What the peak means.
     pub peak: Peak,
+    /// Bytes a parameter of moments that were not there yet, where the peak was read when the first step was done.
+    pub late_moments: Option<f64>,
     /// Reserved ÷ allocated − 1 where the allocator's slack is known apart from the profile that times the run.
     pub slack: Option<f64>,
 }
@@ -283,7 +285,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             kept_gate: facts.kept_gate,
             // linkedin/Liger-Kernel src/liger_kernel/ops/swiglu.py, `swiglu_backward`.
             gate_in_place: liger && gated,
-            attention_copies: facts.attention_copies,
+            attention_copies: facts.attention_copies.map(|copies| copies + query_norms(notes)),
             // `repeat_kv` of transformers and torchtitan, `expand` of torchtune and litgpt: PyTorch's own attention took no groups until 2.5.
             repeated_keys: timed_as(stack) == "torch"
                 && row.text("attn_impl").is_some_and(|name| name.contains("sdpa")),
@@ -328,7 +330,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if let Some(state) = state(stack, held) {
         setting.state = state;
     }
-    notes::bend(&mut setting, stack, notes, zero, dp);
+    let moments = notes::bend(&mut setting, stack, notes, zero, dp);
     // Megatron Core's segments are torn as those of the models before it until 0.8 (FlagPerf's runs of 0.6 against later ones).
     let early = stack == "megatron" && core_before(notes, 8);
     let growing = notes.contains("expandable_segments");
@@ -444,6 +446,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         peak_bytes,
         memory_only: notes.contains("use memory only"),
         peak,
+        late_moments: notes::first_step(notes).then_some(moments),
         // What the segments leave is counted by the states.
         slack: match growing {
             true => Some(GROWING_SLACK),

@@ -311,6 +311,20 @@ pub fn stage_memory(s: &Setting, point: &Point, stage: u64) -> StageMemory {
     memory
 }
 
+/// The same at the end of the first step: moments, `moments` bytes a parameter, are made by the update when activations are gone.
+pub fn first_step(s: &Setting, point: &Point, stage: u64, moments: f64) -> StageMemory {
+    let mut before = s.clone();
+    before.state.optimizer = (s.state.optimizer - moments).max(0.0);
+    before.state.scratch = 0.0;
+    let passes = stage_memory(&before, point, stage);
+    let mut parts = states(s, point, stage);
+    parts.buffers += s.profile.fixed.workspace_bytes as f64 + update(s, point, stage);
+    let rest = whole_bytes(s, point, parts);
+    let [reserved, device] = [rest.reserved.max(passes.reserved), rest.device.max(passes.device)];
+    let most = if rest.allocated > passes.allocated { rest } else { passes };
+    StageMemory { reserved, device, ..most }
+}
+
 /// Gradients at the peak of a pass without accumulation, where none outlives its update (torch/optim/optimizer.py, `zero_grad`:
 /// `set_to_none`): a rank's grow from the last layer to the first as activations and logits go, so that the peak is at the loss, in the
 /// last layer's backward pass, or after the first's.
