@@ -51,6 +51,7 @@ pub(crate) fn bend(setting: &mut Setting, stack: &str, notes: &str, zero: u64, d
         ("deepspeed", 1 | 2) if dp > 1 => state.scratch = 2.0 + state.optimizer / 3.0,
         // In the masters' format (colossalai/zero/low_level/low_level_optim.py, `step`).
         ("colossal", _) if dp > 1 => state.scratch = state.optimizer / 3.0,
+        ("huggingface", _) if says(notes, &["AdamW fused", "fused AdamW", "adamw_torch_fused"]) => {}
         ("huggingface", _) => state.scratch = moments / 2.0,
         _ => {}
     }
@@ -154,10 +155,16 @@ pub(crate) fn core_before(notes: &str, minor: u64) -> bool {
     core_release(notes).is_some_and(|release| release < minor)
 }
 
-/// Minor release of Hugging Face's transformers 4 that the notes name: `transformers 4.49`.
-pub(crate) fn transformers(notes: &str) -> Option<u64> {
-    let (_, rest) = notes.split_once("transformers 4.")?;
-    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+/// Release of Hugging Face's transformers that the notes name: (4, 49) of `transformers 4.49`.
+pub(crate) fn transformers(notes: &str) -> Option<(u64, u64)> {
+    let (_, rest) = notes.split_once("transformers ")?;
+    let mut numbers = rest.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+/// Products run on 16-bit copies of f32 weights and of the f32 stream, made by `torch.autocast`.
+pub(crate) fn autocast(notes: &str) -> bool {
+    says(notes, &["autocast", "bf16-mixed", "16-mixed", "native amp", "torch.cuda.amp"])
 }
 
 /// `hidden-dropout=0.1`, where the notes tell it.

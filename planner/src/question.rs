@@ -124,6 +124,12 @@ pub struct Variant {
     pub dummy_gradients: bool,
     /// Micro-batches that an interleaved pipeline runs through one chunk before it turns to the next; 0: as many as stages.
     pub chunk_group: u64,
+    /// Weights and stream are in f32; each product casts its input and its weight to 16 bits and keeps both (`torch.autocast`).
+    pub autocast: bool,
+    /// Bytes a score that unfused attention keeps; 0: softmax, its dropout and mask (arXiv 2205.05198, equation 2).
+    pub score_bytes: u64,
+    /// GELU is made of pointwise operations that each keep their inputs, not one function.
+    pub composite_gelu: bool,
     /// Norms keep their input in f32 and the normalised stream beside their output (PyTorch eager).
     pub upcast_norms: bool,
     /// Gradients are made by the backward pass and gone after the update, where no micro-batch adds to another's.

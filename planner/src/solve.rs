@@ -188,6 +188,7 @@ pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting
         state,
         split: Vec::new(),
         state_slack: 0.0,
+        logit_slack: 0.0,
         communicators: 0,
     })
 }

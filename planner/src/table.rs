@@ -16,7 +16,7 @@ use crate::notes::{
 use crate::question::*;
 use crate::row::{Row, fits, read};
 use crate::solve::setting;
-use crate::stack::{GROWING_SLACK, TORN, facts, stack, state, timed_as};
+use crate::stack::{EAGER_SLACK, GROWING_SLACK, TORN, facts, stack, state, timed_as};
 use crate::words::{self, Attention};
 
 /// Devices of a machine whose board has links between each pair and no switch.
@@ -185,6 +185,13 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let fused_head = (liger && !facts.fused_layers) || says(&["linear cross entropy", "with the head"]);
     let fused_loss = says(&["fused CE", "fused cross"]);
     let compiled = row.yes("compile") == Some(true);
+    // The loss lies outside what is compiled block by block.
+    let whole = compiled && !says(&["per block", "per layer"]);
+    // Sharded weights are cast by FSDP itself, in whole units, and DeepSpeed's are 16 bits wide.
+    let autocast = timed_as(stack) == "torch"
+        && zero == 0
+        && notes::autocast(notes)
+        && !says(&["pure-bf16", "bf16-true"]);
     let peak = peak(notes, &facts);
     let model = Model {
         family: "gpt".into(),
@@ -250,18 +257,18 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
                 _ if native_fusion(notes) => 10,
                 _ if fused_head => 0,
                 // Hugging Face's models made an f32 copy before whatever loss until 4.45.
-                _ if fused_loss && stack == "huggingface" && transformers(notes) < Some(46) => 6,
+                _ if fused_loss && stack == "huggingface" && transformers(notes) < Some((4, 46)) => 6,
                 _ if fused_loss => 2,
                 // All 16-bit logits, and an eighth at a time the rest (torchtune/modules/loss/ce_chunked_output_loss.py).
                 _ if notes.contains("chunked cross entropy") => 4,
                 // Those without a shifted copy: `ForCausalLMLoss` since 4.46 pads labels instead (transformers/loss/loss_utils.py).
-                _ if stack == "huggingface" && transformers(notes) >= Some(46) => 14,
+                _ if stack == "huggingface" && !whole && transformers(notes) >= Some((4, 46)) => 12,
                 // DeepSpeed casts the module and runs no autocast; models but LLaMA's leave their logits in 16 bits: these, a shifted
                 // copy, log-softmax and two gradients (transformers/models/gpt2/modeling_gpt2.py).
                 _ if stack == "deepspeed" && !gated => 10,
                 // The logits' maximum was subtracted into a copy until 9634c0e4 (2024-06-13), which is in 0.8.
                 _ if core_before(notes, 8) => 10,
-                () => facts.logit_bytes[usize::from(compiled && new)],
+                () => facts.logit_bytes[usize::from(whole && new)],
             },
             deferred_heads: match notes.contains("defer-embedding-wgrad-compute") {
                 // 0 is no limit (megatron/core/model_parallel_config.py, `wgrad_deferral_limit`).
@@ -274,7 +281,16 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
                 && core_release(notes).is_some_and(|release| release >= 15)
                 && !notes.contains("no-gradient-accumulation-fusion"),
             chunk_group: flag(notes, "microbatch-group-size-per-virtual-pipeline-stage").unwrap_or(0),
-            upcast_norms: facts.upcast_norms && !compiled && !liger,
+            autocast,
+            // `softmax(attn_weights, dtype=torch.float32).to(query.dtype)` (models/llama/modeling_llama.py); GPT-2's softmax is f32 under
+            // autocast alone, and has a dropout.
+            score_bytes: match (facts.transformers, gated, autocast) {
+                (true, true, _) => 6,
+                (true, false, true) => 7,
+                _ => 0,
+            },
+            composite_gelu: facts.transformers,
+            upcast_norms: facts.upcast_norms && !compiled && !liger && gated,
             fleeting_gradients: facts.fleeting_gradients,
             update_in_backward: says(&["optimizer_in_bwd", "optimizer in backward", "optimizer-in-backward"]),
             selective_products: facts.selective_products,
@@ -286,9 +302,11 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             // linkedin/Liger-Kernel src/liger_kernel/ops/swiglu.py, `swiglu_backward`.
             gate_in_place: liger && gated,
             attention_copies: facts.attention_copies.map(|copies| copies + query_norms(notes)),
-            // `repeat_kv` of transformers and torchtitan, `expand` of torchtune and litgpt: PyTorch's own attention took no groups until 2.5.
+            // `repeat_kv` of transformers until 4.54 and of torchtitan, `expand` of torchtune and litgpt: PyTorch's own attention took no
+            // groups until 2.5, and no unfused one does.
             repeated_keys: timed_as(stack) == "torch"
-                && row.text("attn_impl").is_some_and(|name| name.contains("sdpa")),
+                && (unfused || row.text("attn_impl").is_some_and(|name| name.contains("sdpa")))
+                && !(attention != Some(Attention::Unfused) && transformers(notes) >= Some((4, 54))),
             // A row without a policy ran with what fitted; whether it cached its weights is unknown too.
             quantised_copies: match facts.transformer_engine && precision == Precision::Fp8 && given.is_some()
             {
@@ -337,6 +355,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let torn = (facts.torn_segments || early) && !growing;
     if torn {
         setting.state_slack = TORN;
+    }
+    if stack == "huggingface" && !growing {
+        setting.logit_slack = EAGER_SLACK.1;
     }
     if facts.global_communicators && gpus > 1 {
         setting.communicators = 1 + u64::from(tp * pp > 1);

@@ -16,8 +16,8 @@ pub fn card(name: &str) -> Option<&'static str> {
     let has = |part: &str| name.contains(part);
     // Longer names first: GB200 is no B200, H200 no H20, A100 no A10.
     const FAMILIES: &[&str] = &[
-        "GB300", "GB200", "GH200", "B300", "B200", "H200", "H100", "H800", "H20", "A100", "A800", "V100", "L40S", "A10G",
-        "A6000", "5090", "4090", "3090", "A40", "A10", "L4",
+        "GB300", "GB200", "GH200", "B300", "B200", "H200", "H100", "H800", "H20", "A100", "A800", "V100",
+        "L40S", "A10G", "A6000", "5090", "4090", "3090", "A40", "A10", "L4",
     ];
     let family = FAMILIES.iter().find(|family| has(family))?;
     Some(match *family {

@@ -22,7 +22,8 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
     let b = s.act();
     let h = shape.hidden as f64;
     if recompute == Recompute::Full {
-        return n * h * b / spread;
+        let stream = if variant.autocast { 4.0 } else { b };
+        return n * h * stream / spread;
     }
     let q = (shape.heads * shape.head_dim) as f64 / t;
     let kv = (shape.kv_heads * shape.head_dim) as f64 / t;
@@ -31,6 +32,15 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
     let wide = match (shape.gated(), variant.eager || variant.kept_gate) {
         (true, false) => 3.0,
         (true, true) => 4.0,
+        // Its input, half of that, tanh, one more and the output; powers run in f32 under autocast, and so what follows (`NewGELUActivation`,
+        // transformers/activations.py).
+        (false, true) if variant.composite_gelu => {
+            if variant.autocast {
+                8.0
+            } else {
+                5.0
+            }
+        }
         (false, _) => 2.0,
     };
     if recompute == Recompute::Selective && variant.redone == Redone::Layers {
@@ -77,9 +87,20 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
         // Each of two norms: the input in f32 instead of 16 bits, which nothing else reads, and the normalised stream.
         bytes += n * 2.0 * 4.0 * h / spread;
     }
+    if variant.autocast {
+        // The stream is twice as wide and each product keeps its own copy of a norm's output; RMSNorm in eager mode keeps the normalised
+        // stream in f32 too. Compiled, 6 a width: five runs of our own (2026-12-01, H200).
+        bytes += n * h / spread
+            * match (variant.layer_norm, variant.eager) {
+                (true, _) => 4.0,
+                (false, true) => 10.0,
+                (false, false) => 6.0,
+            };
+    }
     if variant.unfused_attention && recompute == Recompute::None {
-        // Softmax output, its dropout and mask: 5 bytes a score in 16 bits (arXiv 2205.05198, equation 2).
-        bytes += n * shape.context as f64 * heads * (2.0 * b + 1.0);
+        // Softmax output, its dropout and mask.
+        let score = if variant.score_bytes > 0 { variant.score_bytes as f64 } else { 2.0 * b + 1.0 };
+        bytes += n * shape.context as f64 * heads * score;
     }
     bytes
 }
@@ -214,7 +235,7 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
     let layers = s.stage_layers(point.pp, stage) as f64;
     let flying = in_flight(point, stage, s.micro_batches(point), s.shape.variant.chunk_group);
     let kept = layer_activations(s, point, point.recompute);
-    let mut activations = layers * flying * kept;
+    let mut activations = layers * flying * kept + casts(s, point, stage);
     if point.offload == Offload::Activations {
         // Two layers' inputs stay while they travel.
         activations = activations.min(2.0 * kept);
@@ -261,6 +282,15 @@ pub fn working(s: &Setting, point: &Point, stage: u64) -> Parts {
             s.shape.variant.quantised_copies as f64 * layers * s.shape.layer_matrix_params() as f64 / t;
     }
     Parts { activations, logits, buffers, ..Parts::default() }
+}
+
+/// 16-bit copies of the products' f32 weights, which a forward pass makes once and its backward pass reads (`cache_enabled` of
+/// torch.autocast). A tied head casts the embedding.
+fn casts(s: &Setting, point: &Point, stage: u64) -> f64 {
+    let shape = &s.shape;
+    let unread =
+        if stage == 0 && !shape.tied { shape.embedding_params() as f64 / point.tp as f64 } else { 0.0 };
+    if shape.variant.autocast { s.act() * (stage_params(s, point, stage) - unread) } else { 0.0 }
 }
 
 /// Bytes that the update of a rank's share works through.
@@ -341,7 +371,7 @@ fn fleeting_gradients(s: &Setting, point: &Point, stage: u64, working: &Parts, h
     let layers = s.stage_layers(point.pp, stage) as f64;
     let kept = match point.offload {
         Offload::Activations => working.activations.min(2.0 * layer_activations(s, point, point.recompute)),
-        _ => layers * layer_activations(s, point, point.recompute),
+        _ => layers * layer_activations(s, point, point.recompute) + casts(s, point, stage),
     };
     let transient = backward_transient(s, point);
     let last = kept + transient + made + head;
@@ -385,7 +415,10 @@ pub fn whole_bytes(s: &Setting, point: &Point, parts: Parts) -> StageMemory {
     };
     m.allocated = m.parameters + m.gradients + m.optimizer + m.activations + m.logits + m.buffers;
     let (reserved, device) = totals(s, point, m.allocated as f64);
-    let torn = s.state_slack * (parts.parameters + parts.gradients + parts.optimizer);
+    let mut torn = s.state_slack * (parts.parameters + parts.gradients + parts.optimizer);
+    if point.recompute == Recompute::Full {
+        torn += s.logit_slack * parts.optimizer.min(parts.logits);
+    }
     m.reserved = whole(reserved + torn);
     m.device = whole(device + torn);
     m

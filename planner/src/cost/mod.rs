@@ -44,6 +44,8 @@ pub struct Setting {
     pub split: Vec<u64>,
     /// Share of parameters, gradients and optimizer states that the allocator reserves once more; 0 of our own runtime.
     pub state_slack: f64,
+    /// What is reserved beside, as a share of the lesser of optimizer states and logits, where layers are recomputed.
+    pub logit_slack: f64,
     /// Communicators besides those of the layout's groups.
     pub communicators: u64,
 }
