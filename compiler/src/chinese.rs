@@ -90,6 +90,38 @@ const EXTRAPOLATED: &[(&str, &str)] = &[
     ("precision {}: not measured", "精度 {}：未曾实测"),
     ("loss of {} parameters: law fitted on {} to {}", "{} 参数的损失：定律拟合于 {} 至 {}"),
     ("loss after {} tokens: law fitted on {} to {}", "{} 词元后的损失：定律拟合于 {} 至 {}"),
+    (
+        "no program, closed form alone: tensor parallelism is lowered with sequence parallelism only",
+        "没有程序，只有解析式：张量并行只在启用序列并行时下降为程序",
+    ),
+    (
+        "no program, closed form alone: a tied head needs embedding and head on one pipeline rank: choose pp 1",
+        "没有程序，只有解析式：共享的输出头要求词嵌入与输出头在同一流水级：请选 pp 1",
+    ),
+    (
+        "no program, closed form alone: zero-bubble is not lowered with a ring: choose one_f_one_b",
+        "没有程序，只有解析式：zero-bubble 不与环形上下文并行同用：请选 one_f_one_b",
+    ),
+    (
+        "no program, closed form alone: deferred weight gradients need whole accumulators: choose zero 1",
+        "没有程序，只有解析式：推迟的权重梯度需要完整的累加器：请选 zero 1",
+    ),
+    (
+        "no program, closed form alone: 8-bit products need multiples of {}, {} is none: choose bf16",
+        "没有程序，只有解析式：8 位乘法要求 {} 的倍数，{} 不是：请选 bf16",
+    ),
+    (
+        "no program, closed form alone: fp8 is lowered for tp 1, cp 1, zero 0 to 2 and no zero-bubble schedule",
+        "没有程序，只有解析式：fp8 只支持 tp 1、cp 1、zero 0 至 2，且不用 zero-bubble",
+    ),
+    (
+        "no program, closed form alone: the inputs of all blocks are offloaded, or of none",
+        "没有程序，只有解析式：要么卸载所有层的输入，要么都不卸载",
+    ),
+    (
+        "no program, closed form alone: activations are not offloaded from a pipeline: choose pp 1",
+        "没有程序，只有解析式：流水线中不卸载激活：请选 pp 1",
+    ),
 ];
 
 fn fill(said: &str, en: &str, zh: &str) -> Option<String> {
@@ -185,6 +217,12 @@ mod tests {
         for recipe in [
             "model llama 1.3b < ctx 128k > budget 6e11 tokens on 64xH20 precision fp16",
             "model llama < layers 2  hidden 256 > budget 1B tokens on 2048xH100",
+            "model llama 7b budget 1T tokens on 64xH100 layout < tp 2  sequence_parallel no >",
+            "model llama 7b budget 1T tokens on 64xH100 layout < pp 2  cp 2  schedule zero_bubble >",
+            "model llama 7b budget 1T tokens on 64xH100 layout < pp 2  zero 2  schedule zero_bubble >",
+            "model llama 7b budget 1T tokens on 64xH100 precision fp8 layout < tp 2 >",
+            "model llama 7b < tied yes > budget 1T tokens on 64xH100 layout < pp 2 >",
+            "model llama 7b budget 1T tokens on 64xH100 layout < pp 2  recompute full  offload activations >",
         ] {
             for said in crate::compile(recipe, &[], &crate::Nowhere).plan.unwrap().search.extrapolated {
                 let chinese = extrapolated(&said);
@@ -192,6 +230,6 @@ mod tests {
                 seen += 1;
             }
         }
-        assert_eq!(seen, 7);
+        assert_eq!(seen, 20);
     }
 }

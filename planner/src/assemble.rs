@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use llmc_plan::lower::{LowerError, Options, lowered};
+use llmc_plan::op::Backend;
 use llmc_plan::plan::{
     Batch, Budget, Cost, FORMAT_VERSION, HardwareSummary, LawValue, Layout, Loss, Memory, MemoryPrice,
     ParetoPoint, Plan, Recipe, RunSchedule, RunnerUp, Search, StageLayers, Time,
@@ -331,7 +333,7 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
         assumed.insert("time.goodput".into(), "failure rate of Llama 3's run".into());
     }
     let eval = q.run.eval_every.unwrap_or(Span::Fraction(0.02));
-    let plan = Plan {
+    let mut plan = Plan {
         format_version: FORMAT_VERSION.into(),
         recipe: Recipe { hash: String::new(), edition: 0, text: String::new() },
         model: q.model.clone(),
@@ -398,6 +400,10 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
         search: search_record(out, q, &rates, &spread),
         facts: BTreeMap::new(),
     };
+    // What the lowering does not know has no program to hold the closed form against.
+    if let Err(LowerError::Unsupported { reason, .. }) = lowered(&plan, &Options::new(Backend::Cuda)) {
+        plan.search.extrapolated.push(format!("no program, closed form alone: {reason}"));
+    }
     Answer {
         plan,
         why: why.into_iter().map(|(path, rule)| Reason { path: path.into(), rule }).collect(),

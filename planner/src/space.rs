@@ -117,8 +117,12 @@ fn broken(s: &Setting, pins: &Pins, p: &Point) -> Option<(&'static str, Vec<(&'s
     }
     // Causal context parallelism pairs an early with a late block (zig-zag), so 2·cp blocks.
     let blocks = if p.cp > 1 { 2 * p.cp } else { 1 };
-    if !shape.context.is_multiple_of(blocks * if p.sp { p.tp } else { 1 }) {
-        return Some(("context_divisible", vec![figure("context", shape.context), figure("cp", p.cp)]));
+    let context = figure("context", shape.context);
+    if !shape.context.is_multiple_of(blocks) {
+        return Some(("context_divisible", vec![context, figure("cp", p.cp)]));
+    }
+    if p.sp && !shape.context.is_multiple_of(blocks * p.tp) {
+        return Some(("sequence_divisible", vec![context, figure("tp", p.tp), figure("cp", p.cp)]));
     }
     if p.pp > shape.layers {
         return Some(("stages_hold_a_layer", vec![figure("layers", shape.layers), figure("pp", p.pp)]));

@@ -1,5 +1,6 @@
 //! Pipelines whose stages differ: layers shared out unevenly, some of them recomputed or offloaded, by the programme of
-//! [`crate::milp`]. It is solved only where a lower bound beats the best plan found so far.
+//! [`crate::milp`]. It is solved only where a lower bound beats the best plan found so far, which there is none of where no
+//! even layout fits.
 //!
 //! Bytes of a stage are linear in its layers, so each coefficient is the difference of two calls of the closed form.
 
@@ -17,8 +18,6 @@ use crate::question::Pins;
 use crate::search::{Costed, Found, consider, refused};
 use crate::space::sharding;
 
-/// A plan with uneven stages is more to look at: it must save this share of a step at least.
-const MIN_GAIN: f64 = 2e-3;
 /// Stages of all programmes that are written at most; what is left out then is counted (`uneven_work`).
 const WORK: u64 = 20_000;
 /// Longest pipeline whose stages are shared out; longer ones hold few layers a stage.
@@ -293,10 +292,6 @@ pub fn improve(
     nodes: &[Node],
     found: &mut Found,
 ) {
-    // Without an even plan there is nothing to beat, and no bound would spare anything.
-    if found.best.is_none() {
-        return;
-    }
     let x = libm::log2(s.gpus() as f64);
     let wait = 1.0 + s.profile.comm.straggler * libm::sqrt(x) * x / (x + 1.0);
     let scales = Scales::new(s);
@@ -322,9 +317,8 @@ pub fn improve(
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     for (bound, i) in order {
         let (Some(node), Some(ways)) = (nodes.get(i), kinds.get(i)) else { continue };
-        let beaten = |found: &Found, bound: f64| {
-            found.best.as_ref().is_some_and(|best| bound >= best.step.total * (1.0 - MIN_GAIN))
-        };
+        let beaten =
+            |found: &Found, bound: f64| found.best.as_ref().is_some_and(|best| bound >= best.step.total);
         if beaten(found, bound) {
             *found.pruned_by.entry("uneven_bound").or_default() += 1;
             continue;
@@ -338,7 +332,7 @@ pub fn improve(
                 // Sends, and what data parallelism and the optimizer take at the least, with layers shared out to the
                 // second: what computation cannot hide of the traffic, and the optimizer's share.
                 let rest = sends(s, &point, f64::INFINITY) + s.profile.fixed.step + least_rest(s, &point);
-                let most = found.best.as_ref().map_or(f64::INFINITY, |b| b.step.total * (1.0 - MIN_GAIN));
+                let most = found.best.as_ref().map_or(f64::INFINITY, |b| b.step.total);
                 let room = most / wait - rest;
                 let each = ways.iter().map(|w| w.seconds).fold(f64::INFINITY, f64::min);
                 if quick(s, node, each) - sends(s, &point, f64::INFINITY) >= room {

@@ -10,7 +10,7 @@ use llmc_planner::cost::step::Compute;
 use llmc_planner::cost::{Point, Setting};
 use llmc_planner::question::*;
 use llmc_planner::search::{Costed, compute_bound, evaluate, search_by};
-use llmc_planner::setting;
+use llmc_planner::{own_setting, setting};
 
 /// Every tuple of numbers that multiplies up to the devices, tried one by one.
 fn naive(s: &Setting, pins: &Pins, limit: u64) -> Option<Costed> {
@@ -197,4 +197,65 @@ fn the_fullest_stage_of_any_pipeline_is_found() {
         // Whole bytes are rounded up kind by kind.
         assert!(device.abs_diff(most) < 64, "{i}: {device} of {most}: {layers} layers, m {m}: {point:?}");
     }
+}
+
+/// What a pin leaves is a part of the space: its best takes no less than the best of all.
+#[test]
+fn no_pin_beats_the_free_optimum() {
+    let mut dice = Dice(5);
+    for i in 0..150 {
+        let (s, _, limit) = random(&mut dice);
+        let free = search_by(&s, &Pins::default(), limit, compute_bound).best;
+        let mut pins = Pins::default();
+        match i % 8 {
+            0 => pins.tp = Some(dice.pick(&[1, 2])),
+            1 => pins.pp = Some(dice.pick(&[1, 2])),
+            2 => pins.zero_stage = Some(dice.pick(&[1, 2, 3])),
+            3 => pins.recompute = Some(dice.pick(&[Recompute::None, Recompute::Selective])),
+            4 => pins.offload = Some(dice.pick(&[Offload::None, Offload::Optimizer])),
+            5 => pins.schedule = Some(dice.pick(&[Schedule::None, Schedule::ZeroBubble])),
+            6 => pins.cp = Some(dice.pick(&[1, 2])),
+            _ => pins.micro_batch = Some(1),
+        }
+        let Some(pinned) = search_by(&s, &pins, limit, compute_bound).best else { continue };
+        let (free, pinned) = (free.unwrap().step.total, pinned.step.total);
+        assert!(free <= pinned * (1.0 + 1e-9), "{i}: {free} {pinned} {pins:?}");
+    }
+}
+
+/// Eight stages of four layers of a 7B hold too much on the first; three there and five at the end fit.
+#[test]
+fn stages_that_fit_when_uneven_alone_are_found() {
+    let q = question(llama_7b(8192), "A100-40G", 1, 8);
+    let s = setting(&q, q.cluster.unwrap(), 128).unwrap();
+    let pins = Pins { pp: Some(8), recompute: Some(Recompute::None), ..Pins::default() };
+    let limit = (0.97 * s.hardware.memory_bytes as f64) as u64;
+    let found = search_by(&s, &pins, limit, compute_bound);
+    let best = found.best.unwrap();
+    assert!(found.top.iter().all(|c| c.split.is_some()) && best.device <= limit);
+    let (held, _) = &found.splits[best.split.unwrap()];
+    assert_eq!(held.iter().map(|h| h.layers).sum::<u64>(), 32);
+    assert!(held[0].layers < 4 && held.iter().all(|h| h.full == 0), "{held:?}");
+}
+
+/// Without sequence parallelism every tensor rank works on the whole stream.
+#[test]
+fn a_sequence_that_is_not_cut_takes_longer() {
+    let q = question(llama_7b(8192), "H100", 1, 8);
+    let s = own_setting(&q, q.cluster.unwrap(), 64).unwrap();
+    let at = |sp| {
+        let found = search_by(
+            &s,
+            &Pins { tp: Some(4), cp: Some(1), pp: Some(1), sequence_parallel: Some(sp), ..Pins::default() },
+            s.hardware.memory_bytes,
+            compute_bound,
+        );
+        let point = found.best.unwrap().point;
+        (evaluate(&s, &point), point)
+    };
+    let ((cut, point), (_, whole)) = (at(true), at(false));
+    assert!(!whole.sp && point.sp);
+    let whole = evaluate(&s, &Point { sp: false, ..point });
+    assert!(whole.compute.layer.pointwise_forward > 1.2 * cut.compute.layer.pointwise_forward);
+    assert!(whole.device > cut.device);
 }

@@ -27,7 +27,7 @@ use crate::program::Program;
 use crate::sync;
 
 pub(crate) use block::policy_name;
-pub use shape::{Coordinates, check, head_rows};
+pub use shape::{Coordinates, check, head_rows, lowered};
 
 /// What lowering needs beside the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -424,8 +424,11 @@ fn mesh(plan: &Plan, coordinates: &Coordinates) -> Result<(), LowerError> {
     Ok(())
 }
 
-/// Refuses sound plans that are not lowered.
-fn lowered(plan: &Plan, options: &Options) -> Result<(), LowerError> {
+/// Refuses sound plans that are not lowered: their memory and time are the closed form's alone.
+///
+/// # Errors
+/// [`LowerError::Unsupported`] with the path that is in the way and what to choose instead.
+pub fn lowered(plan: &Plan, options: &Options) -> Result<(), LowerError> {
     let (model, layout) = (&plan.model, &plan.layout);
     let no = |path, reason: &str| Err(unsupported(path, reason.to_string()));
     if layout.tp > 1 && !layout.sequence_parallel {

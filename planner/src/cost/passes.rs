@@ -9,7 +9,7 @@ use super::{Point, Setting};
 /// Widths of a layer on one rank, in elements.
 struct Widths {
     n: f64,
-    /// The residual stream: tensor-parallel ranks share its rows.
+    /// The residual stream: tensor-parallel ranks share its rows where the sequence is cut.
     stream: f64,
     q: f64,
     /// Keys, as wide as values.
@@ -23,7 +23,7 @@ impl Widths {
         let dim = s.shape.head_dim as f64;
         Widths {
             n,
-            stream: n * s.shape.hidden as f64 / t,
+            stream: n * s.shape.hidden as f64 / if point.sp { t } else { 1.0 },
             q: n * s.shape.heads as f64 * dim / t,
             k: n * s.shape.kv_heads as f64 * dim / t,
             ffn: n * s.shape.ffn as f64 / t,

@@ -39,6 +39,14 @@ const WORDS: &[(&str, &str, Text)] = &[
     ("tp_in_node", "layout.tp", text("tp must stay inside a node", "tp 须在节点之内")),
     ("context_divisible", "layout.cp", text("2·cp must divide the context", "2·cp 须整除上下文")),
     (
+        "sequence_divisible",
+        "layout.sequence_parallel",
+        text(
+            "sequence parallelism cuts the context into tp parts, each into 2·cp where cp is above 1",
+            "序列并行把上下文切成 tp 份，cp 大于 1 时每份再切 2·cp 块",
+        ),
+    ),
+    (
         "stages_hold_a_layer",
         "layout.pp",
         text("every pipeline stage must hold a layer", "每个流水级至少一层"),
