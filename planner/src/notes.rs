@@ -61,7 +61,7 @@ pub(crate) fn bend(setting: &mut Setting, stack: &str, notes: &str, zero: u64, d
     if notes.contains("grad_reduce_in_fp32=True") {
         (state.gradient, state.reduced) = (4.0, 4.0);
     }
-    if stack == "nemo" && notes.contains("use_precision_aware_optimizer=False") {
+    if stack == "nemo" && (notes.contains("use_precision_aware_optimizer=False") || early_nemo(notes)) {
         state.optimizer = 12.0;
     }
     if notes.contains("mixed_precision=PURE") {
@@ -153,6 +153,25 @@ pub(crate) fn core_release(notes: &str) -> Option<u64> {
 /// The notes name a release of Megatron Core before 0.`minor`.
 pub(crate) fn core_before(notes: &str, minor: u64) -> bool {
     core_release(notes).is_some_and(|release| release < minor)
+}
+
+/// The notes name a release of NeMo's container before 25.04, or of dgxc-benchmarking's recipes of the time (`v25.04.01` runs 25.02).
+///
+/// Its loss is Megatron's fusion, its optimizer keeps f32 master copies: of 8.03B parameters on 8 ranks and 7.81B on 32 its logs hold
+/// 5.5 and 4.4 bytes each (NVIDIA/dgxc-benchmarking@85380ffe:llama3.1/README.md, nemotron/README.md; later scripts set
+/// `cross_entropy_fusion_impl = "te"` and `use_precision_aware_optimizer`, NVIDIA/NeMo scripts/performance/helpers.py).
+pub(crate) fn early_nemo(notes: &str) -> bool {
+    let release = |rest: &str| {
+        let (year, month) = rest.get(..5)?.split_once('.')?;
+        Some((year.parse::<u64>().ok()?, month.parse::<u64>().ok()?))
+            .filter(|(year, month)| (22..40).contains(year) && (1..=12).contains(month))
+    };
+    let first =
+        |name: &str| notes.match_indices(name).find_map(|(at, _)| release(notes.get(at + name.len()..)?));
+    match ["NeMo ", "nemo ", "nemo:"].iter().find_map(|name| first(name)) {
+        Some(container) => container < (25, 4),
+        None => first("v").is_some_and(|recipes| recipes < (25, 5)),
+    }
 }
 
 /// Release of Hugging Face's transformers that the notes name: (4, 49) of `transformers 4.49`.
@@ -318,6 +337,17 @@ mod tests {
             ("flags: use-flash-attn", 0),
         ] {
             assert_eq!(query_norms(notes), meant, "{notes}");
+        }
+    }
+
+    #[test]
+    fn releases_of_nemo_are_told_apart() {
+        for early in ["v25.04.01; NeMo; step", "NeMo 24.07", "v25.04.01; NeMo 25.02", "nvcr nemo:25.02.01"] {
+            assert!(early_nemo(early), "{early}");
+        }
+        for late in ["v25.05.05; NeMo; step", "NeMo 25.04", "NeMo", "nemo 25.09; core_v0.14.0", "driver v5.2"]
+        {
+            assert!(!early_nemo(late), "{late}");
         }
     }
 

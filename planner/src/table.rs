@@ -10,7 +10,7 @@ use crate::cost::memory::stage_memory;
 use crate::cost::{Point, Setting};
 use crate::hardware;
 use crate::notes::{
-    self, core_before, core_release, flag, given_dropout, head_dim, native_fusion, network, peak,
+    self, core_before, core_release, early_nemo, flag, given_dropout, head_dim, native_fusion, network, peak,
     query_norms, redone, says, stages, tensor_traffic, transformers,
 };
 use crate::question::*;
@@ -254,7 +254,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             logit_bytes: match () {
                 // The "native" fusion of Megatron-LM fuses pointwise work, not the product: an f32 copy and softmax exist
                 // together, compiled and no longer in place (megatron/core/fusions/fused_cross_entropy.py).
-                _ if native_fusion(notes) => 10,
+                _ if native_fusion(notes) || (stack == "nemo" && early_nemo(notes)) => 10,
                 _ if fused_head => 0,
                 // Hugging Face's models made an f32 copy before whatever loss until 4.45.
                 _ if fused_loss && stack == "huggingface" && transformers(notes) < Some((4, 46)) => 6,
