@@ -2,6 +2,7 @@
 
 use llmc_compiler::diff::{decisions, diff};
 use llmc_compiler::view;
+use llmc_planner::over_time::over_time;
 
 use crate::args::{Format, Global, PlanArgs};
 use crate::exit::{Exit, Failure, Outcome};
@@ -25,7 +26,10 @@ pub fn run(terminal: &Terminal, global: &Global, args: &PlanArgs) -> Outcome {
     let Some((earlier, _)) = earlier else {
         data(&match terminal.format {
             Format::Json => json,
-            Format::Human if global.verbose => page(view::human_verbose(plan, terminal.lang)),
+            Format::Human if global.verbose => {
+                let over_time = compiled.question.as_ref().and_then(|q| over_time(q, plan));
+                page(view::human_verbose(plan, over_time.as_ref(), terminal.lang))
+            }
             Format::Human => page(view::human(plan, terminal.lang)),
             Format::Markdown => {
                 view::markdown(plan, terminal.lang).map_err(|error| Failure::new(&error, &error))?

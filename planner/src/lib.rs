@@ -22,6 +22,7 @@ pub mod logs;
 pub mod milp;
 pub mod money;
 mod notes;
+pub mod over_time;
 pub mod profile;
 pub mod question;
 mod row;

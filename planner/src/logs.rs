@@ -1,11 +1,11 @@
 //! A run of our own as a row to fit on: `runs/NAME/plan.json` says what ran, `metrics.jsonl` how long each step took and
 //! `summary.json`, written at the end, how much memory it needed.
 
-use llmc_plan::plan::Plan;
+use llmc_plan::plan::{Plan, StageLayers};
 use serde::Deserialize;
 
-use crate::cost::Point;
 use crate::hardware::{self, Hardware};
+use crate::over_time::point;
 use crate::question::{Cluster, Question};
 use crate::solve::own_base;
 use crate::table::{Case, Peak};
@@ -129,28 +129,20 @@ fn row(
         determinism: Some(plan.determinism),
         ..Question::of(plan.model.clone())
     };
-    let setting = own_base(&q, cluster, plan.batch.global_sequences)
+    let mut setting = own_base(&q, cluster, plan.batch.global_sequences)
         .ok_or_else(|| format!("plan.json: hardware {card} has no profile"))?;
+    setting.split = l.stages.iter().map(|stage| stage.layers).collect();
+    let of = |n: fn(&StageLayers) -> u64| {
+        l.stages.iter().map(n).sum::<u64>() as f64 / plan.model.layers.max(1) as f64
+    };
+    setting.mixed = (!l.stages.is_empty()).then(|| (of(|stage| stage.selective), of(|stage| stage.full)));
     Ok(Case {
         id: name.into(),
         source: source.into(),
         remark: String::new(),
         stack: OWN,
         setting,
-        point: Point {
-            tp: l.tp,
-            pp: l.pp,
-            cp: l.cp,
-            vp: l.vp,
-            dp: l.dp,
-            zero: l.zero_stage,
-            shard: l.shard_group,
-            micro: plan.batch.micro_batch_sequences,
-            recompute: l.recompute,
-            offload: l.offload,
-            schedule: l.schedule,
-            sp: l.sequence_parallel,
-        },
+        point: point(plan),
         by_time: false,
         seconds: Some(seconds),
         peak_bytes,
@@ -212,6 +204,19 @@ mod tests {
         let case = case("first", &plan(), &metrics(0.5), Some(summary), &[]).unwrap();
         assert_eq!((case.seconds, case.peak_bytes, case.stack), (Some(0.5), Some(1e9), OWN));
         assert_eq!(case.setting.gpus(), 8);
+    }
+
+    #[test]
+    fn layers_of_a_mixed_plan_recompute_as_they_did() {
+        let seconds = |full: u64| {
+            let mut plan = Plan::from_json(&plan()).unwrap();
+            let layers = plan.model.layers;
+            plan.layout.stages = vec![StageLayers { layers, selective: 0, full, offload: 0 }];
+            let case = case("x", &plan.to_json().unwrap(), &metrics(0.5), None, &[]).unwrap();
+            crate::search::evaluate(&case.setting, &case.point).compute.layer.recompute
+        };
+        assert_eq!(seconds(0), 0.0);
+        assert!(seconds(2) > 0.0 && (seconds(4) / seconds(2) - 2.0).abs() < 1e-9);
     }
 
     #[test]

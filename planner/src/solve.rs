@@ -187,6 +187,7 @@ pub fn setting(q: &Question, cluster: Cluster, sequences: u64) -> Option<Setting
         determinism: q.determinism.unwrap_or(if bitwise { Determinism::Bitwise } else { Determinism::Fast }),
         state,
         split: Vec::new(),
+        mixed: None,
         state_slack: 0.0,
         logit_slack: 0.0,
         communicators: 0,

@@ -12,7 +12,9 @@ use llmc_plan::walk::memory;
 use llmc_planner::cost::layer::{ends, plain_layer};
 use llmc_planner::cost::memory::stage_memory;
 use llmc_planner::cost::{Point, Setting};
-use llmc_planner::question::Pins;
+use llmc_planner::over_time::over_time;
+use llmc_planner::question::{Budget, Pins};
+use llmc_planner::solve;
 use llmc_planner::uneven::{Node, stage_memories};
 
 /// Layers, hidden, heads, key heads, feed-forward, vocabulary, context.
@@ -193,4 +195,20 @@ fn a_stage_taken_for_its_neighbour_is_seen() {
     let case = std::iter::repeat_with(|| case(&mut dice)).find(middle).unwrap();
     let (closed, walked) = (closed(&case), walked(&case.plan, 1).unwrap() as f64);
     assert!((closed[1] as f64 / walked - 1.0).abs() < 0.01 && (closed[2] as f64 / walked - 1.0).abs() > 0.01);
+}
+
+#[test]
+fn memory_in_use_rises_and_falls_within_what_is_allocated() {
+    for (pp, offload) in [(1, Offload::None), (2, Offload::None), (4, Offload::Optimizer)] {
+        let mut q = question(model(16, 2048, 16, 16, 5504, 32000, 4096), "H100", 1, 4);
+        q.budget = vec![Budget::Tokens(1_000_000_000)];
+        q.pins = Pins { pp: Some(pp), offload: Some(offload), ..Pins::default() };
+        let plan = solve(&q).unwrap().plan;
+        let over = over_time(&q, &plan).unwrap();
+        let most = over.moments.iter().map(|m| m.live).max().unwrap();
+        let allocated = plan.memory.stages[over.stage as usize].allocated;
+        assert!(most <= allocated + allocated / 100 && most > allocated / 2, "{pp}: {most} of {allocated}");
+        assert!(over.moments.iter().any(|m| m.live < most), "{pp}");
+        assert!(over.moments.windows(2).all(|two| two[0].until < two[1].until));
+    }
 }

@@ -1,12 +1,69 @@
 //! How the search went, for `plan -v`: space, bounds, programmes, laws, ramp, frontier.
 
 use llmc_plan::columns::right;
-use llmc_plan::plan::Plan;
+use llmc_plan::plan::{Plan, StageMemory};
+use llmc_planner::over_time::OverTime;
 
 use super::human::Page;
 use super::words;
 use crate::diag::{Lang, money, short_float};
 use crate::unit::{grouped, human_bytes, human_count, human_time};
+
+/// Stages shown at most: the first, the last, the fullest and some between.
+const STAGES: u64 = 8;
+
+/// Figures of a line, each so wide.
+const WIDTH: usize = 10;
+
+/// Three figures of each stage, and what the fullest uses over a step.
+pub(super) fn memory(page: &mut Page, p: &Plan, over_time: Option<&OverTime>) {
+    let row = |head: &str, [a, b, c]: [u64; 3]| {
+        let figures = [a, b, c].map(|bytes| right(&human_bytes(bytes), WIDTH));
+        format!("{} {}", right(head, WIDTH), figures.join(" "))
+    };
+    let figures = |m: &StageMemory| [m.allocated, m.reserved, m.device];
+    let stages: Vec<(u64, &StageMemory)> = (0..).zip(&p.memory.stages).collect();
+    if stages.len() > 1 {
+        let fullest = stages.iter().max_by_key(|(_, m)| m.device).map_or(0, |(at, _)| *at);
+        let last = stages.len() as u64 - 1;
+        let shown = |at: u64| {
+            let step = last.div_ceil(STAGES - 1).max(1);
+            at == fullest || at == last || at.is_multiple_of(step)
+        };
+        let names = [("stage", "流水级"), ("allocated", "已分配"), ("reserved", "保留"), ("device", "设备")];
+        page.line("stages", "流水级", names.map(|(en, zh)| right(page.t(en, zh), WIDTH)).join(" "));
+        for (at, m) in stages.iter().filter(|(at, _)| shown(*at)) {
+            page.more(row(&at.to_string(), figures(m)));
+        }
+    }
+    let Some(over) = over_time else { return };
+    let Some(stage) = p.memory.stages.get(over.stage as usize) else { return };
+    let (at, n, all) = (over.stage, over.micro_batches, p.batch.accumulation);
+    page.line(
+        "over time",
+        "随时间",
+        match page.lang {
+            Lang::En => {
+                format!("in use by the program of stage {at}, {n} of {all} micro-batches and the update")
+            }
+            Lang::Zh => format!("第 {at} 级的程序正在使用的显存，{all} 个微批中的 {n} 个与更新"),
+        },
+    );
+    for m in &over.moments {
+        let bar = super::human::bar(m.live as f64 / stage.allocated.max(1) as f64);
+        let until = right(&human_time(m.until, page.lang), WIDTH);
+        page.more(format!("{} {until} {bar}", right(&human_bytes(m.live), WIDTH)).trim_end());
+    }
+    let [allocated, reserved, device] = figures(stage).map(human_bytes);
+    page.more(match page.lang {
+        Lang::En => format!(
+            "allocated {allocated}, reserved {reserved} and device {device} from start to end: tensors lie in one arena"
+        ),
+        Lang::Zh => {
+            format!("已分配 {allocated}、保留 {reserved}、设备 {device} 自始至终不变：张量放在一整块内存中")
+        }
+    });
+}
 
 /// Appends it.
 pub(super) fn search(page: &mut Page, p: &Plan) {

@@ -2,6 +2,7 @@
 
 use llmc_plan::columns::{left, right};
 use llmc_plan::plan::{DType, Plan, StageMemory, Storage};
+use llmc_planner::over_time::OverTime;
 
 use super::words;
 use crate::chinese;
@@ -36,27 +37,30 @@ impl Page {
 
 /// The plan for people.
 pub fn human(p: &Plan, lang: Lang) -> String {
-    page_of(p, lang, false)
+    page_of(p, lang, None)
 }
 
 /// The same with how the search went: space, evaluated, pruned by which bound, what each law asks for.
-pub fn human_verbose(p: &Plan, lang: Lang) -> String {
-    page_of(p, lang, true)
+pub fn human_verbose(p: &Plan, over_time: Option<&OverTime>, lang: Lang) -> String {
+    page_of(p, lang, Some(over_time))
 }
 
-fn page_of(p: &Plan, lang: Lang, verbose: bool) -> String {
+fn page_of(p: &Plan, lang: Lang, verbose: Option<Option<&OverTime>>) -> String {
     let mut page = Page { lang, lines: Vec::new() };
     head(&mut page, p);
     training(&mut page, p);
     page.lines.push(String::new());
     layout(&mut page, p);
     memory(&mut page, p);
+    if let Some(over_time) = verbose {
+        super::detail::memory(&mut page, p, over_time);
+    }
     time(&mut page, p);
     money_and_loss(&mut page, p);
     page.lines.push(String::new());
     search(&mut page, p);
     prices(&mut page, p);
-    if verbose {
+    if verbose.is_some() {
         super::detail::search(&mut page, p);
     }
     let mut out = page.lines.join("\n");
@@ -240,7 +244,7 @@ fn layout(page: &mut Page, p: &Plan) {
 }
 
 /// A bar of at most twenty blocks.
-fn bar(share: f64) -> String {
+pub(super) fn bar(share: f64) -> String {
     "█".repeat((share * 20.0 + 0.5) as usize)
 }
 

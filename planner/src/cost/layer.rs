@@ -71,7 +71,16 @@ pub fn layer(s: &Setting, point: &Point) -> LayerTime {
 
 /// What recomputation adds to a layer whose other parts are `time`.
 pub fn recompute(s: &Setting, point: &Point, time: &LayerTime) -> f64 {
-    match point.recompute {
+    let of = |policy| repeated(s, point, policy, time);
+    match s.mixed {
+        Some((some, all)) => some * of(Recompute::Selective) + all * of(Recompute::Full),
+        None => of(point.recompute),
+    }
+}
+
+/// Seconds that a layer under `policy` repeats.
+fn repeated(s: &Setting, point: &Point, policy: Recompute, time: &LayerTime) -> f64 {
+    match policy {
         Recompute::None => 0.0,
         Recompute::Selective => selective(s, point, time),
         Recompute::Full if s.own() => passes::redone(s, point, time, whole_stream(s, point)),

@@ -42,6 +42,8 @@ pub struct Setting {
     pub state: StateBytes,
     /// Layers of each pipeline rank where a split was chosen; empty: as even as possible.
     pub split: Vec<u64>,
+    /// Shares of the layers that recompute selectively and fully where a plan mixes policies; `None`: the point's policy.
+    pub mixed: Option<(f64, f64)>,
     /// Share of parameters, gradients and optimizer states that the allocator reserves once more; 0 of our own runtime.
     pub state_slack: f64,
     /// What is reserved beside, as a share of the lesser of optimizer states and logits, where layers are recomputed.
