@@ -51,8 +51,9 @@ pub(crate) fn bend(setting: &mut Setting, stack: &str, notes: &str, zero: u64, d
         ("deepspeed", 1 | 2) if dp > 1 => state.scratch = 2.0 + state.optimizer / 3.0,
         // In the masters' format (colossalai/zero/low_level/low_level_optim.py, `step`).
         ("colossal", _) if dp > 1 => state.scratch = state.optimizer / 3.0,
-        ("huggingface", _) if says(notes, &["AdamW fused", "fused AdamW", "adamw_torch_fused"]) => {}
-        ("huggingface", _) => state.scratch = moments / 2.0,
+        ("huggingface" | "trainer", _)
+            if says(notes, &["AdamW fused", "fused AdamW", "adamw_torch_fused"]) => {}
+        ("huggingface" | "trainer", _) => state.scratch = moments / 2.0,
         _ => {}
     }
     if says(notes, &["bf16 gradients", "grad_accum_dtype=bf16", "grad_reduce_in_fp32=False"]) {

@@ -160,6 +160,9 @@ pub struct Variant {
     pub quantised_copies: u64,
     /// Weights gathered for a product (ZeRO-3) live until its backward pass.
     pub held_weights: bool,
+    /// Weights, gradients and optimizer states lie in host memory; the device holds what is gathered and what is being reduced
+    /// (FSDP's `CPUOffloadPolicy`).
+    pub host_states: bool,
     /// Tensor-parallel ranks that hold the same stream send a part each to the next stage, which gathers it.
     pub scattered_sends: bool,
     /// What runs beside tensor-parallel collectives.

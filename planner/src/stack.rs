@@ -48,6 +48,11 @@ pub fn stack(source: &str, address: &str, notes: &str, sharding: &str, ranks: u6
         ("litgpt", "litgpt"),
         ("lit-gpt", "litgpt"),
         ("thunder", "litgpt"),
+        ("fms-acceleration", "trainer"),
+        ("hugging face trainer", "trainer"),
+        ("hf trainer", "trainer"),
+        ("sfttrainer", "trainer"),
+        ("fms-fsdp", "fms"),
         // Trainers of others' models and engines: openrlhf/utils/deepspeed; `transformers` in what the next five import.
         ("openrlhf", "deepspeed"),
         ("prime-rl", "huggingface"),
@@ -86,7 +91,8 @@ pub fn stack(source: &str, address: &str, notes: &str, sharding: &str, ranks: u6
 /// run the same kernels; Megatron's descendants run Megatron's.
 pub fn timed_as(stack: &'static str) -> &'static str {
     match stack {
-        "torchtitan" | "nanotron" | "litgpt" | "huggingface" | "automodel" | "colossal" => "torch",
+        "torchtitan" | "nanotron" | "litgpt" | "huggingface" | "trainer" | "automodel" | "colossal"
+        | "fms" => "torch",
         "neox" | "paddle" | "megatron-legacy" | "megatron-2021" => "megatron",
         other => other,
     }
@@ -413,6 +419,11 @@ pub fn facts(stack: &str) -> Facts {
             slack: Some(EAGER_SLACK.0),
             ..facts("torch")
         },
+        // Its Trainer lets a model's outputs go before the backward pass (transformers/trainer.py, `compute_loss` returns the loss alone):
+        // log-softmax and two gradients are left.
+        "trainer" => Facts { logit_bytes: [12, 6], ..facts("huggingface") },
+        // "Selective" recomputes a share of whole blocks (fms_fsdp/policies/ac_handler.py); logits and loss are in 16 bits.
+        "fms" => Facts { logit_bytes: [8, 8], redone: Redone::Layers, ..facts("torch") },
         "automodel" => Facts { fused_layers: true, ..facts("torch") },
         // Hugging Face's models. Colossal-AI's low-level ZeRO has the states of DeepSpeed's.
         "deepspeed" => {
@@ -465,8 +476,12 @@ pub fn state(stack: &str, precision: Precision) -> Option<StateBytes> {
         ("colossal", _) => of(2.0, 2.0, 2.0, 12.0),
         // Level O2 keeps 16-bit gradients; master weights and moments are AdamW's (paddle.amp.decorate, `master_weight`).
         ("paddle", _) => of(2.0, 2.0, 2.0, 12.0),
+        // `MixedPrecision` of bf16 throughout, gradients on their way too (accelerate/utils/dataclasses.py, `set_mixed_precision`).
+        ("trainer", _) => of(2.0, 4.0, 2.0, 10.0),
         // FSDP shards the f32 weights themselves; a gathered unit is in 16 bits.
-        ("torchtitan" | "torch" | "litgpt" | "huggingface" | "automodel", _) => of(2.0, 4.0, 4.0, 10.0),
+        ("torchtitan" | "torch" | "litgpt" | "huggingface" | "automodel" | "fms", _) => {
+            of(2.0, 4.0, 4.0, 10.0)
+        }
         _ => None,
     }
 }

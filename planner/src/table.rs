@@ -25,6 +25,11 @@ const MESH: u64 = 4;
 /// Share of a card's peak below which no run is: a cell is wrong.
 const IDLEST: f64 = 1e-5;
 
+/// How fast 8-bit products with a scale a row are beside those with one a tensor: CUTLASS's kernels instead of cuBLASLt's, and
+/// operands that are cast from 16 bits both ways round (`rowwise` of torchao's recipes, torchao/float8/config.py). One number: a step of
+/// Llama 3 8B on 8 H100 takes 1.14 and 1.11 times as long (torchao's training.md, torchtitan's pull request 808).
+const ROWWISE: f64 = 0.7;
+
 /// What a published peak means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peak {
@@ -184,6 +189,11 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     // With the head it leaves no logits; by itself (unsloth/kernels/cross_entropy_loss.py) it writes their gradient over them.
     let fused_head = (liger && !facts.fused_layers) || says(&["linear cross entropy", "with the head"]);
     let fused_loss = says(&["fused CE", "fused cross"]);
+    // Kernels for norms and rotation alone leave SwiGLU as it is.
+    let fused_norms = says(&["fused rms norm", "fused RMSNorm", "rms norm and rope"]);
+    let hugging = ["huggingface", "trainer"].contains(&stack);
+    // Autocast computes losses in f32; a module that is in 16 bits itself does not need it.
+    let pure = says(&["pure-bf16", "bf16-true"]) && !notes.contains("autocast");
     let compiled = row.yes("compile") == Some(true);
     // The loss lies outside what is compiled block by block.
     let whole = compiled && !says(&["per block", "per layer"]);
@@ -241,6 +251,11 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         Some(month) => month >= (2025, 4),
         None => ["H200", "B200", "GB200"].contains(&card.name.as_str()),
     };
+    // FSDP's takes all of a rank's states, where others' take the optimizer's.
+    let offloads = says(&["CPU offload", "cpu_offload=True", "CPUOffloadPolicy"]);
+    let host_states = offloads && timed_as(stack) == "torch" && zero == 3;
+    let old_gpt = !gated && transformers(notes) < Some((4, 49));
+    let loss = facts.logit_bytes[usize::from(whole && new)];
     let q = Question {
         variant: Variant {
             plain_ffn: !gated,
@@ -249,26 +264,32 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             learned_positions: !gated
                 && !["ALiBi", "alibi", "RoPE", "rope"].iter().any(|p| notes.contains(p)),
             unfused_attention: unfused,
-            eager: !liger && (row.yes("compile") == Some(false) || (facts.eager && !compiled)),
+            eager: !liger
+                && !fused_norms
+                && (row.yes("compile") == Some(false) || (facts.eager && !compiled)),
             whole_logits: true,
             logit_bytes: match () {
                 // The "native" fusion of Megatron-LM fuses pointwise work, not the product: an f32 copy and softmax exist
                 // together, compiled and no longer in place (megatron/core/fusions/fused_cross_entropy.py).
                 _ if native_fusion(notes) || (stack == "nemo" && early_nemo(notes)) => 10,
                 _ if fused_head => 0,
-                // Hugging Face's models made an f32 copy before whatever loss until 4.45.
-                _ if fused_loss && stack == "huggingface" && transformers(notes) < Some((4, 46)) => 6,
+                // Hugging Face's models made an f32 copy, shifted into another, before whatever loss until 4.45.
+                _ if fused_loss && hugging && transformers(notes) < Some((4, 46)) => 8,
                 _ if fused_loss => 2,
                 // All 16-bit logits, and an eighth at a time the rest (torchtune/modules/loss/ce_chunked_output_loss.py).
                 _ if notes.contains("chunked cross entropy") => 4,
+                // Models other than LLaMA's left their logits in 16 bits until 4.48: these, log-softmax and two gradients
+                // (transformers/models/gpt2 and gpt_bigcode). DeepSpeed casts the module and runs no autocast.
+                _ if old_gpt && (stack == "deepspeed" || hugging && pure) => 8,
+                _ if old_gpt && stack == "trainer" => 14,
                 // Those without a shifted copy: `ForCausalLMLoss` since 4.46 pads labels instead (transformers/loss/loss_utils.py).
                 _ if stack == "huggingface" && !whole && transformers(notes) >= Some((4, 46)) => 12,
-                // DeepSpeed casts the module and runs no autocast; models but LLaMA's leave their logits in 16 bits: these, a shifted
-                // copy, log-softmax and two gradients (transformers/models/gpt2/modeling_gpt2.py).
-                _ if stack == "deepspeed" && !gated => 10,
                 // The logits' maximum was subtracted into a copy until 9634c0e4 (2024-06-13), which is in 0.8.
                 _ if core_before(notes, 8) => 10,
-                () => facts.logit_bytes[usize::from(whole && new)],
+                // Where tensor ranks share logits, the eager loss of DTensor: log-softmax, its gradient, an exponential and their sum
+                // in f32 (torch/distributed/tensor/parallel/loss.py, `_nll_loss_and_log_softmax_backward`).
+                _ if tp > 1 && loss == 14 => 16,
+                () => loss,
             },
             deferred_heads: match notes.contains("defer-embedding-wgrad-compute") {
                 // 0 is no limit (megatron/core/model_parallel_config.py, `wgrad_deferral_limit`).
@@ -290,7 +311,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
                 _ => 0,
             },
             composite_gelu: facts.transformers,
-            upcast_norms: facts.upcast_norms && !compiled && !liger && gated,
+            upcast_norms: facts.upcast_norms && !compiled && !liger && !fused_norms && gated,
             fleeting_gradients: facts.fleeting_gradients,
             update_in_backward: says(&["optimizer_in_bwd", "optimizer in backward", "optimizer-in-backward"]),
             selective_products: facts.selective_products,
@@ -298,9 +319,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             selective_feed_forward: feed_forward,
             gathered_norms: facts.gathered_norms,
             copied_inputs: facts.copied_inputs,
-            kept_gate: facts.kept_gate,
+            kept_gate: facts.kept_gate || (fused_norms && gated),
             // linkedin/Liger-Kernel src/liger_kernel/ops/swiglu.py, `swiglu_backward`.
-            gate_in_place: liger && gated,
+            gate_in_place: liger && gated && !fused_norms,
             attention_copies: facts.attention_copies.map(|copies| copies + query_norms(notes)),
             // `repeat_kv` of transformers until 4.54 and of torchtitan, `expand` of torchtune and litgpt: PyTorch's own attention took no
             // groups until 2.5, and no unfused one does.
@@ -319,6 +340,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             held_weights: ["mem_efficient_linear=False", "memory_efficient_linear=False"]
                 .iter()
                 .any(|flag| notes.contains(flag)),
+            host_states,
             // Megatron's scatter-gather (arXiv 2104.04473, section 4.1), DeepSpeed's `PartitionedTensor`, InternEvo's
             // `scatter_gather`: on in all of them where tensor-parallel ranks hold the same stream.
             scattered_sends: true,
@@ -349,6 +371,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         setting.state = state;
     }
     let moments = notes::bend(&mut setting, stack, notes, zero, dp);
+    if notes.contains("rowwise") {
+        setting.profile.gemm.eta_fp8 *= ROWWISE;
+    }
     // Megatron Core's segments are torn as those of the models before it until 0.8 (FlagPerf's runs of 0.6 against later ones).
     let early = stack == "megatron" && core_before(notes, 8);
     let growing = notes.contains("expandable_segments");
@@ -356,7 +381,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if torn {
         setting.state_slack = TORN;
     }
-    if stack == "huggingface" && !growing {
+    if hugging && !growing {
         setting.logit_slack = EAGER_SLACK.1;
     }
     if facts.global_communicators && gpus > 1 {
@@ -377,7 +402,9 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if pp == 1 && zero >= 1 {
         setting.profile.fixed.workspace_bytes += facts.bucket_bytes;
     }
-    if timed_as(stack) == "torch" && zero == 0 && dp > 1 && !compiled {
+    // Lightning Thunder's data parallelism reduces in place (`compile=1` of litgpt's tables; torch.compile is PyTorch's).
+    let thunder = compiled && notes.contains("thunder") && !notes.contains("torch.compile");
+    if timed_as(stack) == "torch" && zero == 0 && dp > 1 && !thunder {
         // DistributedDataParallel's buckets are "equal to the total gradients size" where gradients are no views of them, as they
         // are not unless asked for (torch/nn/parallel/distributed.py, `gradient_as_bucket_view`).
         setting.profile.fixed.workspace_bytes +=
@@ -398,7 +425,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
         micro,
         recompute: given.or(facts.recompute).unwrap_or(Recompute::None),
         offload: match () {
-            _ if notes.contains("CPU-offloaded") => Offload::Optimizer,
+            _ if host_states || notes.contains("CPU-offloaded") => Offload::Optimizer,
             _ if says(&["activation offloading", "activations offloaded", "offloaded activations"]) => {
                 Offload::Activations
             }

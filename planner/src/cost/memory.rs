@@ -195,7 +195,11 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
     let params = stage_params(s, point, stage);
     let g = s.sharded(point) as f64;
     let layer = s.shape.layer_matrix_params() as f64 / point.tp as f64;
-    let split = |from: u64| if point.zero >= from { params / g } else { params };
+    let split = |from: u64| match point.zero >= from {
+        true if s.shape.variant.host_states => 0.0,
+        true => params / g,
+        false => params,
+    };
     let mut p = Parts {
         parameters: split(3) * s.state.weight,
         gradients: split(2) * s.state.gradient,
@@ -209,16 +213,19 @@ pub fn states(s: &Setting, point: &Point, stage: u64) -> Parts {
     if point.zero >= 2 && g > 1.0 {
         p.gradients += 2.0 * layer * s.state.gradient;
     }
-    if point.zero >= 3 && g > 1.0 {
-        // Those of the layer that runs and of the next, or of all.
-        let layers = if s.shape.variant.held_weights { s.stage_layers(point.pp, stage) as f64 } else { 2.0 };
-        p.parameters += layers * layer * s.state.weight;
-        if stage == point.pp - 1 {
-            // FSDP and DeepSpeed gather the head whole.
-            p.parameters += 2.0 * head_gradient(s, point, stage);
-        }
-    }
+    p.parameters += gathered(s, point, stage);
     p
+}
+
+/// Bytes of weights that are gathered while layers run: those of the layer that runs and of the next, or of all; FSDP and DeepSpeed
+/// gather the head whole, where its gradient is whole too.
+fn gathered(s: &Setting, point: &Point, stage: u64) -> f64 {
+    if point.zero < 3 || s.sharded(point) <= 1 {
+        return 0.0;
+    }
+    let layer = s.shape.layer_matrix_params() as f64 / point.tp as f64;
+    let layers = if s.shape.variant.held_weights { s.stage_layers(point.pp, stage) as f64 } else { 2.0 };
+    layers * layer * s.state.weight + 2.0 * head_gradient(s, point, stage)
 }
 
 /// What depends on the micro-batch only: activations, logits, buffers.
@@ -295,6 +302,9 @@ fn casts(s: &Setting, point: &Point, stage: u64) -> f64 {
 
 /// Bytes that the update of a rank's share works through.
 fn update(s: &Setting, point: &Point, stage: u64) -> f64 {
+    if s.shape.variant.host_states {
+        return 0.0;
+    }
     let ranks = if point.zero >= 1 { s.sharded(point) as f64 } else { 1.0 };
     s.state.scratch * stage_params(s, point, stage) / ranks
 }
@@ -361,7 +371,7 @@ pub fn first_step(s: &Setting, point: &Point, stage: u64, moments: f64) -> Stage
 fn fleeting_gradients(s: &Setting, point: &Point, stage: u64, working: &Parts, head: f64) -> f64 {
     let sharded = point.zero >= 2 && s.sharded(point) > 1;
     let ranks = if sharded { s.sharded(point) as f64 } else { 1.0 };
-    let held = match s.shape.variant.update_in_backward {
+    let held = match s.shape.variant.update_in_backward || s.shape.variant.host_states {
         true => 0.0,
         false => stage_params(s, point, stage) * s.state.gradient / ranks,
     };
@@ -375,9 +385,10 @@ fn fleeting_gradients(s: &Setting, point: &Point, stage: u64, working: &Parts, h
     };
     let transient = backward_transient(s, point);
     let last = kept + transient + made + head;
-    let first =
-        held + if sharded { made } else { 0.0 } + (kept / layers + transient).max(update(s, point, stage));
-    (last.max(first) - working.activations - working.logits).max(0.0)
+    let first = held + if sharded { made } else { 0.0 } + kept / layers + transient;
+    // Whole gradients and gathered weights are gone when the update begins.
+    let updated = held + update(s, point, stage) + head - gathered(s, point, stage);
+    (last.max(first).max(updated) - working.activations - working.logits).max(0.0)
 }
 
 /// The head's gradient, whole in 16 bits until it is scattered.
