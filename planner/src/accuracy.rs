@@ -390,17 +390,18 @@ llm-action's older Megatron-LM than beside others.";
 /// What was collected of the peaks that other planners are checked with, of NVIDIA's recipes and of logs, and learned from it.
 const PLANNERS: &str = "\
 On 2026-12-01 came what other planners are checked with, NVIDIA's recipes and logs: 44 peaks. What the planner of the day before said, \
-blind: 0.4 % for SimuMax's dense runs on A100 without links (24; its page gives errors alone, its program the estimates they are of), \
-3.0 % for Mist's on L4 (1), 12.2 % for ms-swift's examples of Megatron (5), 5.0 % for a course on Megatron-Bridge (1), 8.2 % for logs in \
-dgxc-benchmarking's readmes (4), 3.4 % for figure 1 of arXiv 2205.05198, which is no measurement (4), 10.0 % for single logs (5); without \
-SimuMax's, 8.3 % (20). Two runs more got none: one on a card that has no record, one on a 4090 of 48 GB. The 35 of measured runs that \
-have an address to cite are in the tables, every second one held out. What was learned: a log read when the first step was done has no \
-moments beside its activations; norms of queries and keys keep their inputs; moments of 16 bits and precision-aware optimizers are read \
-from flags; NeMo before 25.04 has Megatron's fused loss and f32 master copies; ms-swift's figures are taken to be the driver's, as \
-before. Of times, SimuMax's were 20.2 % off: two halves of a machine without links send each other no more than 0.6 of one device's \
-PCIe, which all rings that cross share (its own measured rates), and the 24 came to 8.4 %. Not explained are an optimizer in host memory \
-that leaves 7 GiB more on the device, ms-swift's DeepSpeed run, and steps on H20, whose tensor cores reach a larger share of their peak \
-than H100's.";
+blind: 0.4 % for SimuMax's dense runs on A100 without links (24; its page gives errors alone, its program the estimates they are of), 3.0 % \
+for Mist's on L4 (1), 12.2 % for ms-swift's examples of Megatron (5), 5.0 % for a course on Megatron-Bridge (1), 8.2 % for logs in \
+dgxc-benchmarking's readmes (4, found later and scored with the first of the mends below, but for NeMo's), 3.4 % for figure 1 of arXiv \
+2205.05198, which is no measurement (4), 10.0 % for single logs (5); without SimuMax's, 8.3 % (20). Two runs more got none: one on a card \
+that has no record, one on a 4090 of 48 GB. The 35 of measured runs that have an address to cite are in the tables, every second one held \
+out of all fits; but the mends were looked for with all of them in view, so what the tables say of these rows now is not blind. What was \
+learned: a log read when the first step was done has no moments beside its activations; norms of queries and keys keep their inputs; moments \
+of 16 bits and precision-aware optimizers are read from flags; NeMo before 25.04 has Megatron's fused loss and f32 master copies; ms-swift's \
+figures were first read as PyTorch's reserve and are, since the errors were seen, taken to be the driver's, as its earlier rows are. Of \
+times, SimuMax's were 20.2 % off: two halves of a machine without links send each other no more than 0.6 of one device's PCIe, which all \
+rings that cross share (its own measured rates), and the 24 came to 8.4 %. Not explained are an optimizer in host memory that leaves 7 GiB \
+more on the device, ms-swift's DeepSpeed run, and steps on H20, whose tensor cores reach a larger share of their peak than H100's.";
 
 /// What was collected last of PyTorch's trainers, at other commits of sources known and of sources not known, and learned from it.
 const TRAINERS: &str = "\
