@@ -209,7 +209,7 @@ pub fn report(tables: &[String], rows: &[Row], fitted: &[Fitted]) -> Result<Stri
     for table in tables {
         memory(&mut out, table)?;
     }
-    write!(out, "\n{}\n{}\n{}", held_out()?, held_out_peaks()?, transformers()?)?;
+    write!(out, "\n{}\n{}\n{}", held_out()?, held_out_peaks()?, peers()?)?;
     writeln!(
         out,
         "\n## Worst rows\n\nThe {WORST} largest errors, with the largest term of the prediction and the run's own \
@@ -300,27 +300,28 @@ pub fn held_out_peaks() -> Result<String, std::fmt::Error> {
     Ok(out)
 }
 
-/// Peaks of Hugging Face's models that we ran ourselves (benches/gpu/transformers_memory.py): every setting is known.
-pub const TRANSFORMERS: &str = include_str!("../data/transformers.csv");
+/// Peaks of Hugging Face's and litgpt's models that we ran ourselves (benches/gpu/peer_memory.py): every setting is known.
+pub const PEERS: &str = include_str!("../data/peers.csv");
 
 /// The section about them.
 ///
 /// # Errors
 /// Never, in practice: writing to a string.
-pub fn transformers() -> Result<String, std::fmt::Error> {
+pub fn peers() -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     writeln!(
         out,
-        "## Peaks of a peer that we ran\n\n{RAN}\n\n| peak | runs | mean | median | most |\n|---|---|---|---|---|"
+        "## Peaks of peers that we ran\n\n{RAN}\n\n| program | peak | runs | mean | median | most |\n|---|---|---|---|---|---|"
     )?;
-    let Ok(scores) = score(TRANSFORMERS) else { return Ok(out) };
-    for kind in ["allocated", "reserved"] {
-        let of = scores.rows.iter().filter(|row| row.id.ends_with(kind));
-        let errors: Vec<f64> = of.filter_map(|row| row.memory_error.map(f64::abs)).collect();
-        let percent = |x: f64| format!("{:.1} %", x * 100.0);
-        let most = errors.iter().copied().fold(0.0, f64::max);
-        let (mean, median, most) = (percent(mean(&errors)), percent(median(&errors)), percent(most));
-        writeln!(out, "| {kind} | {} | {mean} | {median} | {most} |", errors.len())?;
+    let (head, rows) = PEERS.split_once('\n').unwrap_or_default();
+    for (program, kind) in
+        ["transformers", "litgpt"].into_iter().flat_map(|p| [(p, "allocated"), (p, "reserved")])
+    {
+        let of = |row: &&str| row.contains(program) && row.contains(&format!("memory_{kind}"));
+        let table: Vec<&str> = std::iter::once(head).chain(rows.lines().filter(of)).collect();
+        if let Ok(scores) = score(&table.join("\n")) {
+            memory_lines(&mut out, &[(format!("{program} | {kind}"), scores.overall)].into())?;
+        }
     }
     Ok(out)
 }
@@ -328,13 +329,15 @@ pub fn transformers() -> Result<String, std::fmt::Error> {
 /// What they are and what was learned from them.
 const RAN: &str = "\
 A published peak seldom says whether weights were f32 under autocast, which release computed the loss or what a peak is of, so a wrong \
-term and a wrong reading look alike. On 2026-12-01 39 runs that say all of it were made on one H200: LLaMA's and GPT-2's of transformers \
-5.17 under torch 2.11 (`benches/gpu/transformers_memory.py`, the rows in `planner/data/transformers.csv`; three repeated on another \
-machine gave the same to a thousandth of a GiB). Before anything was learned from them the planner was 10.2 % off what the first 20 allocate and 9.2 % off what they \
-reserve. What was learned: under autocast each product keeps its own 16-bit copy of its input and of its weight beside an f32 stream; since \
-4.46 a logit takes 12 bytes, compiled 6; keys and values are repeated until 4.54 alone; GPT-2's GELU is five tensors, and \
-scores are kept in f32 and in 16 bits; what is reserved beside is 0.05 of all, and 0.9 of the lesser of states and logits where layers are \
-recomputed, because the first update makes the moments in the blocks that the logits have left. These numbers were fitted on the same runs:";
+term and a wrong reading look alike. On 2026-12-01 51 runs that say all of it were made on H200s under torch 2.11: 39 of LLaMA's and GPT-2's \
+of transformers 5.17, 12 of litgpt 0.5.3 (`benches/gpu/peer_memory.py`, the rows in `planner/data/peers.csv`; repeated on another machine, \
+15 allocated the same to 0.003 GiB and reserved the same within 2 %). Before anything was learned from them the planner was 10.2 % \
+off what the first 20 of transformers allocate and 9.2 % off what they reserve; 1.9 % off what litgpt's allocate, whose published peaks it \
+knew. What was learned: under autocast each product keeps its own 16-bit copy of its input and of its weight beside an f32 stream; \
+since transformers 4.46 a logit takes 12 bytes, compiled 6; keys and values are repeated until 4.54 alone; GPT-2's GELU is five tensors, \
+and scores are kept in f32 and in 16 bits; litgpt's norms keep f32 twice; what is reserved beside is 0.05 of all, and 0.9 of the lesser of \
+states and logits where layers are recomputed, because the first update makes the moments in the blocks that the logits have left. \
+The last two numbers were fitted on the runs of transformers.";
 
 /// What is known of them besides.
 const PEAKS: &str = "\

@@ -120,6 +120,7 @@ pub(crate) fn peak(notes: &str, facts: &Facts) -> Peak {
         }
         // What programs that ask the driver print.
         _ if says(&["nvidia-smi", "gpustat", "nvtop", "nvitop", "device memory used"]) => Peak::Device,
+        _ if says(&["max_memory_reserved", "max_reserved", "max reserved"]) => Peak::Reserved,
         _ if facts.counts_tensors => Peak::Allocated,
         _ => Peak::Reserved,
     }

@@ -132,6 +132,8 @@ pub struct Variant {
     pub composite_gelu: bool,
     /// Norms keep their input in f32 and the normalised stream beside their output (PyTorch eager).
     pub upcast_norms: bool,
+    /// They keep the normalised stream in f32 too.
+    pub wide_norms: bool,
     /// Gradients are made by the backward pass and gone after the update, where no micro-batch adds to another's.
     pub fleeting_gradients: bool,
     /// No gradient outlives its update: the optimizer steps inside the backward pass.

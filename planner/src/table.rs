@@ -312,6 +312,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
             },
             composite_gelu: facts.transformers,
             upcast_norms: facts.upcast_norms && !compiled && !liger && !fused_norms && gated,
+            wide_norms: facts.wide_norms,
             fleeting_gradients: facts.fleeting_gradients,
             update_in_backward: says(&["optimizer_in_bwd", "optimizer in backward", "optimizer-in-backward"]),
             selective_products: facts.selective_products,
@@ -381,7 +382,7 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     if torn {
         setting.state_slack = TORN;
     }
-    if hugging && !growing {
+    if (hugging || stack == "litgpt") && !growing {
         setting.logit_slack = EAGER_SLACK.1;
     }
     if facts.global_communicators && gpus > 1 {

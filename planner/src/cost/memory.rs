@@ -85,7 +85,7 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
     }
     if variant.upcast_norms {
         // Each of two norms: the input in f32 instead of 16 bits, which nothing else reads, and the normalised stream.
-        bytes += n * 2.0 * 4.0 * h / spread;
+        bytes += n * 2.0 * if variant.wide_norms { 6.0 } else { 4.0 } * h / spread;
     }
     if variant.autocast {
         // The stream is twice as wide and each product keeps its own copy of a norm's output; RMSNorm in eager mode keeps the normalised
