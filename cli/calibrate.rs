@@ -15,6 +15,7 @@ use crate::args::{CalibrateArgs, Format, Global};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::measure::measure;
+use crate::score::warning;
 use crate::terminal::{Lang, Terminal, data, talk};
 use crate::world::Folder;
 
@@ -81,6 +82,9 @@ pub fn run(terminal: &Terminal, global: &Global, args: &CalibrateArgs) -> Outcom
             let table = cases(&text).map_err(|e| failure(format!("{}: {e}", path.display())))?;
             found.cases.extend(table.cases);
             found.refused.extend(table.refused);
+            for doubt in &table.warnings {
+                talk(&format!("{}\n", warning(terminal, doubt)));
+            }
             tables.push(text);
         }
     }

@@ -28,7 +28,7 @@ pub fn run(terminal: &Terminal, table: &Path) -> Outcome {
 }
 
 /// What is odd about a row that counts all the same.
-fn warning(terminal: &Terminal, doubt: &Doubt) -> String {
+pub(crate) fn warning(terminal: &Terminal, doubt: &Doubt) -> String {
     let Doubt { row, id, what } = doubt;
     let (en, zh) = match what {
         Odd::DuplicateId { first } => (

@@ -28,8 +28,8 @@ impl Folder {
         let hardware = hardware.iter().map(|path| {
             let read = hardware::read(&files::read(path)?);
             read.map_err(|error| {
-                let path = path.display();
-                Failure::new(format!("{path}: {error}"), format!("{path}：{error}"))
+                let (path, said) = (path.display(), error.said());
+                Failure::new(format!("{path}: {}", said.en), format!("{path}：{}", said.zh))
             })
         });
         let run = crate::run::name_of(recipe).ok().map(|name| Path::new("runs").join(name));

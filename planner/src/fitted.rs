@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use llmc_plan::plan::Precision;
 use serde::{Deserialize, Serialize};
 
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, HardwareError};
 use crate::logs::OWN;
 use crate::profile::Profile;
 use crate::stack::kin;
@@ -189,7 +189,7 @@ pub struct Evidence {
 /// # Errors
 /// One line that names the place, the field and what was expected.
 pub fn read(text: &str) -> Result<Fitted, String> {
-    let fitted: Fitted = toml::from_str(text).map_err(|e| at(text, &e))?;
+    let fitted: Fitted = toml::from_str(text).map_err(|e| HardwareError::of_toml(text, &e).to_string())?;
     let line = |key: &str| 1 + text.lines().position(|l| l.trim_start().starts_with(key)).unwrap_or(0);
     for (knob, factor) in &fitted.scale {
         if !(*factor > 0.0 && factor.is_finite()) {
@@ -210,12 +210,6 @@ pub fn read(text: &str) -> Result<Fitted, String> {
         ));
     }
     Ok(fitted)
-}
-
-/// A TOML error with its line.
-fn at(text: &str, e: &toml::de::Error) -> String {
-    let line = e.span().map_or(1, |s| 1 + text.bytes().take(s.start).filter(|b| *b == b'\n').count());
-    format!("line {line}: {}", e.message())
 }
 
 include!("../data/profiles/fitted/list.rs");

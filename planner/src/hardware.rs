@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -90,20 +92,92 @@ pub struct HardwareError {
     /// Line in the file, from 1.
     pub line: usize,
     /// Field in question; empty when the file is not TOML.
-    pub field: String,
+    pub field: Box<str>,
     /// What should have stood there.
-    pub expected: String,
+    pub expected: Said,
     /// What stands there.
-    pub found: String,
+    pub found: Said,
+}
+
+impl HardwareError {
+    /// The error as a sentence.
+    pub fn said(&self) -> Said {
+        let HardwareError { line, field, expected, found } = self;
+        if field.is_empty() {
+            return say!(
+                "line {line}: expected {expected}, found {found}",
+                "第 {line} 行：应为{expected}，实为 {found}",
+                line,
+                expected,
+                found
+            );
+        }
+        say!(
+            "line {line}: `{field}`: expected {expected}, found {found}",
+            "第 {line} 行：`{field}`：应为{expected}，实为 {found}",
+            line,
+            field,
+            expected,
+            found
+        )
+    }
+
+    /// What the TOML reader says of `text`, with line and key.
+    pub(crate) fn of_toml(text: &str, error: &toml::de::Error) -> HardwareError {
+        let start = error.span().map_or(0, |span| span.start);
+        let line = 1 + text.bytes().take(start).filter(|b| *b == b'\n').count();
+        let key = text.lines().nth(line - 1).and_then(|l| l.split_once('=')).map(|(key, _)| key.trim());
+        let message = error.message();
+        let name = |text: &str| text.split('`').nth(1).unwrap_or_default().to_owned();
+        let nothing = || say!("nothing", "没有");
+        if message.starts_with("missing field") {
+            return HardwareError {
+                line,
+                field: name(message).into(),
+                expected: say!("a value", "一个值"),
+                found: nothing(),
+            };
+        }
+        if message.starts_with("unknown field") {
+            let known =
+                message.split_once("expected ").map_or("", |(_, known)| known.trim_start_matches("one of "));
+            let expected = say!("one of {known}", "下列之一 {known}", known);
+            return HardwareError {
+                line,
+                field: name(message).into(),
+                expected,
+                found: Said::same(name(message)),
+            };
+        }
+        let field: Box<str> = key.unwrap_or_default().into();
+        match message.split_once(", expected ") {
+            Some((found, kind)) => {
+                let expected = match kind {
+                    "i64" | "u64" => say!("a whole number", "整数"),
+                    "f64" => say!("a number", "数字"),
+                    "a string" => say!("text in quotes", "引号中的文字"),
+                    "a boolean" => say!("true or false", "true 或 false"),
+                    _ => Said::same(format!(" {kind}").trim()),
+                };
+                let found = found.trim_start_matches("invalid type: ").trim_start_matches("unknown variant ");
+                HardwareError { line, field, expected, found: Said::same(found) }
+            }
+            None => HardwareError {
+                line,
+                field,
+                expected: say!(
+                    "TOML as `llmc explain hardware` shows it",
+                    "TOML，写法见 `llmc explain hardware`"
+                ),
+                found: Said::same(message),
+            },
+        }
+    }
 }
 
 impl fmt::Display for HardwareError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: ", self.line)?;
-        if !self.field.is_empty() {
-            write!(f, "`{}`: ", self.field)?;
-        }
-        write!(f, "expected {}, found {}", self.expected, self.found)
+        f.write_str(&self.said().en)
     }
 }
 
@@ -138,24 +212,33 @@ const MOST: f64 = 1e6;
 
 /// Dimension of a figure and the units it may be written in (factor to the base unit).
 struct Dimension {
-    name: &'static str,
+    /// Kind in both languages, and an example.
+    name: [&'static str; 3],
     units: &'static [(&'static str, f64)],
 }
 
+impl Dimension {
+    fn said(&self) -> Said {
+        let [en, zh, like] = self.name;
+        Said { en: format!("{en} such as \"{like}\""), zh: format!("{zh}，如 \"{like}\"") }
+    }
+}
+
 const BYTES: Dimension = Dimension {
-    name: "bytes such as \"80 GiB\"",
+    name: ["bytes", "字节数", "80 GiB"],
     units: &[("GiB", 1073741824.0), ("GB", 1e9), ("MiB", 1048576.0), ("TiB", 1099511627776.0)],
 };
 const BANDWIDTH: Dimension = Dimension {
-    name: "a bandwidth such as \"3.35 TB/s\"",
+    name: ["a bandwidth", "带宽", "3.35 TB/s"],
     units: &[("TB/s", 1e12), ("GB/s", 1e9), ("Gbit/s", 1.25e8)],
 };
 const RATE: Dimension = Dimension {
-    name: "a FLOP rate such as \"989.4 TFLOP/s\"",
+    name: ["a FLOP rate", "算力", "989.4 TFLOP/s"],
     units: &[("TFLOP/s", 1e12), ("PFLOP/s", 1e15), ("GFLOP/s", 1e9)],
 };
-const POWER: Dimension = Dimension { name: "a power such as \"700 W\"", units: &[("W", 1e-3), ("kW", 1.0)] };
-const RENT: Dimension = Dimension { name: "a rent such as \"18 CNY/h\"", units: &[("CNY/h", 1.0)] };
+const POWER: Dimension =
+    Dimension { name: ["a power", "功率", "700 W"], units: &[("W", 1e-3), ("kW", 1.0)] };
+const RENT: Dimension = Dimension { name: ["a rent", "租价", "18 CNY/h"], units: &[("CNY/h", 1.0)] };
 
 /// Reads one hardware file.
 ///
@@ -163,18 +246,13 @@ const RENT: Dimension = Dimension { name: "a rent such as \"18 CNY/h\"", units: 
 /// [`HardwareError`] for anything that is not a complete, positive, correctly dimensioned record.
 pub fn read(text: &str) -> Result<Hardware, HardwareError> {
     let line_of = |offset: usize| 1 + text.bytes().take(offset).filter(|b| *b == b'\n').count();
-    let file: File = toml::from_str(text).map_err(|e| HardwareError {
-        line: e.span().map_or(1, |s| line_of(s.start)),
-        field: String::new(),
-        expected: "a hardware file (docs: `llmc explain hardware`)".into(),
-        found: e.message().to_string(),
-    })?;
+    let file: File = toml::from_str(text).map_err(|e| HardwareError::of_toml(text, &e))?;
     let count = |field: &str, v: &Spanned<i64>| {
         u64::try_from(*v.get_ref()).ok().filter(|n| (1..=1 << 20).contains(n)).ok_or_else(|| HardwareError {
             line: line_of(v.span().start),
             field: field.into(),
-            expected: "a count from 1 to 1048576".into(),
-            found: v.get_ref().to_string(),
+            expected: say!("a count from 1 to 1048576", "1 至 1048576 的整数"),
+            found: Said::same(v.get_ref()),
         })
     };
     let link = file.link_kind.get_ref().clone();
@@ -182,8 +260,8 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
         return Err(HardwareError {
             line: line_of(file.link_kind.span().start),
             field: "link_kind".into(),
-            expected: "\"nvlink\", \"pcie\" or \"memory\"".into(),
-            found: format!("\"{link}\""),
+            expected: say!("\"nvlink\", \"pcie\" or \"memory\"", " \"nvlink\"、\"pcie\" 或 \"memory\""),
+            found: Said::same(format!("\"{link}\"")),
         });
     }
     let name = file.name.get_ref().clone();
@@ -192,8 +270,11 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
         return Err(HardwareError {
             line: line_of(file.name.span().start),
             field: "name".into(),
-            expected: "a name that `on 8xNAME` can say: a letter, then letters, digits, - or _".into(),
-            found: format!("\"{name}\""),
+            expected: say!(
+                "a name that `on 8xNAME` can say: a letter, then letters, digits, - or _",
+                "`on 8xNAME` 写得出的名字：字母开头，其后为字母、数字、- 或 _"
+            ),
+            found: Said::same(format!("\"{name}\"")),
         });
     }
     let efficiencies = file.efficiencies;
@@ -202,15 +283,19 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
         return Err(HardwareError {
             line: line_of(file.profile.span().start),
             field: "profile".into(),
-            expected: format!("one of {}, or a table [efficiencies] of its own", profile::names().join(", ")),
-            found: format!("\"{family}\""),
+            expected: say!(
+                "one of {names}, or a table [efficiencies] of its own",
+                "下列之一 {names}，或自带 [efficiencies] 表",
+                names = profile::names().join(", ")
+            ),
+            found: Said::same(format!("\"{family}\"")),
         });
     }
     if let Some(own) = &efficiencies {
         let start = text.find("[efficiencies").unwrap_or(0);
         profile::check(own, text.get(start..).unwrap_or(text)).map_err(|wrong| HardwareError {
             line: line_of(start) + wrong.line - 1,
-            field: format!("efficiencies.{}", wrong.field),
+            field: format!("efficiencies.{}", wrong.field).into(),
             ..wrong
         })?;
     }
@@ -228,20 +313,23 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
         if figure.source.get_ref().trim().is_empty() {
             return Err(HardwareError {
                 line: line_of(figure.source.span().start),
-                field: format!("figures.{field}.source"),
-                expected: "where the figure comes from".into(),
-                found: "an empty string".into(),
+                field: format!("figures.{field}.source").into(),
+                expected: say!("where the figure comes from", "该数值的来源"),
+                found: say!("an empty string", "空字符串"),
             });
         }
         let wrong = || HardwareError {
             line: line_of(figure.value.span().start),
-            field: format!("figures.{field}"),
-            expected: format!(
-                "{}, from {LEAST} to {MOST}, in {}",
-                dimension.name,
-                dimension.units.iter().map(|u| u.0).collect::<Vec<_>>().join(", ")
+            field: format!("figures.{field}").into(),
+            expected: say!(
+                "{name}, from {least} to {most}, in {units}",
+                "{name}，数值 {least} 至 {most}，单位 {units}",
+                name = dimension.said(),
+                least = LEAST,
+                most = MOST,
+                units = dimension.units.iter().map(|u| u.0).collect::<Vec<_>>().join(", ")
             ),
-            found: format!("\"{}\"", figure.value.get_ref()),
+            found: Said::same(format!("\"{}\"", figure.value.get_ref())),
         };
         let (number, unit) = figure.value.get_ref().trim().split_once(' ').ok_or_else(wrong)?;
         let factor = dimension.units.iter().find(|u| u.0 == unit.trim()).ok_or_else(wrong)?.1;
@@ -255,9 +343,9 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
     let mut need = |field: &str, dimension: &Dimension| {
         optional(field, dimension)?.ok_or_else(|| HardwareError {
             line: table_line,
-            field: format!("figures.{field}"),
-            expected: dimension.name.into(),
-            found: "nothing".into(),
+            field: format!("figures.{field}").into(),
+            expected: dimension.said(),
+            found: say!("nothing", "没有"),
         })
     };
     let memory_bytes = need("memory", &BYTES)? as u64;
@@ -273,12 +361,45 @@ pub fn read(text: &str) -> Result<Hardware, HardwareError> {
     let rent_cny_hour = need("rent", &RENT)?;
     let peak_fp8 = optional("peak_fp8", &RATE)?;
     let sustained_bf16 = optional("sustained_bf16", &RATE)?;
+    // Figures that cannot both be right: a unit or a digit is wrong in one.
+    let apart = |field: &str, what: Said, value: String| HardwareError {
+        line: 1 + text.lines().position(|l| l.trim_start().starts_with(field)).unwrap_or(0),
+        field: field.into(),
+        expected: what,
+        found: Said::same(value),
+    };
+    let rates = [
+        ("peak_tf32", peak_tf32, peak_f32, say!("no less than peak_f32", "不低于 peak_f32")),
+        ("peak_bf16", peak_bf16, peak_f32, say!("no less than peak_f32", "不低于 peak_f32")),
+        (
+            "peak_fp8",
+            peak_fp8.unwrap_or(peak_bf16),
+            peak_bf16,
+            say!("no less than peak_bf16", "不低于 peak_bf16"),
+        ),
+        (
+            "sustained_bf16",
+            peak_bf16,
+            sustained_bf16.unwrap_or(0.0),
+            say!("no more than peak_bf16", "不高于 peak_bf16"),
+        ),
+    ];
+    for (field, more, less, what) in rates {
+        if more < less {
+            let value = if field == "sustained_bf16" { less } else { more };
+            return Err(apart(field, what, format!("{} TFLOP/s", value / 1e12)));
+        }
+    }
+    if link_domain < gpus_per_node {
+        let what = say!("no less than gpus_per_node", "不少于 gpus_per_node");
+        return Err(apart("link_domain", what, link_domain.to_string()));
+    }
     if let Some((field, figure)) = figures.iter().next() {
         return Err(HardwareError {
             line: line_of(figure.value.span().start),
-            field: format!("figures.{field}"),
-            expected: "a figure the planner knows".into(),
-            found: format!("\"{}\"", figure.value.get_ref()),
+            field: format!("figures.{field}").into(),
+            expected: say!("a figure the planner knows", "规划器认识的数值"),
+            found: Said::same(format!("\"{}\"", figure.value.get_ref())),
         });
     }
     Ok(Hardware {
@@ -402,11 +523,18 @@ mod tests {
             ("name = \"H100\"", "name = \"8 H\"", "name", "\"8 H\""),
             ("gpus_per_node = 8", "gpus_per_node = -8", "gpus_per_node", "-8"),
             ("link_kind = \"nvlink\"", "link_kind = \"wire\"", "link_kind", "\"wire\""),
+            ("1978.9 TFLOP/s", "197.89 TFLOP/s", "peak_fp8", "197.89 TFLOP/s"),
+            ("989.4 TFLOP/s", "989.4 GFLOP/s", "peak_bf16", "0.9894 TFLOP/s"),
+            ("multiprocessors = 132", "multiprocessors = 132.5", "multiprocessors", "floating point `132.5`"),
+            ("kind = \"cuda\"", "kind = \"tpu\"", "kind", "`tpu`"),
+            ("nvls = true", "nvls = true\nlink_domain = 4", "link_domain", "4"),
         ] {
             assert!(text.contains(from), "{from}");
             let error = read(&text.replacen(from, to, 1)).unwrap_err();
-            assert_eq!((error.field.as_str(), error.found.as_str()), (field, found));
-            let line = text.lines().position(|l| l.contains(from)).unwrap() + 1;
+            assert_eq!((&*error.field, error.found.en.as_str()), (field, found), "{error}");
+            let zh = error.said().zh;
+            assert!(zh.contains("应为") && !zh.contains("expected"), "{zh}");
+            let line = text.lines().position(|l| l.contains(from)).unwrap() + 1 + to.matches('\n').count();
             assert!(error.line == line || found == "nothing", "{error}");
         }
     }

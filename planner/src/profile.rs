@@ -1,6 +1,8 @@
 //! Efficiency profiles: how much of a card's peak each part of a step reaches. One TOML file a family of cards, with
 //! the measurement or paper behind every number; `llmc calibrate` writes more.
 
+use llmc_plan::lang::Said;
+use llmc_plan::say;
 use serde::{Deserialize, Serialize};
 
 use crate::hardware::{Hardware, HardwareError};
@@ -186,10 +188,7 @@ pub fn of(hardware: &Hardware) -> Option<Profile> {
 /// # Errors
 /// One line that names the place, the field and what was expected.
 pub fn read(text: &str) -> Result<Profile, String> {
-    let profile: Profile = toml::from_str(text).map_err(|e| {
-        let line = e.span().map_or(1, |s| 1 + text.bytes().take(s.start).filter(|b| *b == b'\n').count());
-        format!("line {line}: {}", e.message())
-    })?;
+    let profile: Profile = toml::from_str(text).map_err(|e| HardwareError::of_toml(text, &e).to_string())?;
     check(&profile, text).map_err(|wrong| wrong.to_string())?;
     Ok(profile)
 }
@@ -212,26 +211,28 @@ pub fn check(p: &Profile, text: &str) -> Result<(), HardwareError> {
         ("comm.ring", p.comm.ring),
         ("comm.network", p.comm.network),
     ];
+    // Largest values far above any measured: beyond, the unit is another, microseconds for seconds.
     let others = [
-        ("gemm.k0", p.gemm.k0),
-        ("gemm.wave", p.gemm.wave),
-        ("gemm.launch", p.gemm.launch),
-        ("gemm.fp8_cast_passes", p.gemm.fp8_cast_passes),
-        ("attention.forward_element", p.attention.forward_element),
-        ("attention.backward_element", p.attention.backward_element),
-        ("comm.base", p.comm.base),
-        ("comm.step_link", p.comm.step_link),
-        ("comm.step_network", p.comm.step_network),
-        ("attention.score_passes", p.attention.score_passes),
-        ("comm.tensor", p.comm.tensor),
-        ("comm.overlap", p.comm.overlap),
-        ("comm.tax", p.comm.tax),
-        ("comm.straggler", p.comm.straggler),
-        ("comm.contention", p.comm.contention),
-        ("fixed.step", p.fixed.step),
-        ("fixed.host_layer", p.fixed.host_layer),
-        ("fixed.host_collective", p.fixed.host_collective),
-        ("fixed.slack", p.fixed.slack),
+        ("gemm.k0", p.gemm.k0, 1e5),
+        ("gemm.wave", p.gemm.wave, 1.0),
+        ("gemm.launch", p.gemm.launch, 1e-3),
+        ("gemm.fp8_cast_passes", p.gemm.fp8_cast_passes, 100.0),
+        ("attention.forward_element", p.attention.forward_element, 1e-6),
+        ("attention.backward_element", p.attention.backward_element, 1e-6),
+        ("attention.score_passes", p.attention.score_passes, 1e3),
+        ("comm.base", p.comm.base, 0.1),
+        ("comm.step_link", p.comm.step_link, 0.1),
+        ("comm.step_network", p.comm.step_network, 0.1),
+        ("comm.tensor", p.comm.tensor, 2.0),
+        ("comm.overlap", p.comm.overlap, 1.0),
+        ("comm.tax", p.comm.tax, 1.0),
+        ("comm.straggler", p.comm.straggler, 1.0),
+        ("comm.contention", p.comm.contention, 1.0),
+        ("fixed.step", p.fixed.step, 60.0),
+        ("fixed.host_layer", p.fixed.host_layer, 0.1),
+        ("fixed.host_collective", p.fixed.host_collective, 0.1),
+        ("fixed.slack", p.fixed.slack, 2.0),
+        ("fixed.redo", p.fixed.redo, 2.0),
     ];
     let line = |field: &str| {
         let key = field.rsplit('.').next().unwrap_or(field);
@@ -239,37 +240,44 @@ pub fn check(p: &Profile, text: &str) -> Result<(), HardwareError> {
             |l: &str| l.trim_start().strip_prefix(key).is_some_and(|r| r.trim_start().starts_with('='));
         1 + text.lines().position(here).unwrap_or(0)
     };
-    let wrong = |field: &str, expected: &str, found: String| HardwareError {
+    let wrong = |field: &str, expected: Said, found: String| HardwareError {
         line: line(field),
         field: field.into(),
-        expected: expected.into(),
-        found,
+        expected,
+        found: Said::same(found),
     };
     for (field, value) in shares {
         if !(value > 0.0 && value <= 1.0) {
-            return Err(wrong(field, "a share above 0 and at most 1", value.to_string()));
+            return Err(wrong(
+                field,
+                say!("a share above 0 and at most 1", "大于 0 且不超过 1 的份额"),
+                value.to_string(),
+            ));
         }
     }
-    for (field, value) in others {
-        if !(value >= 0.0 && value.is_finite()) {
-            return Err(wrong(field, "0 or more", value.to_string()));
+    for (field, value, most) in others {
+        if !(0.0..=most).contains(&value) {
+            let expected = say!("0 to {most}", " 0 至 {most}", most);
+            return Err(wrong(field, expected, value.to_string()));
         }
     }
     for (field, value) in
         [("fixed.stack", p.fixed.stack), ("attention.bitwise_backward", p.attention.bitwise_backward)]
     {
         if !(1.0..100.0).contains(&value) {
-            return Err(wrong(field, "a factor of 1 or more", value.to_string()));
+            return Err(wrong(field, say!("a factor of 1 or more", "不小于 1 的系数"), value.to_string()));
         }
     }
     if !(p.comm.nvls > 0.0 && p.comm.nvls < 4.0) {
-        return Err(wrong("comm.nvls", "a positive ratio", p.comm.nvls.to_string()));
+        return Err(wrong("comm.nvls", say!("a positive ratio", "正的比值"), p.comm.nvls.to_string()));
     }
-    let whole = |tile: &(f64, f64, f64)| tile.0 >= 1.0 && tile.1 >= 1.0 && tile.2 > 0.0 && tile.2 <= 1.0;
+    let whole = |tile: &(f64, f64, f64)| {
+        (1.0..1e6).contains(&tile.0) && (1.0..1e6).contains(&tile.1) && tile.2 > 0.0 && tile.2 <= 1.0
+    };
     if p.gemm.tiles.is_empty() || !p.gemm.tiles.iter().all(whole) {
         return Err(wrong(
             "gemm.tiles",
-            "[rows, columns, rate ≤ 1] at least once",
+            say!("[rows, columns, rate ≤ 1] at least once", "至少一个 [行, 列, 速率 ≤ 1]"),
             format!("{:?}", p.gemm.tiles),
         ));
     }
@@ -298,10 +306,26 @@ mod tests {
         let error = read(&text.replacen("ring = 0", "ring = -0", 1)).unwrap_err();
         assert!(error.contains("`comm.ring`: expected a share") && error.starts_with("line "), "{error}");
         let error = read(&text.replacen("ring = 0.81", "ring = \"0.81 TB/s\"", 1)).unwrap_err();
-        assert!(error.starts_with("line ") && error.contains("expected f64"), "{error}");
+        assert!(
+            error.starts_with("line ") && error.contains("`ring`: expected a number, found string"),
+            "{error}"
+        );
+        for (from, to, part) in [
+            ("overlap = 0.85", "overlap = 5", "`comm.overlap`: expected 0 to 1, found 5"),
+            ("launch = ", "launch = 3 #", "`gemm.launch`: expected 0 to 0.001, found 3"),
+            ("base = ", "base = 8.4 #", "`comm.base`: expected 0 to 0.1, found 8.4"),
+        ] {
+            let wrong = text.replacen(from, to, 1);
+            assert_ne!(wrong, text, "{from}");
+            let error = read(&wrong).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
         let missing: String =
             text.lines().filter(|l| !l.starts_with("k0 ")).map(|l| format!("{l}\n")).collect();
         let error = read(&missing).unwrap_err();
-        assert!(error.starts_with("line ") && error.contains("missing field `k0`"), "{error}");
+        assert!(
+            error.starts_with("line ") && error.contains("`k0`: expected a value, found nothing"),
+            "{error}"
+        );
     }
 }

@@ -156,7 +156,7 @@ pub fn score(text: &str) -> Result<Scores, String> {
 }
 
 /// Names used twice and utilisations outside (0, 100]: neither is read by a prediction, both tell of a mistake.
-fn doubts(table: &[Row]) -> Vec<Doubt> {
+pub(crate) fn doubts(table: &[Row]) -> Vec<Doubt> {
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     let mut doubts = Vec::new();
     for (at, row) in (1..).zip(table) {
@@ -427,6 +427,15 @@ mod tests {
         let held = sharded("3", "mem_efficient_linear=False") - sharded("3", "");
         let weights = 2.0 * 30.0 * (4.0 + 12.0) * 2560.0 * 2560.0 / 1073741824.0;
         assert!((held - weights).abs() < 0.1 * weights, "{held} {weights}");
+    }
+
+    #[test]
+    fn rows_of_one_name_stay_apart_when_fitted_on() {
+        let head = "id,source,hardware,n_gpus,layers,hidden,heads,seq,micro_batch_seqs,global_batch_seqs";
+        let run = "x,H100,8,32,4096,32,4096,1,128";
+        let found = crate::table::cases(&format!("{head}\na,{run}\na,{run}\nb,{run}\n")).unwrap();
+        let names: Vec<&str> = found.cases.iter().map(|case| case.id.as_str()).collect();
+        assert_eq!((names, found.warnings.len()), (vec!["a", "a (row 2)", "b"], 1));
     }
 
     #[test]

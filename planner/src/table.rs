@@ -15,6 +15,7 @@ use crate::notes::{
 };
 use crate::question::*;
 use crate::row::{Row, fits, read};
+use crate::score::{Doubt, Odd, doubts};
 use crate::solve::setting;
 use crate::stack::{EAGER_SLACK, GROWING_SLACK, TORN, facts, stack, state, timed_as};
 use crate::words::{self, Attention};
@@ -81,6 +82,8 @@ pub struct Cases {
     pub cases: Vec<Case>,
     /// Name of each other row and why it was refused.
     pub refused: Vec<(String, String)>,
+    /// Rows with a cell that cannot be right; they are used all the same.
+    pub warnings: Vec<Doubt>,
 }
 
 /// The cases of a table, for fitting.
@@ -88,9 +91,19 @@ pub struct Cases {
 /// # Errors
 /// A sentence when the text is no such table.
 pub fn cases(text: &str) -> Result<Cases, String> {
-    let mut found = Cases::default();
-    for (at, row) in read(text)?.iter().enumerate() {
+    let rows = read(text)?;
+    let mut found = Cases { warnings: doubts(&rows), ..Cases::default() };
+    let repeated = |at: usize| {
+        let row = at as u64 + 1;
+        found.warnings.iter().any(|d| d.row == row && matches!(d.what, Odd::DuplicateId { .. }))
+    };
+    let again: Vec<bool> = (0..rows.len()).map(repeated).collect();
+    for ((at, row), again) in rows.iter().enumerate().zip(again) {
         match case(row) {
+            // A profile lists its rows by name.
+            Ok(case) if again => {
+                found.cases.push(Case { id: format!("{} (row {})", case.id, at + 1), ..case });
+            }
             Ok(case) => found.cases.push(case),
             Err(reason) => {
                 let name = row.text("id").map_or_else(|| format!("row {}", at + 1), str::to_owned);
