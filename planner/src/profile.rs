@@ -160,6 +160,7 @@ pub struct Measured {
 
 const PROFILES: &[(&str, &str)] = &[
     ("h100", include_str!("../data/profiles/h100.toml")),
+    ("h20", include_str!("../data/profiles/h20.toml")),
     ("a100", include_str!("../data/profiles/a100.toml")),
     ("b200", include_str!("../data/profiles/b200.toml")),
     ("ada", include_str!("../data/profiles/ada.toml")),
