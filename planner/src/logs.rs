@@ -154,12 +154,13 @@ fn row(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use llmc_plan::model::{Model, Rope, RopeMethod};
 
     use super::*;
 
-    fn plan() -> String {
+    /// A small model.
+    pub(crate) fn model() -> Model {
         let model = Model {
             family: "llama".into(),
             params: 0,
@@ -179,15 +180,18 @@ mod tests {
             dropout: 0.0,
             init_std: 0.02,
         };
-        let model = Model {
+        Model {
             params: model.count_params(),
             params_non_embedding: model.count_params_non_embedding(),
             ..model
-        };
+        }
+    }
+
+    fn plan() -> String {
         let question = Question {
             cluster: Some(Cluster { nodes: 1, gpus_per_node: 8 }),
             budget: vec![crate::question::Budget::Tokens(1_000_000_000)],
-            ..Question::of(model)
+            ..Question::of(model())
         };
         crate::solve(&question).unwrap().plan.to_json().unwrap()
     }

@@ -83,6 +83,12 @@ pub fn all_reduce(s: &Setting, g: Group, bytes: f64) -> f64 {
     if s.hardware.nvls && g.nodes == 1 && g.ranks > 4 && bytes >= 2097152.0 {
         best = best.min(c.base + 25e-6 + moved / (s.hardware.link_bandwidth * c.nvls));
     }
+    // Across machines with a switch in each: reduced there, then a tree over the networks (NVLS_TREE of tuning.cc: 20.9 µs a hop).
+    if s.hardware.nvls && g.nodes > 1 && n / nodes > 4.0 && bytes >= 2097152.0 {
+        let hops = 25e-6 + 2.0 * libm::log2(nodes) * 20.9e-6;
+        let network = n / nodes * s.hardware.network_bandwidth * c.network;
+        best = best.min(c.base + hops + moved / network.min(s.hardware.link_bandwidth * c.nvls));
+    }
     best
 }
 
@@ -93,5 +99,40 @@ pub fn send(s: &Setting, bytes: f64, crossing: bool) -> f64 {
         c.base + c.step_network + bytes / (s.hardware.network_bandwidth * c.network)
     } else {
         c.base + c.step_link + bytes / (s.hardware.link_bandwidth * c.ring)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::question::{Cluster, Question};
+
+    /// NCCL's formula by hand, for an H100 of 450 GB/s a link and 50 GB/s a card of network.
+    #[test]
+    fn collectives_are_nccls_own_model() {
+        let model = crate::logs::tests::model();
+        let q = Question { cluster: Some(Cluster { nodes: 4, gpus_per_node: 8 }), ..Question::of(model) };
+        let s = crate::setting(&q, q.cluster.unwrap(), 32).unwrap();
+        let c = &s.profile.comm;
+        let (node, all) = (Group::strided(8, 1, 8), Group::strided(32, 1, 8));
+        let near = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-9, "{a} {b}");
+        let bytes = 1e9;
+        // Ring within a machine: 7 steps; across four: 28 within and 3 between.
+        near(scatter(&s, node, bytes), 8.4e-6 + 7.0 * 3.4e-6 + bytes * 7.0 / 8.0 / (450e9 * c.ring));
+        let slow = (450e9 * c.ring).min(8.0 * 50e9 * c.network);
+        let ring: f64 = 8.4e-6 + 28.0 * 3.4e-6 + 3.0 * 14e-6;
+        let pat = 8.4e-6 + 2.0 * 5.0 * 14e-6;
+        near(scatter(&s, all, bytes), ring.min(pat) + bytes * 31.0 / 32.0 / slow);
+        // The switch reduces within a machine, and within each of several before the tree.
+        near(all_reduce(&s, node, bytes), 33.4e-6 + 2.0 * bytes * 7.0 / 8.0 / (450e9 * c.nvls));
+        let wire = 2.0 * bytes * 31.0 / 32.0;
+        let tree = 33.4e-6 + 2.0 * 2.0 * 20.9e-6 + wire / (8.0 * 50e9 * c.network).min(450e9 * c.nvls);
+        let rings = 8.4e-6 + 56.0 * 3.4e-6 + 6.0 * 14e-6 + wire / slow;
+        near(all_reduce(&s, all, bytes), tree.min(rings));
+        assert!(tree < rings, "{tree} {rings}");
+        // Small ones go over the tree without a switch.
+        let small = 1e4;
+        let plain = 8.4e-6 + 2.0 * (7.0 * 3.4e-6 + 2.0 * 14e-6) + 2.0 * small * 31.0 / 32.0 / (slow * 0.92);
+        near(all_reduce(&s, all, small), plain);
     }
 }
