@@ -43,7 +43,7 @@ pub fn options(keyword: Keyword) -> Option<&'static str> {
         }
         Keyword::Seed => "用于初始化、数据顺序与 dropout",
         Keyword::Optimizer => {
-            "`adamw lion adafactor paged_adamw`；`betas wd clip eps state master gradients skip`；`state f32|bf16`：动量的格式；`master f32|split|stochastic`：bf16 权重的 f32 主副本完整保存（每参数多 4 字节）、只存权重所缺的 16 位（2 字节，同样的 f32），或不保存而用随机舍入；`gradients f32|bf16`：各层矩阵的梯度在一步内累加的格式（bf16 权重上的 AdamW；每参数少 2 字节）；`skip`：连续多少步出现非有限值而被略过后停止训练"
+            "`adamw lion adafactor paged_adamw`；`betas wd clip eps state master gradients skip`；`state f32|bf16|fp8`：动量的格式；8 位时每 256 个一组带一个 f32 缩放（arXiv 2110.02861），可规划，尚不能运行；`master f32|split|stochastic`：bf16 权重的 f32 主副本完整保存（每参数多 4 字节）、只存权重所缺的 16 位（2 字节，同样的 f32），或不保存而用随机舍入；`gradients f32|bf16`：各层矩阵的梯度在一步内累加的格式（bf16 权重上的 AdamW；每参数少 2 字节）；`skip`：连续多少步出现非有限值而被略过后停止训练"
         }
         Keyword::Lr => {
             "调度 `cosine linear onecycle wsd constant`；`warmup` 或 `rewarm` 以步、词元、时间或 % 计"
@@ -93,6 +93,10 @@ const EXTRAPOLATED: &[(&str, &str)] = &[
     (
         "no program, closed form alone: tensor parallelism is lowered with sequence parallelism only",
         "没有程序，只有解析式：张量并行只在启用序列并行时下降为程序",
+    ),
+    (
+        "no program, closed form alone: moments of 8 bits are planned, not lowered: choose state bf16",
+        "没有程序，只有解析式：8 位动量可规划，尚不能下降为程序：请选 state bf16",
     ),
     (
         "no program, closed form alone: a tied head needs embedding and head on one pipeline rank: choose pp 1",
@@ -221,6 +225,7 @@ mod tests {
             "model llama 7b budget 1T tokens on 64xH100 layout < pp 2  cp 2  schedule zero_bubble >",
             "model llama 7b budget 1T tokens on 64xH100 layout < pp 2  zero 2  schedule zero_bubble >",
             "model llama 7b budget 1T tokens on 64xH100 precision fp8 layout < tp 2 >",
+            "model llama 7b budget 1T tokens on 64xH100 optimizer adamw < state fp8 >",
             "model llama 7b < tied yes > budget 1T tokens on 64xH100 layout < pp 2 >",
             "model llama 7b budget 1T tokens on 64xH100 layout < pp 2  recompute full  offload activations >",
         ] {
@@ -230,6 +235,6 @@ mod tests {
                 seen += 1;
             }
         }
-        assert_eq!(seen, 20);
+        assert_eq!(seen, 22);
     }
 }

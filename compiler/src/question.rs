@@ -156,7 +156,11 @@ fn optimizer(f: &Facts) -> Option<Optimizer> {
         eps: f.real("optimizer.eps")?,
         weight_decay: f.real("optimizer.weight_decay")?,
         clip: f.real("optimizer.clip")?,
-        state_dtype: if f.word("optimizer.state_dtype") == Some("bf16") { DType::Bf16 } else { DType::F32 },
+        state_dtype: match f.word("optimizer.state_dtype") {
+            Some("bf16") => DType::Bf16,
+            Some("fp8") => DType::F8E4m3,
+            _ => DType::F32,
+        },
         master: match f.word("optimizer.master") {
             Some("split") => Master::Split,
             Some("stochastic") => Master::Stochastic,

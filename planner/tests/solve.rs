@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use llmc_plan::plan::{Recompute, Schedule};
+use llmc_plan::plan::{DType, Offload, OptimizerKind, Recompute, Schedule};
 use llmc_planner::question::*;
 use llmc_planner::{Infeasible, solve};
 
@@ -313,4 +313,30 @@ fn the_fullest_stage_of_a_zero_bubble_pipeline_fits() {
     let most = p.memory.stages.iter().map(|s| s.device).max().unwrap();
     assert!(most <= p.memory.device_bytes && most <= p.hardware.memory_bytes, "{most}");
     assert!(p.memory.stages.len() == 24);
+}
+
+/// Master and moments of each optimizer, bytes a parameter on one of several cards that share nothing.
+#[test]
+fn each_optimizer_holds_its_states() {
+    let held = |kind, state_dtype| {
+        let mut q = question(model(8, 1024, 8, 8, 2816, 32000, 2048), "H100", 1, 8);
+        (q.optimizer.kind, q.optimizer.state_dtype) = (kind, state_dtype);
+        q.pins = Pins { zero_stage: Some(0), pp: Some(1), tp: Some(1), ..Pins::default() };
+        q.pins.offload = Some(Offload::None);
+        let params = q.model.params as f64;
+        let plan = solve(&q).unwrap().plan;
+        plan.memory.stages[0].optimizer as f64 / params
+    };
+    for (kind, dtype, bytes) in [
+        (OptimizerKind::Adamw, DType::F32, 12.0),
+        (OptimizerKind::Adamw, DType::Bf16, 8.0),
+        (OptimizerKind::Adamw, DType::F8E4m3, 4.0 + 2.0 * (1.0 + 4.0 / 256.0)),
+        (OptimizerKind::Lion, DType::F32, 8.0),
+        (OptimizerKind::Lion, DType::F8E4m3, 4.0 + 1.0 + 4.0 / 256.0),
+        (OptimizerKind::Adafactor, DType::F32, 4.01),
+    ] {
+        let found = held(kind, dtype);
+        assert!((found / bytes - 1.0).abs() < 0.01, "{kind:?} {dtype:?}: {found} for {bytes}");
+    }
+    assert!(held(OptimizerKind::PagedAdamw, DType::F32) < 12.0);
 }

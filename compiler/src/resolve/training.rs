@@ -117,7 +117,7 @@ pub fn optimizer(cx: &mut Cx, r: &mut Resolved) {
             r.put(path, x.fact());
         }
     }
-    if let Some(word) = options.choice(cx, "state", &["f32", "bf16"]) {
+    if let Some(word) = options.choice(cx, "state", &["f32", "bf16", "fp8"]) {
         r.put("optimizer.state_dtype", word.fact());
     }
     if let Some(word) = options.choice(cx, "master", &["f32", "split", "stochastic"]) {

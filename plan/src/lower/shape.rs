@@ -437,6 +437,9 @@ pub fn lowered(plan: &Plan, options: &Options) -> Result<(), LowerError> {
             "tensor parallelism is lowered with sequence parallelism only",
         );
     }
+    if plan.optimizer.state_dtype.bytes() < 2 {
+        return no("optimizer.state_dtype", "moments of 8 bits are planned, not lowered: choose state bf16");
+    }
     if layout.pp > 1 && model.tied {
         return no("model.tied", "a tied head needs embedding and head on one pipeline rank: choose pp 1");
     }
