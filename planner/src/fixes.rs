@@ -3,9 +3,10 @@
 use llmc_plan::plan::{DType, Master, OptimizerKind, Plan, Precision};
 
 use crate::answer::{Answer, Fix, Infeasible};
+use crate::derive::flops_6nt;
 use crate::hardware::Kind;
-use crate::question::{Cluster, Pins, Question};
-use crate::solve::plan;
+use crate::question::{Budget, Cluster, Pins, Question};
+use crate::solve::{fewer_layers, limits, plan};
 
 /// Most fixes named.
 const MOST: usize = 5;
@@ -107,6 +108,90 @@ fn pairs(q: &Question) -> Vec<Fix> {
                 fixes.push(Fix { also, ..fix(one.0, one.1(&answer.plan), &answer) });
             }
         }
+    }
+    fixes
+}
+
+/// A budget of time that holds `seconds`: rounded up, or what is printed would not do.
+pub fn longer(seconds: f64) -> String {
+    match seconds / 86400.0 {
+        days if days >= 1.0 => format!("{:.1} days", libm::ceil(days * 10.0) / 10.0),
+        _ => format!("{} s", libm::ceil(seconds)),
+    }
+}
+
+/// Ways out of a budget that contradicts itself before any cluster is known: more time or money, fewer tokens, a smaller
+/// model; each planned as it stands.
+pub fn budget(q: &Question, failure: &Infeasible) -> Vec<Fix> {
+    let Infeasible::Question { rule: "budget.contradiction", figures, .. } = failure else {
+        return Vec::new();
+    };
+    let figure = |name: &str| figures.get(name).copied().filter(|x| x.is_finite());
+    let other = |keep: fn(&Budget) -> bool, more: Vec<Budget>| Question {
+        budget: q.budget.iter().filter(|b| keep(b)).cloned().chain(more).collect(),
+        ..q.clone()
+    };
+    let mut fixes = Vec::new();
+    let mut offer = |path, value: String, changed: Question| -> bool {
+        let answer = plan(&changed).ok();
+        fixes.extend(answer.iter().map(|answer| fix(path, value.clone(), answer)));
+        answer.is_some()
+    };
+    if let (Some(tokens), Some(bought)) = (figure("tokens"), figure("tokens_of_flops")) {
+        let flops = format!("{:.6e}", flops_6nt(&q.model, tokens));
+        let (spent, fewer) = (flops.parse().unwrap_or(0.0), bought as u64);
+        let most = Budget::Flops(spent);
+        offer("budget", format!("{flops} FLOPs"), other(|b| !matches!(b, Budget::Flops(_)), vec![most]));
+        let tokens = Budget::Tokens(fewer);
+        offer("budget", format!("{fewer} tokens"), other(|b| !matches!(b, Budget::Tokens(_)), vec![tokens]));
+        return fixes;
+    }
+    let (Ok(limits), Some(gpus)) = (limits(q), figure("gpus_best")) else { return fixes };
+    let late = figure("seconds_least").filter(|least| limits.seconds.is_some_and(|asked| *least > asked));
+    let dear = figure("money_there").filter(|there| limits.money.is_some_and(|asked| *there > asked));
+    let currency = q.prices.currency.clone().unwrap_or_else(|| "CNY".into());
+    // One device is walked where others are estimated: some percent more may be what its plan needs.
+    for spare in [1.0, 1.03, 1.1] {
+        let (mut words, mut more) = (Vec::new(), Vec::new());
+        if let Some(seconds) = late.map(|seconds| seconds * spare) {
+            words.push(longer(seconds));
+            more.push(Budget::Seconds(seconds));
+        } else {
+            more.extend(limits.seconds.map(Budget::Seconds));
+        }
+        let amount = dear.map(|money| libm::ceil(money * spare));
+        words.extend(amount.map(|amount| format!("{amount} {currency}")));
+        let money = amount.or(limits.money);
+        more.extend(money.map(|amount| Budget::Money { amount, currency: currency.clone() }));
+        if offer(
+            "budget",
+            words.join(" "),
+            other(|b| matches!(b, Budget::Tokens(_) | Budget::Flops(_)), more),
+        ) {
+            break;
+        }
+    }
+    // What the best count trains within the limits, and the model that it trains within them; then without naming it.
+    let node = q.hardware.gpus_per_node.max(1);
+    let gpus = gpus as u64;
+    let (nodes, each) = if gpus <= node { (1, gpus) } else { (gpus / node, node) };
+    let cluster = Some(Cluster { nodes, gpus_per_node: each });
+    let spend: fn(&Budget) -> bool = |b| !matches!(b, Budget::Tokens(_) | Budget::Flops(_));
+    if let Ok(fewer) = plan(&Question { cluster, ..other(spend, Vec::new()) }) {
+        // Fewer tokens have smaller batches, which spread over fewer devices.
+        for part in [1, 2, 4, 8, 16] {
+            let tokens = (fewer.plan.budget.tokens / part).max(1);
+            if offer("budget", format!("{tokens} tokens"), other(spend, vec![Budget::Tokens(tokens)])) {
+                break;
+            }
+        }
+    }
+    if let Some(smaller) = fewer_layers(&Question { cluster, ..q.clone() }, &limits) {
+        let mut changed = q.clone();
+        changed.model.layers = smaller.plan.model.layers;
+        changed.model.params = changed.model.count_params();
+        changed.model.params_non_embedding = changed.model.count_params_non_embedding();
+        offer("model.layers", changed.model.layers.to_string(), changed);
     }
     fixes
 }

@@ -11,7 +11,7 @@ use crate::cost::memory::stage_memory;
 use crate::cost::{Setting, StateBytes};
 use crate::derive::{batch_tokens, flops_6nt, whole_sequences};
 use crate::fixes;
-use crate::money::rates;
+use crate::money::{Rates, rates};
 use crate::question::{Budget, Cluster, Pins, Question};
 use crate::search::{Costed, Found, search, search_even};
 use crate::{fitted, hardware, joint, laws, profile};
@@ -37,10 +37,13 @@ pub fn solve(question: &Question) -> Result<Answer, Infeasible> {
     match plan(question) {
         Ok(answer) => Ok(answer),
         Err(mut failure) => {
-            let list = match &mut failure {
-                Infeasible::Question { fixes, .. } | Infeasible::Layout { fixes, .. } => fixes,
-            };
-            list.extend(fixes::find(question));
+            let mut found = fixes::find(question);
+            if failure.fixes().is_empty() && found.is_empty() {
+                found = fixes::budget(question, &failure);
+            }
+            match &mut failure {
+                Infeasible::Question { fixes, .. } | Infeasible::Layout { fixes, .. } => fixes.extend(found),
+            }
             Err(failure)
         }
     }
@@ -53,13 +56,13 @@ fn refuse(rule: &'static str, figures: &[(&'static str, f64)]) -> Infeasible {
 
 /// What a budget says, each kind once.
 #[derive(Default)]
-struct Limits {
-    tokens: Option<u64>,
-    seconds: Option<f64>,
-    money: Option<f64>,
+pub(crate) struct Limits {
+    pub(crate) tokens: Option<u64>,
+    pub(crate) seconds: Option<f64>,
+    pub(crate) money: Option<f64>,
 }
 
-fn limits(q: &Question) -> Result<Limits, Infeasible> {
+pub(crate) fn limits(q: &Question) -> Result<Limits, Infeasible> {
     let mut found = Limits::default();
     let currency = q.prices.currency.as_deref().unwrap_or("CNY");
     for budget in &q.budget {
@@ -106,8 +109,21 @@ pub(crate) fn plan(q: &Question) -> Result<Answer, Infeasible> {
     };
     let (outcome, more) = on_cluster(q, &limits, cluster)?;
     decided.extend(more);
-    let out =
-        if cluster.gpus() == 1 { confirm(q, &outcome, &decided)? } else { answer(q, &outcome, decided) };
+    let settled = |outcome: &Outcome, decided: Decided| match cluster.gpus() {
+        1 => confirm(q, outcome, &decided),
+        _ => Ok(answer(q, outcome, decided)),
+    };
+    let mut out = settled(&outcome, decided.clone())?;
+    // Tokens that follow from time or money were counted at the speed of the search's best; where the walk refuses that
+    // one, or the storage is waited for, fewer are trained in the same time.
+    let plan = &out.plan;
+    let share = |limit: Option<f64>, needed: f64| limit.map_or(1.0, |limit| limit / needed);
+    let holds = share(limits.seconds, plan.time.train_seconds).min(share(limits.money, plan.cost.total));
+    let steps = (plan.budget.steps as f64 * holds) as u64;
+    if limits.tokens.is_none() && holds < 1.0 && steps >= 1 {
+        let tokens = steps.saturating_mul(outcome.global_tokens());
+        out = settled(&Outcome { tokens, ..outcome }, decided)?;
+    }
     over_budget(q, &limits, &out)?;
     Ok(out)
 }
@@ -374,7 +390,18 @@ fn within(q: &Question, out: &mut Outcome, seconds: f64) -> u64 {
     low
 }
 
-/// The fewest devices that train the tokens within time or money.
+/// The most devices, whole machines beyond one, whose hour costs no more than `hour`; at least one.
+fn most_within(prices: &Rates, node: u64, hour: f64) -> u64 {
+    let fits = |gpus: u64| prices.hour(gpus) <= hour;
+    let (mut low, mut high) = (1, MAX_GPUS + 1);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if fits(middle) { low = middle } else { high = middle }
+    }
+    if low > node { low / node * node } else { low }
+}
+
+/// The fewest devices that train the tokens within time or money; without tokens, as many as the money pays for the time.
 fn derive_cluster(q: &Question, limits: &Limits) -> Result<Cluster, Infeasible> {
     if limits.seconds.is_none() && limits.money.is_none() {
         return Err(refuse("cluster.underivable", &[]));
@@ -389,17 +416,26 @@ fn derive_cluster(q: &Question, limits: &Limits) -> Result<Cluster, Infeasible> 
         }
     };
     let prices = rates(&q.prices, &q.hardware);
-    let mut closest: Option<(f64, f64)> = None;
+    if let (None, Some(seconds), Some(money)) = (limits.tokens, limits.seconds, limits.money) {
+        return Ok(of(most_within(&prices, node, money * 3600.0 / seconds)));
+    }
+    // Seconds, money, devices: of the soonest count, and of the cheapest that is in time.
+    let mut soonest: Option<(f64, f64, u64)> = None;
+    let mut cheapest: Option<(f64, f64, u64)> = None;
     let mut meets = |gpus: u64| -> bool {
         // Of many counts, each by its even plan: the one taken is then searched in full, and is no slower.
         let sequences = batch_of(q, of(gpus), tokens);
         let Ok(out) = with_batch(q, of(gpus), tokens, sequences, search_even) else { return false };
         let seconds = out.run(q, out.best.step.total).seconds;
         let money = prices.bill(gpus, seconds).total;
-        if closest.is_none_or(|c| seconds < c.0) {
-            closest = Some((seconds, money));
+        if soonest.is_none_or(|c| seconds < c.0) {
+            soonest = Some((seconds, money, gpus));
         }
-        limits.seconds.is_none_or(|limit| seconds <= limit) && limits.money.is_none_or(|limit| money <= limit)
+        let in_time = limits.seconds.is_none_or(|limit| seconds <= limit);
+        if in_time && cheapest.is_none_or(|c| money < c.1) {
+            cheapest = Some((seconds, money, gpus));
+        }
+        in_time && limits.money.is_none_or(|limit| money <= limit)
     };
     // Doubling until it is met, then halving the gap in whole machines.
     let (mut low, mut high) = (0, 1);
@@ -407,7 +443,8 @@ fn derive_cluster(q: &Question, limits: &Limits) -> Result<Cluster, Infeasible> 
         low = high;
         high = if high < node { (high * 2).min(node) } else { high * 2 };
         if high > MAX_GPUS || high > node * 8192 {
-            let (seconds, money) = closest.unwrap_or((f64::INFINITY, f64::INFINITY));
+            let none = (f64::INFINITY, f64::INFINITY, 0);
+            let (seconds, money, gpus) = cheapest.or(soonest).unwrap_or(none);
             return Err(refuse(
                 "budget.contradiction",
                 &[
@@ -416,6 +453,7 @@ fn derive_cluster(q: &Question, limits: &Limits) -> Result<Cluster, Infeasible> 
                     ("money_asked", limits.money.unwrap_or(f64::INFINITY)),
                     ("seconds_least", seconds),
                     ("money_there", money),
+                    ("gpus_best", if gpus == 0 { f64::INFINITY } else { gpus as f64 }),
                 ],
             ));
         }
@@ -432,7 +470,7 @@ fn derive_cluster(q: &Question, limits: &Limits) -> Result<Cluster, Infeasible> 
 }
 
 /// The deepest model of the same width whose plan keeps within time and money.
-fn fewer_layers(q: &Question, limits: &Limits) -> Option<Answer> {
+pub(crate) fn fewer_layers(q: &Question, limits: &Limits) -> Option<Answer> {
     let with = |layers: u64| {
         let mut model = q.model.clone();
         model.layers = layers;
@@ -481,11 +519,7 @@ fn over_budget(q: &Question, limits: &Limits, out: &Answer) -> Result<(), Infeas
         step_seconds: answer.plan.time.step_seconds,
         cost: answer.plan.cost.total,
     };
-    // Rounded up, or what is printed would not do.
-    let longer = late.then(|| match seconds / 86400.0 {
-        days if days >= 1.0 => format!("{:.1} days", (days * 10.0).ceil() / 10.0),
-        _ => format!("{} s", seconds.ceil()),
-    });
+    let longer = late.then(|| fixes::longer(seconds));
     let richer = dear.then(|| format!("{} {}", money.ceil(), out.plan.cost.currency));
     let enough = longer.into_iter().chain(richer).collect::<Vec<_>>().join(" ");
     let mut fixes = vec![fix("budget", enough, out)];

@@ -121,6 +121,38 @@ fn a_budget_that_contradicts_itself_gets_three_costed_ways_out() {
 }
 
 #[test]
+fn limits_that_no_count_of_devices_meets_name_the_gap_and_ways_out() {
+    let mut q = question(llama_7b(8192), "H100", 1, 1);
+    q.cluster = None;
+    let tokens = Budget::Tokens(1_000_000_000_000);
+    let money = |amount: f64| Budget::Money { amount, currency: "CNY".into() };
+    for budget in [
+        vec![tokens.clone(), money(2_000.0)],
+        vec![tokens.clone(), Budget::Seconds(3600.0)],
+        vec![tokens, Budget::Seconds(7.0 * DAY), money(200_000.0)],
+    ] {
+        q.budget = budget;
+        let Err(Infeasible::Question { rule, figures, fixes }) = solve(&q) else { panic!("must contradict") };
+        assert_eq!(rule, "budget.contradiction");
+        // The money needed is that of a count which is in time, not of the largest: a million pays for any of them.
+        if figures["money_asked"].is_finite() {
+            assert!(figures["money_there"] < 1e6, "{figures:?}");
+        }
+        let paths: Vec<_> = fixes.iter().map(|f| f.path).collect();
+        assert!(paths.len() >= 2 && paths[..2] == ["budget", "budget"], "{paths:?} of {figures:?}");
+    }
+    // Time and money without tokens: as many devices as the money pays.
+    q.budget = vec![Budget::Seconds(7.0 * DAY), money(1_000_000.0)];
+    let p = solve(&q).unwrap().plan;
+    assert!(p.cost.total <= 1_000_000.0 && p.time.train_seconds <= 7.0 * DAY && p.cost.total > 900_000.0);
+    // Tokens and FLOPs that disagree.
+    q.cluster = Some(Cluster { nodes: 1, gpus_per_node: 8 });
+    q.budget = vec![Budget::Tokens(1_000_000_000), Budget::Flops(1e20)];
+    let Err(failure) = solve(&q) else { panic!("must contradict") };
+    assert_eq!(failure.fixes().len(), 2);
+}
+
+#[test]
 fn a_model_that_cannot_fit_gets_terms_and_verified_fixes() {
     let mut q = question(llama_7b(8192), "RTX4090", 1, 1);
     q.budget = vec![Budget::Tokens(1_000_000_000)];

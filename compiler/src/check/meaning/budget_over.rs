@@ -57,9 +57,14 @@ pub fn found(r: &Resolved, currency: &str, why: &Infeasible) -> Option<Diagnosti
         }
         _ => return None,
     };
-    let devices = match figure("gpus").map(|n| grouped(n as u64)) {
-        Some(n) => Value::Both(format!("{n} devices"), format!("{n} 张卡")),
-        None => Value::Both("the best count of devices".to_owned(), "最合适数量的设备".to_owned()),
+    let several = |n: f64| format!("{} {}", grouped(n as u64), if n == 1.0 { "device" } else { "devices" });
+    let devices = match (figure("gpus"), figure("gpus_best")) {
+        (Some(n), _) => Value::Both(several(n), format!("{} 张卡", grouped(n as u64))),
+        (None, Some(n)) => Value::Both(
+            format!("{} at best", several(n)),
+            format!("即使用最合适的 {} 张卡", grouped(n as u64)),
+        ),
+        (None, None) => Value::Both("the best count of devices".to_owned(), "最合适数量的设备".to_owned()),
     };
     let tokens = f.span("budget.tokens").or(f.span("budget.asked_flops"));
     let d = Diagnostic::new(&RULE)

@@ -25,12 +25,12 @@ pub const RULE: Rule = Rule {
     ],
     page: Page {
         what: text(
-            "A plan needs devices. The recipe names none, or a kind without a count, and of {tokens, time or money, hardware} fewer than two are given.",
-            "计划需要设备。配方没有写设备，或只写了型号没有数量，而 {词元, 时间或金额, 硬件} 三者中给出的少于两个。",
+            "A plan needs devices. The recipe names none, or a kind without a count, and of {tokens, time, money, hardware} fewer than two are given.",
+            "计划需要设备。配方没有写设备，或只写了型号没有数量，而 {词元, 时间, 金额, 硬件} 中给出的少于两个。",
         ),
         why: text(
-            "With two of the three the planner derives the third; with one it would have to guess. `check` does not need devices, `plan` does.",
-            "三者给出两个即可推导第三个；只有一个则只能猜。`check` 不需要设备，`plan` 需要。",
+            "With two of them the planner derives the others; with one it would have to guess. `check` does not need devices, `plan` does.",
+            "给出两个即可推导其余；只有一个则只能猜。`check` 不需要设备，`plan` 需要。",
         ),
         example: "model llama 7b\nbudget 1T tokens",
         instead: "model llama 7b\nbudget 1T tokens on 64xH100",
@@ -41,9 +41,9 @@ pub const RULE: Rule = Rule {
 pub fn check(r: &Resolved) -> Option<Diagnostic> {
     let f = &r.facts;
     let counted = f.has("on.nodes");
-    let spend = f.has("budget.asked_seconds") || f.has("budget.asked_money");
+    let (time, money) = (f.has("budget.asked_seconds"), f.has("budget.asked_money"));
     let work = f.has("budget.tokens") || f.has("budget.asked_flops");
-    if r.hardware.is_some() && (counted || spend && work) {
+    if r.hardware.is_some() && (counted || (time || money) && work || time && money) {
         return None;
     }
     let at = f.span("hardware.name").or(f.span("budget.tokens")).or(f.span("model.family"));
