@@ -37,7 +37,7 @@ pub fn options(keyword: Keyword) -> Option<&'static str> {
             "`layers hidden heads kv_heads head_dim ffn vocab ctx tied norm_eps dropout init rope`；rope 取 `none`、`pi(s=)`、`ntk(s=)`、`yarn(s=)`、`llama3(s=)`"
         }
         Keyword::From => "继续训练所用的 Hugging Face 目录",
-        Keyword::Budget => "不写时：计算最优的词元数（Chinchilla）。词元与时间，或词元与金额，可推导设备数",
+        Keyword::Budget => "不写时：计算最优的词元数（Chinchilla）。词元、时间、金额给出其二，可推导设备数",
         Keyword::On => {
             r#"`mount "mount.json"`：`llmc data bench FOLDER --out mount.json` 在其中一台机器上测得，用于读取样本、预读与检查点；`profile "profiles/h200-llmc.toml"`：`llmc calibrate --device -o profiles` 在该设备上拟合，用于单卡计划；只写设备型号时推导数量"#
         }
@@ -170,7 +170,10 @@ const RULES: &[(&str, &str)] = &[
     ("budget.from_flops", "FLOPs 预算可换得 C / (6·N) 个词元。"),
     ("budget.from_time", "时间预算换得集群在其间训练的词元，故障计入。"),
     ("budget.from_money", "金额预算换得集群的小时数，再换得词元。"),
-    ("cluster.derive", "未给设备数时，取能在时间或金额内训练完这些词元的最少设备。"),
+    (
+        "cluster.derive",
+        "未给设备数时，取能在时间或金额内训练完这些词元的最少设备；未给词元时，取金额在该时间内租得起的设备数。",
+    ),
     (
         "batch.step_law",
         "由训练词元数得出全局批大小，不超过临界批，每个 rank 都是整条序列；若另一批大小的布局能更早达到同样损失（多用的词元计入），则取它（`search.exchange`）。",
@@ -193,6 +196,7 @@ const RULES: &[(&str, &str)] = &[
     ("goodput.daly", "按 Daly 间隔保存检查点，计入故障与重启后，真正用于训练的时间比例。"),
     ("schedule.eval", "除非另有要求，每完成全程的五十分之一评估一次。"),
     ("schedule.defaults", "保留三个检查点，不压缩；使用全部验证集；允许连续跳过十步。"),
+    ("cost.assumed", "未给出的价格取假定值，并注明。"),
     ("cost.money", "按给定价格计算；未给出的取假定值并注明。"),
     (
         "loss.chinchilla",

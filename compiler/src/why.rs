@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::chinese;
 use crate::compile::{Compiled, compile};
 use crate::derive;
-use crate::diag::{Lang, Source, nearest};
+use crate::diag::{Lang, Source, money, nearest};
 use crate::join;
 use crate::ledger::Why;
 use crate::unit::figure;
@@ -49,7 +49,7 @@ pub struct Change {
     pub value: serde_json::Value,
 }
 
-/// Plans neighbours of the recipe (twice and half the devices, tokens, batch, context) and keeps those that change the
+/// Plans neighbours of the recipe (twice and half the devices, tokens, batch, context; for money twice the prices) and keeps those that change the
 /// value of the node. Neighbours without a plan are left out.
 pub fn explore(root: &mut Node, c: &Compiled, recipe: &str, sets: &[String], world: &dyn World) {
     let Some(p) = &c.plan else { return };
@@ -62,6 +62,14 @@ pub fn explore(root: &mut Node, c: &Compiled, recipe: &str, sets: &[String], wor
             format!("on={}x{per_node}x{sku}", gpus / per_node)
         }
     };
+    // Prices only where money is asked about.
+    let priced = root.path.starts_with("cost.").then(|| {
+        let price = |x: f64| money(x, &p.cost.currency);
+        [
+            format!("price.gpu={}/h", price(p.cost.gpu_per_hour * 2.0)),
+            format!("price.electricity={}/kWh", price(p.cost.electricity_per_kwh * 2.0)),
+        ]
+    });
     let neighbours = [
         cluster(gpus.saturating_mul(2)),
         cluster((gpus / 2).max(1)),
@@ -71,7 +79,7 @@ pub fn explore(root: &mut Node, c: &Compiled, recipe: &str, sets: &[String], wor
         format!("model.ctx={}", p.model.context.saturating_mul(2)),
         format!("model.ctx={}", p.model.context / 2),
     ];
-    for set in neighbours {
+    for set in neighbours.into_iter().chain(priced.into_iter().flatten()) {
         let mut with = sets.to_vec();
         with.push(set.clone());
         let Some(other) = compile(recipe, &with, world).plan else { continue };
@@ -277,6 +285,18 @@ fn draw<'a>(n: &'a Node, depth: usize, lang: Lang, cited: &mut Vec<&'a str>, out
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn money_is_traced_to_its_prices() {
+        const RECIPE: &str = "model llama 7b < ctx 8k > budget 1T tokens on 64xH100 price < gpu ¥18/h >";
+        let c = compile(RECIPE, &[], &crate::Nowhere);
+        let mut root = why(&c, "cost.total").unwrap();
+        explore(&mut root, &c, RECIPE, &[], &crate::Nowhere);
+        let price = root.reads.iter().find(|n| n.path == "cost.gpu_per_hour").unwrap();
+        assert!(price.text.as_deref().is_some_and(|text| text.contains("¥18/h")), "{price:?}");
+        assert!(root.changes.iter().any(|c| c.set == "price.gpu=¥36.00/h"), "{:?}", root.changes);
+        assert!(root.changes.iter().any(|c| c.set.starts_with("price.electricity=")), "{:?}", root.changes);
+    }
 
     #[test]
     fn what_a_recipe_names_has_a_reason() {

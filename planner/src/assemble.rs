@@ -261,7 +261,7 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
     let (lr, lr_why, lr_spread) = learning_rate(q, trained as f64, global_tokens, run.steps, step_seconds);
     let (_, mut spread) = batch_tokens(&q.model, trained as f64);
     spread.extend(lr_spread);
-    spread.extend(loss_laws(q.model.params as f64, worth(q, trained, global_tokens)));
+    spread.extend(loss_laws(&q.model, worth(q, trained, global_tokens)));
     let (predicted, low, high) = loss_of(q, trained, global_tokens);
     let stages: Vec<_> = match out.best.split.and_then(|at| out.found.splits.get(at)) {
         Some((held, node)) => uneven::stage_memories(s, &q.pins, node, p, held),
@@ -305,6 +305,11 @@ pub fn answer(q: &Question, out: &Outcome, decided: Vec<(&'static str, &'static 
         ("cost", "cost.money"),
         ("loss", "loss.chinchilla"),
     ]);
+    for path in ["cost.gpu_per_hour", "cost.power_kw", "cost.pue", "cost.electricity_per_kwh"] {
+        if rates.assumed.iter().any(|name| path.strip_prefix("cost.") == Some(name)) {
+            why.push((path, "cost.assumed"));
+        }
+    }
     if q.run.checkpoint_every.is_none() {
         why.push(("schedule.checkpoint_every_steps", "goodput.daly"));
     }

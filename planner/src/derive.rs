@@ -33,14 +33,22 @@ pub fn batch_tokens(model: &Model, tokens: f64) -> (f64, Vec<Candidate>) {
     (step_law.min(critical), spread)
 }
 
-/// Compute-optimal tokens for `params` and the loss after `tokens`, by both fits of Chinchilla's law.
-pub fn loss_laws(params: f64, tokens: f64) -> Vec<Candidate> {
+/// Compute-optimal tokens for the model and the loss after `tokens`, by both fits of Chinchilla's law and by Kaplan's.
+pub fn loss_laws(model: &Model, tokens: f64) -> Vec<Candidate> {
+    let (params, matrix) = (model.params as f64, matrix_params(model));
     let laws = [laws::HOFFMANN, laws::BESIROGLU];
     let of = |path, value: fn(&laws::LossLaw, f64, f64) -> f64| {
         laws.map(|law| Candidate { path, rule: law.name, value: settle(value(&law, params, tokens)) })
     };
     let optimal = of("budget.tokens", |law, params, _| law.optimal_tokens(params));
-    [optimal, of("loss.predicted", laws::LossLaw::loss)].concat()
+    let kaplan = |path, value: f64| vec![Candidate { path, rule: "kaplan", value: settle(value) }];
+    [
+        optimal.to_vec(),
+        kaplan("budget.tokens", laws::optimal_tokens_kaplan(matrix)),
+        of("loss.predicted", laws::LossLaw::loss).to_vec(),
+        kaplan("loss.predicted", laws::loss_kaplan(matrix, tokens)),
+    ]
+    .concat()
 }
 
 /// Sequences nearest to `wanted` (in ratio) that spread over `gpus`: a multiple of them with no prime factor above 3,

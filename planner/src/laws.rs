@@ -52,6 +52,20 @@ impl LossLaw {
     }
 }
 
+/// Loss by Kaplan et al. 2020 (arXiv 2001.08361, equation 1.5 with the fit of table 2), for comparison only: nats a token of
+/// WebText2 under its own tokenizer; `matrix` parameters without vocabulary.
+pub fn loss_kaplan(matrix: f64, tokens: f64) -> f64 {
+    const ALPHA_N: f64 = 0.076;
+    const ALPHA_D: f64 = 0.103;
+    pow(pow(6.4e13 / matrix, ALPHA_N / ALPHA_D) + 1.8e13 / tokens, ALPHA_D)
+}
+
+/// Compute-optimal tokens by Kaplan et al. 2020, table 6: N = 1.3e9·C^0.73 and D = 2e10·C^0.27, C in PF-days; for
+/// comparison, superseded by Chinchilla.
+pub fn optimal_tokens_kaplan(matrix: f64) -> f64 {
+    2e10 * pow(pow(matrix / 1.3e9, 1.0 / 0.73), 0.27)
+}
+
 /// Smallest and largest run behind the law: 44M to 16B parameters, 5B to 500B tokens (Hoffmann et al. 2022, appendix D).
 pub const LAW_PARAMS: (f64, f64) = (44e6, 16e9);
 /// Tokens of those runs.
@@ -170,6 +184,15 @@ mod tests {
         close(lr_deepseek(c), 4.7e-4, 0.05);
         close(batch_step_law(1e12), 4.1e6, 0.03);
         close(batch_deepseek(c), 7.2e6, 0.25);
+    }
+
+    #[test]
+    fn kaplan_gives_its_published_figures() {
+        // Without end of data only (6.4e13/N)^0.076 is left; [(6.4e13/174.6e9)^(0.076/0.103) + 1.8e13/300e9]^0.103 is 1.661;
+        // 1.3e9 parameters are optimal for one PF-day, with 2e10 tokens.
+        close(log(loss_kaplan(174.6e9, 1e30)), 0.076 * log(6.4e13 / 174.6e9), 1e-6);
+        close(loss_kaplan(174.6e9, 300e9), 1.6611203, 1e-6);
+        close(optimal_tokens_kaplan(1.3e9), 2e10, 1e-9);
     }
 
     #[test]

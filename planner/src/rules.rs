@@ -50,7 +50,7 @@ pub const RULES: &[Rule] = &[
         reads: &["budget.tokens", "model", "hardware", "precision", "ask.seconds", "ask.money"],
         writes: &["layout.nodes", "layout.gpus"],
         cite: "the smallest cluster whose best plan meets the budget; each size is planned",
-        doc: "Without a device count, the fewest devices that train the tokens within the time or money.",
+        doc: "Without a device count, the fewest devices that train the tokens within the time or money; without tokens, as many as the money pays for the time.",
     },
     Rule {
         id: "batch.step_law",
@@ -183,8 +183,22 @@ pub const RULES: &[Rule] = &[
         doc: "Three checkpoints kept, stored as they are; the whole validation set; ten steps in a row left out.",
     },
     Rule {
+        id: "cost.assumed",
+        reads: &["hardware.name"],
+        writes: &["cost.gpu_per_hour", "cost.power_kw", "cost.pue", "cost.electricity_per_kwh"],
+        cite: "rent and power of the device's record; PUE 1.3, which new halls in China must keep (MIIT 2021); ¥0.8 a kWh, assumed 2026-11",
+        doc: "A price that was not given is assumed, and marked.",
+    },
+    Rule {
         id: "cost.money",
-        reads: &["time.train_seconds", "layout.gpus"],
+        reads: &[
+            "time.train_seconds",
+            "layout.gpus",
+            "cost.gpu_per_hour",
+            "cost.power_kw",
+            "cost.pue",
+            "cost.electricity_per_kwh",
+        ],
         writes: &["cost"],
         cite: "electricity = power × GPUs × PUE × hours × price; rent = GPUs × hours × price",
         doc: "Money over given prices, and over assumed ones that are marked.",
@@ -193,7 +207,7 @@ pub const RULES: &[Rule] = &[
         id: "loss.chinchilla",
         reads: &["model.params", "budget.trained_tokens", "batch.global_tokens"],
         writes: &["loss"],
-        cite: "Besiroglu et al. 2024, arXiv 2404.10102: L = 1.8169 + 482.01/N^0.3478 + 2085.43/D^0.3658",
+        cite: "Besiroglu et al. 2024, arXiv 2404.10102: L = 1.8169 + 482.01/N^0.3478 + 2085.43/D^0.3658; Hoffmann et al. 2022, arXiv 2203.15556: 1.69 + 406.4/N^0.34 + 410.7/D^0.28; for comparison Kaplan et al. 2020, arXiv 2001.08361: [(6.4e13/N)^(0.076/0.103) + 1.8e13/D]^0.103",
         doc: "Loss of the run, with the interval that the constants' errors and the other fits span; a batch above or below the best counts as fewer tokens.",
     },
 ];
