@@ -18,6 +18,7 @@ pub fn run(terminal: &Terminal, global: &Global, a: &Path, b: &Path) -> Outcome 
     let difference = diff(&a, &b, terminal.data_lang());
     data(&match terminal.format {
         Format::Json => pretty(&difference)?,
+        Format::Markdown => difference.markdown(terminal.lang),
         _ => fit(&difference.lines(terminal.lang), terminal.columns, 2),
     })?;
     Ok(Exit::Ok.into())

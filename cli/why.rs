@@ -28,7 +28,8 @@ pub fn run(terminal: &Terminal, global: &Global, recipe: &Path, path: &str) -> O
     );
     data(&match terminal.format {
         Format::Json => pretty(&node)?,
-        _ => fit(&why::lines(&node, terminal.lang), terminal.columns, 0),
+        Format::Markdown => fenced(&why::lines(&node, terminal.lang)),
+        Format::Human => fit(&why::lines(&node, terminal.lang), terminal.columns, 0),
     })?;
     Ok(Exit::Ok.into())
 }
@@ -61,9 +62,15 @@ pub fn not(terminal: &Terminal, global: &Global, recipe: &Path, choice: &str) ->
     data(&match (&verdict, terminal.format) {
         (_, Format::Json) => pretty(&verdict)?,
         (Verdict::Refused { diagnostics }, _) => draw::each(terminal, &name, &other.sources, diagnostics),
+        (_, Format::Markdown) => why_not::markdown(&verdict, &other, terminal.lang),
         _ => fit(&why_not::lines(&verdict, &other, terminal.lang), terminal.columns, 2),
     })?;
     Ok(Exit::Ok.into())
+}
+
+/// A tree as Markdown keeps it.
+fn fenced(lines: &str) -> String {
+    format!("```text\n{lines}```\n")
 }
 
 fn unknown(path: &str, near: Option<String>) -> Failure {

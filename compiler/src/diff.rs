@@ -45,6 +45,26 @@ impl Difference {
     }
 }
 
+impl Difference {
+    /// As a Markdown table.
+    pub fn markdown(&self, lang: Lang) -> String {
+        if self.is_empty() {
+            return self.lines(lang);
+        }
+        let head = match lang {
+            Lang::En => ["what", "before", "after"],
+            Lang::Zh => ["项目", "之前", "之后"],
+        };
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for change in self.consequences.iter().chain(&self.settings) {
+            let (name, values) = change.text.split_once(": ").unwrap_or((&change.path, &change.text));
+            let (before, after) = values.split_once(" → ").unwrap_or(("", values));
+            rows.push([name, before, after].map(str::to_owned).to_vec());
+        }
+        crate::columns::markdown(&rows)
+    }
+}
+
 /// Consequences in the order people ask for them: name in both languages, path, how to show it.
 type Show = fn(f64, &str, Lang) -> String;
 const CONSEQUENCES: &[(&str, &str, &str, Show)] = &[
@@ -179,5 +199,8 @@ mod tests {
         assert!(run.after.as_f64() > run.before.as_f64(), "{}", run.text);
         assert!(d.settings.iter().any(|c| c.path == "model.context" && c.text.contains("4,096 → 8,192")));
         assert!(diff(&a, &a, Lang::En).is_empty());
+        let table = d.markdown(Lang::Zh);
+        assert!(table.starts_with("| 项目 | 之前 | 之后 |\n|---|"), "{table}");
+        assert!(table.contains("| model.context | 4,096 | 8,192 |"), "{table}");
     }
 }

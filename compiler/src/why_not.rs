@@ -98,6 +98,18 @@ fn same(a: &Plan, b: &Plan) -> bool {
     decisions(a) == Plan { search: a.search.clone(), ..decisions(b) }
 }
 
+fn head(lang: Lang) -> &'static str {
+    lang.say("it works; plan → with this choice:", "可行；计划 → 改用此选择：")
+}
+
+/// The verdict as Markdown.
+pub fn markdown(verdict: &Verdict, other: &Compiled, lang: Lang) -> String {
+    match verdict {
+        Verdict::Worse { difference } => format!("{}\n\n{}", head(lang), difference.markdown(lang)),
+        _ => lines(verdict, other, lang),
+    }
+}
+
 /// The verdict as lines.
 pub fn lines(verdict: &Verdict, other: &Compiled, lang: Lang) -> String {
     match verdict {
@@ -106,12 +118,7 @@ pub fn lines(verdict: &Verdict, other: &Compiled, lang: Lang) -> String {
             Lang::Zh => "计划采用的正是它\n".to_owned(),
         },
         Verdict::Worse { difference } => {
-            let head = if lang == Lang::En {
-                "it works; plan → with this choice:\n"
-            } else {
-                "可行；计划 → 改用此选择：\n"
-            };
-            format!("{head}{}", difference.lines(lang))
+            format!("{}\n{}", head(lang), difference.lines(lang))
         }
         Verdict::Refused { diagnostics } => {
             diagnostics.iter().map(|d| render(d, &other.sources, lang)).collect()
