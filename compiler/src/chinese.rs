@@ -65,7 +65,7 @@ pub fn options(keyword: Keyword) -> Option<&'static str> {
             "`every sequences holdout ppl`；`window 8k  stride 4k` 在文本上滑动窗口，使每个词元至少由其前 window − stride 个词元预测"
         }
         Keyword::Price => {
-            "你的价格；不写时按注明的假定价格计算。另有 `storage ¥10/h  network ¥5/h  other ¥120/h`，备用设备（`spares 3%`），以及自有而非租用：`buy ¥250k` 为一台设备连同其所占的服务器，`life 1461 days`、`usage 80%`、每年 `upkeep 5%`"
+            "你的价格；不写时按注明的假定价格计算。另有 `storage ¥10/h  network ¥5/h  other ¥120/h`，备用设备（`spares 3%`），以及自有而非租用：`buy ¥250k` 为一台设备连同其所占的服务器，`life 1461 days`、`usage 80%`、每年 `upkeep 5%`；`mtbf 50000 h` 为单卡平均故障间隔（不写时取 Llama 3 的故障率），`restart 15 min` 为从故障到恢复训练的时间"
         }
         Keyword::Expect => "对计划的断言；不成立即为错误",
         _ => return None,

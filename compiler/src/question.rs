@@ -123,7 +123,11 @@ pub fn question(r: &Resolved) -> Option<Question> {
             usage: f.real("cost.usage"),
             upkeep: f.real("cost.upkeep"),
         },
-        reliability: Reliability::default(),
+        reliability: Reliability {
+            failures_per_gpu_hour: f.real("ask.mtbf_seconds").map(|seconds| 3600.0 / seconds),
+            restart_seconds: f.real("ask.restart_seconds"),
+            ..Reliability::default()
+        },
         run: RunAsk {
             checkpoint_every: stretch(f, "schedule.checkpoint_every"),
             checkpoint_keep: f.count("schedule.checkpoint_keep"),

@@ -299,6 +299,24 @@ mod tests {
     }
 
     #[test]
+    fn failures_and_restarts_are_what_the_recipe_says() {
+        let of = |price: &str| {
+            let recipe = format!("model llama 7b < ctx 8k > budget 1T tokens on 64xH100 {price}");
+            compile(&recipe, &[], &crate::Nowhere)
+        };
+        let (plain, given) = (of(""), of("price < mtbf 6400 h  restart 1 h >"));
+        let time = |c: &Compiled| c.plan.as_ref().unwrap().time.clone();
+        assert!(time(&given).goodput < time(&plain).goodput);
+        // 64 devices: one failure in 100 hours.
+        let p = given.plan.as_ref().unwrap();
+        let expected = p.time.train_seconds / 360_000.0;
+        assert!((p.cost.failures / expected - 1.0).abs() < 1e-6, "{}", p.cost.failures);
+        let root = why(&given, "time.goodput").unwrap();
+        let typed = root.reads.iter().find(|n| n.path == "ask.mtbf_seconds").and_then(|n| n.text.clone());
+        assert!(typed.is_some_and(|text| text.contains("6400 h")), "{root:?}");
+    }
+
+    #[test]
     fn what_a_recipe_names_has_a_reason() {
         let c = compile("model llama 7b < ctx 8k > budget 1T tokens on 64xH100", &[], &crate::Nowhere);
         for (recipe, plan) in IN_PLAN {

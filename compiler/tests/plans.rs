@@ -112,6 +112,8 @@ const BLOCKS: &[(Keyword, &str, Words, Words)] = &[
     (Keyword::Price, "life", &["1461 days"], &["1 s"]),
     (Keyword::Price, "usage", &["80%"], &["0%"]),
     (Keyword::Price, "upkeep", &["5%"], &["200%"]),
+    (Keyword::Price, "mtbf", &["50000 h"], &["1 s"]),
+    (Keyword::Price, "restart", &["15 min"], &["5%"]),
 ];
 
 /// Where a pinned option of `layout` stands in a plan.

@@ -158,7 +158,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         id: "goodput.daly",
-        reads: &["time.step_seconds", "layout.gpus", "storage"],
+        reads: &["time.step_seconds", "layout.gpus", "storage", "ask.mtbf_seconds", "ask.restart_seconds"],
         writes: &["time.goodput", "time.train_seconds", "schedule.checkpoint_every_steps"],
         cite: "Young 1974; Daly 2006, doi 10.1016/j.future.2004.11.016; failure rate of Llama 3, arXiv 2407.21783, table 5",
         doc: "Share of the time that trains, given failures, restarts and checkpoints at Daly's interval.",

@@ -195,7 +195,7 @@ fn device(
 }
 
 /// `price < gpu ¥18/h  power 0.7 kW  pue 1.3  electricity ¥0.8/kWh  other ¥120/h >`; `storage network spares`, and
-/// `buy life usage upkeep` of owning.
+/// `buy life usage upkeep` of owning, `mtbf restart` of failures.
 pub fn price(cx: &mut Cx, r: &mut Resolved) {
     const PER_HOUR: Slot = Slot { accepts: &[Dimension::MoneyPerHour], bare: None, binary_k: false };
     const PER_KWH: Slot = Slot { accepts: &[Dimension::MoneyPerKwh], bare: None, binary_k: false };
@@ -225,6 +225,8 @@ pub fn price(cx: &mut Cx, r: &mut Resolved) {
         ("life", "cost.life_seconds", &SPAN, (86_400.0, 1e10)),
         ("usage", "cost.usage", &SHARE, (0.01, 1.0)),
         ("upkeep", "cost.upkeep", &SHARE, (0.0, 1.0)),
+        ("mtbf", "ask.mtbf_seconds", &SPAN, (3600.0, 1e13)),
+        ("restart", "ask.restart_seconds", &SPAN, (0.0, 1e6)),
     ] {
         let Some(m) = options.measure(cx, name, slot) else { continue };
         if !one_currency(cx, r, &m) {
