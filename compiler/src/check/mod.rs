@@ -29,6 +29,7 @@ pub mod meaning {
     pub mod no_model;
     pub mod profile;
     pub mod ratio;
+    pub mod repeated;
     pub mod rope_beyond;
     pub mod rope_factor;
     pub mod rope_scratch;
@@ -133,6 +134,7 @@ pub const RULES: &[&Rule] = &[
     &meaning::in_place::RULE,
     &meaning::mixture_limit::RULE,
     &meaning::profile::RULE,
+    &meaning::repeated::RULE,
     &meaning::layout::RULE,
     &meaning::unfit::RULE,
     &meaning::impossible::RULE,
@@ -161,6 +163,7 @@ const CHECKS: &[fn(&Resolved, &mut Vec<Diagnostic>)] = &[
     meaning::shares::check,
     meaning::mixture::check,
     meaning::mixture_limit::check,
+    meaning::repeated::check,
     meaning::in_place::check,
     meaning::eval_window::check,
     meaning::layout::check,
