@@ -195,7 +195,9 @@ fn node(c: &Compiled, json: &serde_json::Value, path: &str, depth: usize, seen: 
         // The name stands for the record of the device.
         let read = if *read == "hardware" { "hardware.name" } else { read };
         let there = c.ledger.contains_key(read) || c.facts.has(read) || join::leaf(json, read).is_some();
-        if there && read != path {
+        // What one rule decides together is no reason of each other: such a value was read as a pin that might have been.
+        let together = matches!(&out.why, Some(Why::Rule { .. })) && c.ledger.get(read) == out.why.as_ref();
+        if there && read != path && !together {
             out.reads.push(node(c, json, read, depth - 1, seen));
         }
     }
@@ -314,6 +316,18 @@ mod tests {
         let root = why(&given, "time.goodput").unwrap();
         let typed = root.reads.iter().find(|n| n.path == "ask.mtbf_seconds").and_then(|n| n.text.clone());
         assert!(typed.is_some_and(|text| text.contains("6400 h")), "{root:?}");
+    }
+
+    #[test]
+    fn what_one_rule_decides_is_no_reason_of_each_other() {
+        let recipe = |shape: &str| format!("model llama 11b < ctx 8k {shape} > budget 1T tokens on 64xH100");
+        let reads = |recipe: &str| -> Vec<String> {
+            let c = compile(recipe, &[], &crate::Nowhere);
+            why(&c, "model.layers").unwrap().reads.into_iter().map(|n| n.path).collect()
+        };
+        assert_eq!(reads(&recipe("")), ["model.asked_params", "model.vocab", "model.tied"]);
+        // What is pinned decides the rest.
+        assert!(reads(&recipe("hidden 4096")).contains(&"model.hidden".to_owned()));
     }
 
     #[test]

@@ -415,3 +415,16 @@ fn pins_that_leave_no_layout_are_named() {
         assert_eq!(refused, [("LLM0902", llmc_compiler::diag::Value::Text(rule.into()))], "{pins}");
     }
 }
+
+#[test]
+fn tokens_and_flops_that_do_not_agree_say_by_how_much() {
+    for (budget, needed, limit) in [
+        ("1T tokens 1e21 FLOPs", "4.043e22 FLOPs", "too little"),
+        ("1B tokens 1e23 FLOPs", "4.043e19 FLOPs", "too much"),
+    ] {
+        let c = compile(&format!("model llama 7b < ctx 8k > budget {budget} on 64xH100"), &[], &Nowhere);
+        let d = c.diagnostics.iter().find(|d| d.code == "LLM0502").unwrap();
+        let shown = ["needed", "limit"].map(|name| d.args[name].show(llmc_compiler::diag::Lang::En));
+        assert_eq!((shown, d.labels.len()), ([needed, limit].map(str::to_owned), 2), "{budget}");
+    }
+}

@@ -81,7 +81,12 @@ pub(crate) fn limits(q: &Question) -> Result<Limits, Infeasible> {
             Some(tokens) if (tokens as f64 / buys - 1.0).abs() > TOLERANCE => {
                 return Err(refuse(
                     "budget.contradiction",
-                    &[("tokens", tokens as f64), ("tokens_of_flops", buys)],
+                    &[
+                        ("tokens", tokens as f64),
+                        ("tokens_of_flops", buys),
+                        ("flops_asked", *flops),
+                        ("flops_needed", flops_6nt(&q.model, tokens as f64)),
+                    ],
                 ));
             }
             Some(_) => {}
