@@ -34,13 +34,8 @@ pub fn layer_activations(s: &Setting, point: &Point, recompute: Recompute) -> f6
         (true, true) => 4.0,
         // Its input, half of that, tanh, one more and the output; powers run in f32 under autocast, and so what follows (`NewGELUActivation`,
         // transformers/activations.py).
-        (false, true) if variant.composite_gelu => {
-            if variant.autocast {
-                8.0
-            } else {
-                5.0
-            }
-        }
+        (false, true) if variant.composite_gelu && variant.autocast => 8.0,
+        (false, true) if variant.composite_gelu => 5.0,
         (false, _) => 2.0,
     };
     if recompute == Recompute::Selective && variant.redone == Redone::Layers {
