@@ -28,6 +28,7 @@ pub mod meaning {
     pub mod no_hardware;
     pub mod no_model;
     pub mod profile;
+    pub mod published;
     pub mod ratio;
     pub mod repeated;
     pub mod rope_beyond;
@@ -112,6 +113,7 @@ pub const RULES: &[&Rule] = &[
     &meaning::rope_beyond::RULE,
     &meaning::too_large::RULE,
     &meaning::base_shape::RULE,
+    &meaning::published::RULE,
     &meaning::cluster::RULE,
     &meaning::budget_over::RULE,
     &meaning::ratio::RULE,
@@ -148,6 +150,7 @@ const CHECKS: &[fn(&Resolved, &mut Vec<Diagnostic>)] = &[
     meaning::shape_whole::check,
     meaning::too_large::check,
     meaning::size_off::check,
+    meaning::published::check,
     meaning::rope_scratch::check,
     meaning::rope_factor::check,
     meaning::rope_beyond::check,
