@@ -514,6 +514,7 @@ mod tests {
             ("x,H100,8,32,4096,33,4096,1,128,1,1,1,8,9000,70,head_dim=128", None),
             ("x,H100,8,32,4096,32,4095,1,128,1,1,2,8,,,", Some("4095 tokens are not shared")),
             ("x,H100,8,32,4096,32,4096,1,128,1,1,1,8,5,,", Some("time, batch or shape is wrong")),
+            ("x,H100,8,32,4096,32,4096,1,128,1,1,1,8,5,70,launch-bound; use memory only", None),
             ("x,H100,8,32,4096,32,4096,1,128,1,1,1,8,,1e-9,", Some("a peak of 1e-9 GiB")),
             ("x,H100,8,32,4096,32,4096,1,128,1,1,1,8,NaN,70,", Some("not positive: NaN")),
         ];
