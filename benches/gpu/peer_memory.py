@@ -4,6 +4,7 @@ What a peer's program holds is seldom in its own figures: whether weights are f3
 allocator reserves beside. These runs differ in one of these at a time. `planner/data/peers.csv` is what one card said.
 
 usage: peer_memory.py [RUN...] >rows.csv     no RUN: all of them, about seven minutes of an H200
+Needs torch, transformers and, for runs u1 to v3, litgpt.
 """
 import csv
 import gc

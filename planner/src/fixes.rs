@@ -6,7 +6,7 @@ use crate::answer::{Answer, Fix, Infeasible};
 use crate::derive::flops_6nt;
 use crate::hardware::Kind;
 use crate::question::{Budget, Cluster, Pins, Question};
-use crate::solve::{fewer_layers, limits, plan};
+use crate::solve::{fewer_layers, limits, plan, with_layers};
 
 /// Most fixes named.
 const MOST: usize = 5;
@@ -187,11 +187,12 @@ pub fn budget(q: &Question, failure: &Infeasible) -> Vec<Fix> {
         }
     }
     if let Some(smaller) = fewer_layers(&Question { cluster, ..q.clone() }, &limits) {
-        let mut changed = q.clone();
-        changed.model.layers = smaller.plan.model.layers;
-        changed.model.params = changed.model.count_params();
-        changed.model.params_non_embedding = changed.model.count_params_non_embedding();
-        offer("model.layers", changed.model.layers.to_string(), changed);
+        let layers = smaller.plan.model.layers;
+        offer(
+            "model.layers",
+            layers.to_string(),
+            Question { model: with_layers(&q.model, layers), ..q.clone() },
+        );
     }
     fixes
 }

@@ -18,7 +18,7 @@ pub(crate) fn says(notes: &str, flags: &[&str]) -> bool {
 pub(crate) fn bend(setting: &mut Setting, stack: &str, notes: &str, zero: u64, dp: u64) -> f64 {
     let params = setting.shape.params() as f64;
     let state = &mut setting.state;
-    if says(notes, &["pure-bf16", "bf16-true"]) {
+    if pure(notes) {
         let reduced = if notes.contains("reduced in f32") { 4.0 } else { 2.0 };
         let of = StateBytes { weight: 2.0, gradient: 2.0, reduced, optimizer: 4.0, ..*state };
         *state = of;
@@ -183,9 +183,14 @@ pub(crate) fn transformers(notes: &str) -> Option<(u64, u64)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
+/// Weights and optimizer states are in bf16 alone.
+pub(crate) fn pure(notes: &str) -> bool {
+    says(notes, &["pure-bf16", "bf16-true"])
+}
+
 /// Products run on 16-bit copies of f32 weights and of the f32 stream, made by `torch.autocast`.
 pub(crate) fn autocast(notes: &str) -> bool {
-    says(notes, &["autocast", "bf16-mixed", "16-mixed", "native amp", "torch.cuda.amp"])
+    says(notes, &["autocast", "bf16-mixed", "16-mixed", "native amp", "torch.cuda.amp"]) && !pure(notes)
 }
 
 /// `hidden-dropout=0.1`, where the notes tell it.

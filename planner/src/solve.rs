@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use llmc_plan::model::Model;
 use llmc_plan::plan::{Determinism, Precision, StageMemory};
 
 use crate::answer::{Answer, Fix, Infeasible, Nearest};
@@ -474,13 +475,16 @@ fn derive_cluster(q: &Question, limits: &Limits) -> Result<Cluster, Infeasible> 
     Ok(of(high))
 }
 
+/// The model with so many layers, its parameters counted anew.
+pub(crate) fn with_layers(model: &Model, layers: u64) -> Model {
+    let model = Model { layers, ..model.clone() };
+    Model { params: model.count_params(), params_non_embedding: model.count_params_non_embedding(), ..model }
+}
+
 /// The deepest model of the same width whose plan keeps within time and money.
 pub(crate) fn fewer_layers(q: &Question, limits: &Limits) -> Option<Answer> {
     let with = |layers: u64| {
-        let mut model = q.model.clone();
-        model.layers = layers;
-        (model.params, model.params_non_embedding) =
-            (model.count_params(), model.count_params_non_embedding());
+        let model = with_layers(&q.model, layers);
         let budget = q.budget.iter().filter(|b| matches!(b, Budget::Tokens(_))).cloned().collect();
         let answer = plan(&Question { model, budget, ..q.clone() }).ok()?;
         let of = &answer.plan;

@@ -208,15 +208,12 @@ pub(crate) fn case(row: &Row) -> Result<Case, String> {
     let fused_norms = says(&["fused rms norm", "fused RMSNorm", "rms norm and rope"]);
     let hugging = ["huggingface", "trainer"].contains(&stack);
     // Autocast computes losses in f32; a module that is in 16 bits itself does not need it.
-    let pure = says(&["pure-bf16", "bf16-true"]) && !notes.contains("autocast");
+    let pure = notes::pure(notes) && !notes.contains("autocast");
     let compiled = row.yes("compile") == Some(true);
     // The loss lies outside what is compiled block by block.
     let whole = compiled && !says(&["per block", "per layer"]);
     // Sharded weights are cast by FSDP itself, in whole units, and DeepSpeed's are 16 bits wide.
-    let autocast = timed_as(stack) == "torch"
-        && zero == 0
-        && notes::autocast(notes)
-        && !says(&["pure-bf16", "bf16-true"]);
+    let autocast = timed_as(stack) == "torch" && zero == 0 && notes::autocast(notes);
     let peak = peak(notes, &facts);
     let model = Model {
         family: "gpt".into(),
